@@ -1,0 +1,54 @@
+# The verbs a person and CI use. `make retrain` and `make test` set everything up by themselves.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+TORCH  := torch==2.13.0
+UV     := uv==0.13.9
+STAMP  := $(VENV)/.installed
+
+.PHONY: install retrain test test-all check bench ui lock clean help
+
+help:  ## show the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## create .venv with the committed pins
+
+# torch comes by plain pip (CPU or CUDA build, as the machine's pip is set up); uv lays the rest in seconds,
+# and plain pip does it where uv cannot.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@DS_BUILD_OPS=0 $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation-package deepspeed -r requirements.lock \
+	  || DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+retrain: $(STAMP)  ## fetch, prepare, train, evaluate, register, promote: the main job (ARGS="--set finetune.epochs=3")
+	@$(BIN)/python -m flows.retrain $(ARGS)
+
+test: $(STAMP)  ## the tests
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP)  ## the tests and the slow ones
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## ruff and mypy
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(STAMP)  ## the benchmarks behind bench/RESULTS.md
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+ui: $(STAMP)  ## serve the Prefect and MLflow pages over this checkout's history
+	@$(BIN)/python -m flows.ui
+
+lock:  ## resolve pyproject.toml into requirements.lock again
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-package torch --no-annotate --no-header \
+	  --extra pipeline --extra tiny --extra gguf --extra deepspeed --extra tables --extra dev pyproject.toml -o requirements.lock
+
+clean:  ## remove all that retraining made (the environment stays; rm -rf .venv removes that too)
+	@rm -rf data/raw data/prepared models evaluation plots checkpoints runs metrics.json .mlflow .prefect .dvc/cache .dvc/tmp
