@@ -1,0 +1,204 @@
+"""Sound to the spectrogram that LanguageBind's audio encoder takes.
+
+`fbank` follows Kaldi's log mel filter banks (compute-fbank-feats, htk-compat, no energy, no dither); the
+rest LanguageBind's processing_audio.py. No torchaudio is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import wave
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videollava.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["audio_to_pixels", "fbank", "read_audio", "resample"]
+
+RATE = 16_000
+BINS = 112
+FRAMES = 1036
+MEAN, STD = -4.2677393, 4.5689974
+
+_WINDOW_MS, _SHIFT_MS = 25, 10
+_PREEMPHASIS = 0.97
+_LOW_HZ = 20.0
+_EPSILON = float(np.finfo(np.float32).eps)
+MAX_SECONDS = 3600
+
+
+def read_audio(source: bytes | Path, where: str = "") -> tuple[NDArray[np.float32], int]:
+    """Decode sound to float32 (channels, samples) in -1..1 and its sample rate.
+
+    PCM WAV files are read here; anything else, the sound of a video too, by PyAV where installed.
+
+    Raises:
+        InputError: no decodable sound, or more than an hour of it.
+    """
+    try:
+        samples, rate = _read_wave(source)
+    except FileNotFoundError as error:
+        raise InputError(f"{_name(source, where)}: not found") from error
+    except (wave.Error, EOFError, OSError, ValueError):
+        samples, rate = _read_other(source, where)
+    if not samples.shape[1]:
+        raise InputError(f"{_name(source, where)}: holds no sound: leave it out")
+    if samples.shape[1] > MAX_SECONDS * rate:
+        raise InputError(f"{_name(source, where)}: longer than {MAX_SECONDS} s of sound: cut it")
+    return samples, rate
+
+
+def audio_to_pixels(
+    samples: NDArray[np.float32], rate: int, bins: int = BINS, frames: int = FRAMES, seed: int | None = None
+) -> Tensor:
+    """Sound (channels, samples) as float32 (3, bins, frames): normalised log mel spectrogram.
+
+    Shorter sound is repeated to `frames`, three times the same; longer gives a piece of the front, middle
+    and back third each. The original draws them at random: so does a `seed`; without one they are the
+    middle of each third.
+    """
+    import torch
+
+    level = samples - samples.mean(dtype=np.float64).astype(np.float32)
+    wave_form = resample(level[:1], rate, RATE)[0]
+    mel = fbank(wave_form, RATE, bins)
+    if not len(mel):
+        raise InputError(
+            f"{samples.shape[1]} samples at {rate} Hz: less sound than a window of {_WINDOW_MS} ms"
+        )
+    starts = _starts(len(mel), frames, seed)
+    long_enough = np.tile(mel, (math.ceil(frames / len(mel)), 1)) if len(mel) < frames else mel
+    pieces = np.stack([long_enough[start : start + frames].T for start in starts])
+    return torch.from_numpy(np.ascontiguousarray((pieces - MEAN) / (2 * STD), np.float32))
+
+
+def fbank(samples: NDArray[np.float32], rate: int, bins: int) -> NDArray[np.float32]:
+    """Kaldi's log mel filter banks of one channel: (frames, bins), windows of 25 ms every 10 ms."""
+    width, shift = rate * _WINDOW_MS // 1000, rate * _SHIFT_MS // 1000
+    count = 1 + (len(samples) - width) // shift if len(samples) >= width else 0
+    if not count:
+        return np.zeros((0, bins), np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), width)[::shift][:count]
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    frames = (frames - np.float32(_PREEMPHASIS) * before) * _window(width)
+    size = 1 << (width - 1).bit_length()
+    power = np.abs(np.fft.rfft(frames, n=size, axis=1)).astype(np.float32) ** 2
+    energies = power[:, :-1] @ _mel_filters(bins, size, rate)
+    return np.log(np.maximum(energies, _EPSILON)).astype(np.float32)
+
+
+def resample(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
+    """Change the sample rate of (channels, samples): windowed sinc, Hann, 6 zero crossings, roll-off 0.99."""
+    if rate == target:
+        return samples
+    common = math.gcd(rate, target)
+    old, new = rate // common, target // common
+    kernels, width = _sinc_kernels(old, new)
+    padded = np.pad(samples, ((0, 0), (width, width + old)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernels.shape[1], axis=1)[:, ::old]
+    spread = (windows @ kernels.T).reshape(len(samples), -1)
+    return spread[:, : math.ceil(new * samples.shape[1] / old)].astype(np.float32)
+
+
+def _starts(length: int, frames: int, seed: int | None) -> tuple[int, int, int]:
+    if length <= frames:
+        return (0, 0, 0)
+    split = np.array_split(np.arange(length - frames + 1), 3)
+    thirds = [third if len(third) else np.zeros(1, int) for third in split]
+    if seed is None:
+        front, middle, back = (int(third[len(third) // 2]) for third in thirds)
+    else:
+        random = np.random.default_rng(seed)
+        front, middle, back = (int(random.choice(third)) for third in thirds)
+    return (front, middle, back)
+
+
+@lru_cache(maxsize=4)
+def _window(width: int) -> NDArray[np.float32]:
+    return np.hanning(width).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _mel_filters(bins: int, size: int, rate: int) -> NDArray[np.float32]:
+    """Triangles on the mel scale, 20 Hz to half the rate: (size / 2, bins)."""
+    low, high = _mel(np.array([_LOW_HZ, rate / 2]))
+    step = (high - low) / (bins + 1)
+    left = low + np.arange(bins)[None] * step
+    mels = _mel(np.arange(size // 2) * rate / size)[:, None]
+    rising, falling = (mels - left) / step, (left + 2 * step - mels) / step
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def _mel(hertz: NDArray[Any]) -> NDArray[np.float64]:
+    scaled: NDArray[np.float64] = 1127.0 * np.log(1.0 + hertz / 700.0)
+    return scaled
+
+
+@lru_cache(maxsize=8)
+def _sinc_kernels(old: int, new: int) -> tuple[NDArray[np.float32], int]:
+    """One filter a phase: (new, 2 * width + old)."""
+    zeros, rolloff = 6, 0.99
+    base = min(old, new) * rolloff
+    width = math.ceil(zeros * old / base)
+    times = (np.arange(-width, width + old)[None] / old - np.arange(new)[:, None] / new) * base
+    times = np.clip(times, -zeros, zeros)
+    hann = np.cos(times * math.pi / zeros / 2) ** 2
+    return (np.sinc(times) * hann * (base / old)).astype(np.float32), width
+
+
+def _read_wave(source: bytes | Path) -> tuple[NDArray[np.float32], int]:
+    with wave.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "rb") as file:
+        channels, width, rate, count = file.getparams()[:4]
+        raw = file.readframes(count)
+    raw = raw[: len(raw) // (channels * width) * channels * width]
+    if width == 1:  # unsigned, by the format's definition
+        values = np.frombuffer(raw, np.uint8).astype(np.float32) / 128 - 1
+    elif width == 3:
+        padded = np.pad(np.frombuffer(raw, np.uint8).reshape(-1, 3), ((0, 0), (1, 0)))
+        values = padded.reshape(-1).view("<i4").astype(np.float32) / 2**31
+    else:
+        values = np.frombuffer(raw, f"<i{width}").astype(np.float32) / 2 ** (8 * width - 1)
+    return np.ascontiguousarray(values.reshape(-1, channels).T, np.float32), rate
+
+
+def _read_other(source: bytes | Path, where: str) -> tuple[NDArray[np.float32], int]:
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(f"{_name(source, where)}: not a PCM WAV file: convert it, or install av") from error
+    try:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+            if not container.streams.audio:
+                raise InputError(f"{_name(source, where)}: has no sound track: leave it out")
+            stream = container.streams.audio[0]
+            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+            limit, blocks, read = MAX_SECONDS * stream.rate, [], 0
+            for frame in container.decode(stream):
+                for block in resampler.resample(frame):
+                    blocks.append(block.to_ndarray())
+                    read += blocks[-1].shape[1]
+                if read > limit:
+                    break
+            rate = int(stream.rate)
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{_name(source, where)}: cannot be read as sound ({reason}): use WAV") from error
+    empty = np.zeros((1, 0), np.float32)
+    return (np.concatenate(blocks, axis=1).astype(np.float32) if blocks else empty), rate
+
+
+def _name(source: bytes | Path, where: str) -> str:
+    if isinstance(source, bytes):
+        return where or f"{len(source)} bytes"
+    return f"{where}: {source}" if where else str(source)

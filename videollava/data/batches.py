@@ -1,0 +1,205 @@
+"""Packs as tensors: records read, media decoded and text encoded in data-loader workers.
+
+In: prepared shards, a split's records, a Plan. Out: one `Batch` a pack, ready for the model: one row of ids without
+padding, positions that start anew with each record, labels, and the media as pixels or as stored features.
+A record whose medium no longer decodes is left out of its pack and named in `Batch.dropped`: the loop counts and
+bounds those.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videollava.data.features import Features
+from videollava.data.media import frames_to_pixels, image_to_pixels, read_frames, read_image
+from videollava.data.packing import Plan
+from videollava.data.prompts import IGNORED, Encoded, encode, expand
+from videollava.data.records import Turn
+from videollava.data.shards import Shards, load_split
+from videollava.errors import InputError
+
+if TYPE_CHECKING:
+    from videollava.params import Model
+
+__all__ = ["Batch", "Layout", "Packs", "load_batches"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How records become input: template, picture preprocessing, tokens a medium takes and their placeholder ids."""
+
+    template: str
+    image_size: int
+    frames: int
+    image_tokens: int
+    video_tokens: int
+    image_token_id: int
+    video_token_id: int
+    image_aspect: str = "pad"
+    max_text_tokens: int | None = None
+
+    @classmethod
+    def of(cls, model: Model, vocab_size: int, **choices: Any) -> Layout:
+        """The layout of `params.model` with placeholders just past the vocabulary, as VideoLlavaConfig has them."""
+        return cls(
+            image_size=model.image_size,
+            frames=model.frames,
+            image_tokens=model.image_tokens,
+            video_tokens=model.video_tokens,
+            image_token_id=vocab_size,
+            video_token_id=vocab_size + 1,
+            **choices,
+        )
+
+
+@dataclass
+class Batch:
+    """One pack. ids, labels, positions (1, T) int64; lengths of its segments; media in order of appearance.
+
+    images (N, 3, H, W) or image_features (N, tokens, dim); videos (M, T, 3, H, W) or video_features (M, tokens, dim).
+    """
+
+    number: int
+    input_ids: Tensor
+    labels: Tensor
+    position_ids: Tensor
+    lengths: list[int]
+    images: Tensor | None = None
+    videos: Tensor | None = None
+    image_features: Tensor | None = None
+    video_features: Tensor | None = None
+    dropped: list[str] = field(default_factory=list)
+
+    @property
+    def targets(self) -> Tensor:
+        """Positions (int64) before each target token: where the head is needed."""
+        return (self.labels[0, 1:] != IGNORED).nonzero()[:, 0]
+
+    def media(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The media arguments of the model's forward."""
+        given = {
+            "pixel_values_images": self.images,
+            "pixel_values_videos": self.videos,
+            "image_features": self.image_features,
+            "video_features": self.video_features,
+        }
+        return {name: value.to(device, non_blocking=True) for name, value in given.items() if value is not None}
+
+
+class Packs(Dataset[Batch]):
+    """Item p is pack p of the plan."""
+
+    def __init__(
+        self, folder: Path, split: str, tokenizer: Any, layout: Layout, plan: Plan, features: Features | None = None
+    ) -> None:
+        self.shards = Shards(folder)
+        self.records = load_split(folder, split)
+        self.split, self.tokenizer, self.layout, self.plan, self.features = split, tokenizer, layout, plan, features
+
+    def __len__(self) -> int:
+        return len(self.plan.packs) - 1
+
+    def __getitem__(self, number: int) -> Batch:
+        encoded: list[Encoded] = []
+        media: dict[str, list[Any]] = {"image": [], "video": []}
+        dropped = []
+        for sample in self.plan.pack(number).tolist():
+            try:
+                ids, found = self._sample(sample)
+            except InputError as error:
+                dropped.append(str(error))
+                continue
+            encoded.append(ids)
+            for kind, value in found:
+                media[kind].append(value)
+        if not encoded:
+            # A rank with nothing to do still makes every call: one token without a label.
+            encoded = [Encoded([self.tokenizer.bos_token_id or 0], [IGNORED])]
+        batch = _lay_in_row(number, encoded)
+        batch.dropped = dropped
+        self._attach(batch, media)
+        return batch
+
+    def _sample(self, row: int) -> tuple[Encoded, list[tuple[str, Any]]]:
+        record = {name: self.records[name][row].as_py() for name in ("id", "conversations", "media")}
+        where = f"split {self.split}, record {record['id']}"
+        kinds = [self.shards.kind(number) for number in record["media"]]
+        turns = [Turn(role, text) for role, text in json.loads(record["conversations"])]
+        layout = self.layout
+        encoded = encode(
+            turns, kinds, self.tokenizer, layout.template, max_text_tokens=layout.max_text_tokens, where=where
+        )
+        expanded = expand(
+            encoded, layout.image_tokens, layout.video_tokens, layout.image_token_id, layout.video_token_id
+        )
+        return expanded, [(kind, self._medium(kind, number)) for kind, number in zip(kinds, record["media"], strict=True)]
+
+    def _medium(self, kind: str, number: int) -> Any:
+        if self.features is not None:
+            return number
+        return read_pixels(self.shards, number, kind, self.layout)
+
+    def _attach(self, batch: Batch, media: dict[str, list[Any]]) -> None:
+        if self.features is not None:
+            batch.image_features = self.features.read("image", media["image"]) if media["image"] else None
+            batch.video_features = self.features.read("video", media["video"]) if media["video"] else None
+            return
+        batch.images = torch.stack(media["image"]) if media["image"] else None
+        batch.videos = torch.stack(media["video"]) if media["video"] else None
+
+
+def read_pixels(shards: Shards, number: int, kind: str, layout: Layout) -> Tensor:
+    """Decode and preprocess one medium: (3, H, W), or (T, 3, H, W) for a video."""
+    data = shards.read(number)
+    if kind == "video":
+        return frames_to_pixels(read_frames(data, layout.frames), layout.image_size)
+    return image_to_pixels(read_image(data), layout.image_size, layout.image_aspect)
+
+
+def load_batches(packs: Packs, numbers: Sequence[int], workers: int, pin: bool = False) -> Iterable[Batch]:
+    """Batches of these packs, in this order, decoded ahead in `workers` processes (0: in this one)."""
+    return DataLoader(
+        packs,
+        batch_size=None,
+        sampler=_Order(numbers),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
+        worker_init_fn=_one_thread,
+    )
+
+
+class _Order(torch.utils.data.Sampler[int]):
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.numbers = numbers
+
+    def __iter__(self) -> Any:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _lay_in_row(number: int, encoded: Sequence[Encoded]) -> Batch:
+    lengths = [len(item.input_ids) for item in encoded]
+    ids = np.concatenate([item.input_ids for item in encoded])
+    labels = np.concatenate([item.labels for item in encoded])
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    # The last token of a segment must not be asked for the first of the next.
+    labels[starts] = IGNORED
+    positions = np.arange(len(ids)) - np.repeat(starts, lengths)
+    row = [torch.from_numpy(array.astype(np.int64))[None] for array in (ids, labels, positions)]
+    return Batch(number, *row, lengths=lengths)

@@ -1,0 +1,117 @@
+"""Media and captions in pairs, for contrastive alignment.
+
+In: the `align` split, one kind of medium. Out: one `PairBatch` a step and rank.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from videollava.data.batches import Layout, read_pixels
+from videollava.data.packing import Plan
+from videollava.data.shards import Shards, load_split
+from videollava.errors import InputError
+
+__all__ = ["PairBatch", "Pairs", "plan_pairs", "rows_of"]
+
+
+@dataclass
+class PairBatch:
+    """input_ids, attention_mask (B, L); pixels (B, 3, H, W) or (B, T, 3, H, W); `lengths` has an entry a pair."""
+
+    number: int
+    input_ids: Tensor
+    attention_mask: Tensor
+    pixels: Tensor
+    lengths: list[int]
+    dropped: list[str] = field(default_factory=list)
+
+
+def rows_of(prepared: Path, kind: str, split: str = "align") -> list[int]:
+    """Rows of the split whose medium is of this kind ("image", "video")."""
+    return np.flatnonzero(load_split(prepared, split)[f"{kind}s"].to_numpy()).tolist()
+
+
+def plan_pairs(pairs: int, batch_size: int, ranks: int, seed: int, epoch: int) -> Plan:
+    """One epoch of batches of `batch_size` over all ranks; the last incomplete one is left out, as negatives count.
+
+    Raises InputError where there are fewer pairs than a batch holds.
+    """
+    share = batch_size // ranks
+    steps = pairs // (share * ranks)
+    if steps == 0:
+        raise InputError(f"align.batch_size is {batch_size}, but there are {pairs} pairs; lower it")
+    order = np.random.default_rng([seed, epoch]).permutation(pairs)[: steps * share * ranks].astype(np.int32)
+    packs = np.arange(steps * ranks + 1, dtype=np.int64) * share
+    return Plan(share, ranks, order, packs, np.arange(steps + 1) * ranks, np.ones(steps, np.int64))
+
+
+class Pairs(Dataset[PairBatch]):
+    """Item p is batch p of the plan. `pixels` keeps what was decoded (float16), where the caller says it fits.
+
+    flips: pictures are mirrored and turned at random, seeded by (seed, epoch, pair): right for captions that name no place.
+    """
+
+    def __init__(
+        self,
+        prepared: Path,
+        kind: str,
+        tokenizer: Any,
+        layout: Layout,
+        plan: Plan,
+        *,
+        positions: int = 77,
+        seed: tuple[int, int] = (0, 0),
+        flips: bool = False,
+        pixels: dict[int, Tensor] | None = None,
+    ) -> None:
+        self.shards, self.records = Shards(prepared), load_split(prepared, "align")
+        self.rows = rows_of(prepared, kind)
+        self.kind, self.tokenizer, self.layout, self.plan = kind, tokenizer, layout, plan
+        self.positions, self.seed, self.flips, self.pixels = positions, seed, flips, pixels
+
+    def __len__(self) -> int:
+        return len(self.plan.packs) - 1
+
+    def __getitem__(self, number: int) -> PairBatch:
+        media, captions, dropped = [], [], []
+        for pair in self.plan.pack(number).tolist():
+            row = self.rows[pair]
+            try:
+                media.append(self._turn(self._read(row), pair))
+            except InputError as error:
+                dropped.append(str(error))
+                continue
+            captions.append(json.loads(self.records["conversations"][row].as_py())[-1][1])
+        text = self.tokenizer(
+            captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt"
+        )
+        return PairBatch(
+            number, text["input_ids"], text["attention_mask"], torch.stack(media), [1] * len(captions), dropped
+        )
+
+    def _read(self, row: int) -> Tensor:
+        medium = self.records["media"][row].as_py()[0]
+        if self.pixels is None:
+            return read_pixels(self.shards, medium, self.kind, self.layout)
+        if medium not in self.pixels:
+            self.pixels[medium] = read_pixels(self.shards, medium, self.kind, self.layout).half()
+        return self.pixels[medium].float()
+
+    def _turn(self, pixels: Tensor, pair: int) -> Tensor:
+        if not self.flips:
+            return pixels
+        draw = np.random.default_rng([*self.seed, pair]).random(3)
+        if draw[0] < 0.5:
+            pixels = pixels.flip(-1)
+        if draw[1] < 0.5:
+            pixels = pixels.flip(-2)
+        return pixels.transpose(-1, -2) if draw[2] < 0.5 else pixels

@@ -1,0 +1,305 @@
+"""Stage `prepare`: fetched sources become validated records in tar shards and Arrow tables (see shards.py).
+
+In three passes, which hold names and numbers but no content: which media do records ask for; is each of them
+what it claims to be (decoded in worker processes), and into which shard does it go; then the records are
+tokenised. What can't be used goes to quarantine.jsonl with its reason, and too much of it fails the stage.
+The same sources and parameters give the same bytes, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from videollava.data.archives import Member, Refusal, TarWriter, list_members, read_member, unpack_compressed
+from videollava.data.fetch import RAW
+from videollava.data.inspection import Inspected, Wanted, inspect_all
+from videollava.data.pool import Pool
+from videollava.data.quarantine import Quarantine
+from videollava.data.readers import Rejected, read_records
+from videollava.data.records import MediumKind, Record
+from videollava.data.rows import Row, Task, encode_rows
+from videollava.data.shards import SplitWriter, shard_name, write_media
+from videollava.data.vocabulary import copy_tokenizer, train_tokenizer, training_texts
+from videollava.errors import InputError
+from videollava.params import Params, Source
+
+__all__ = ["PREPARED", "run"]
+
+PREPARED = Path("data/prepared")
+SCRATCH = Path("checkpoints/prepare")
+QUARANTINE = Path("runs/quarantine.jsonl")
+MEMBERS_A_TASK = 64
+BYTES_A_TASK = 64 << 20
+RECORDS_A_TASK = 512
+COUNTED = ("text_tokens", "target_tokens", "images", "videos", "tokens")
+
+Advance = Callable[[int], None]
+
+
+@dataclass
+class Opened:
+    """A fetched source: the members of its archives by name, and what became of those that records want."""
+
+    source: Source
+    folder: Path
+    catalogue: dict[str, Member] = field(default_factory=dict)
+    wanted: dict[str, MediumKind] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)  # media_id of each that is good
+    broken: dict[str, Inspected] = field(default_factory=dict)
+
+    def entries(self) -> Iterator[tuple[str, Record] | Rejected]:
+        """Its records, as often as asked for."""
+        return read_records(self.source, self.folder, self.catalogue)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A medium that goes into the shards; its media_id is its place in the list of them."""
+
+    member: Member
+    seen: Inspected
+
+
+def run(params: Params, workspace: Path) -> None:
+    """Prepare the fetched sources of params.yaml into data/prepared.
+
+    Raises:
+        InputError: a source isn't fetched or can't be read, or more than prepare.max_quarantined of its
+            records can't be used (the list is then in runs/quarantine.jsonl).
+    """
+    folder, scratch = workspace / PREPARED, workspace / SCRATCH
+    building = folder.with_name(f"{folder.name}.tmp")
+    for place in (building, scratch):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+    try:
+        _build(params, workspace, building)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.replace(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _build(params: Params, workspace: Path, building: Path) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns) as progress,
+        Quarantine(building / "quarantine.jsonl") as quarantine,
+        Pool(params.prepare.workers) as pool,
+    ):
+        sources = [_open(source, workspace, quarantine) for source in params.fetch.sources]
+        count = sum(map(_find_wanted, sources))
+        bar = _bar(progress, "media", sum(len(opened.wanted) for opened in sources))
+        media = _inspect(sources, pool, bar)
+        _check_space(media, building)
+        bar = _bar(progress, "copied", len(media))
+        _write_shards(media, building, params.prepare.shard_mib << 20, pool, bar)
+        _make_tokenizer(params, sources, building / "tokenizer")
+        tasks = _tasks(params, sources, building / "tokenizer", quarantine)
+        bar = _bar(progress, "records", count)
+        splits = _write_splits(tasks, building, len(media), pool, quarantine, bar)
+        quarantine.check(params.prepare.max_quarantined, workspace / QUARANTINE)
+    summary = {**splits, "media": _count_media(media, sources), "quarantined": quarantine.summary()}
+    (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+
+
+def _bar(progress: Any, name: str, total: int) -> Advance:
+    return partial(progress.advance, progress.add_task(name, total=total))
+
+
+def _open(source: Source, workspace: Path, quarantine: Quarantine) -> Opened:
+    folder = workspace / RAW / source.name
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not found; run `videollava fetch` first")
+    opened = Opened(source, folder)
+    for archive in sorted(folder.iterdir()):
+        if archive.suffix in (".json", ".jsonl"):
+            continue
+        for member in list_members(unpack_compressed(archive, workspace / SCRATCH)):
+            if isinstance(member, Refusal):
+                quarantine.refuse(source.name, member)
+            elif member.name in opened.catalogue:
+                detail = f"{opened.catalogue[member.name].archive} has it too, and is used"
+                quarantine.refuse(source.name, Refusal(str(archive), member.name, "duplicate member", detail))
+            else:
+                opened.catalogue[member.name] = member
+    return opened
+
+
+def _find_wanted(opened: Opened) -> int:
+    """Note the media that records ask for; how many entries the source has."""
+    count = 0
+    for entry in opened.entries():
+        count += 1
+        if not isinstance(entry, Rejected):
+            for medium in entry[1].media:
+                opened.wanted.setdefault(medium.path, medium.kind)
+    return count
+
+
+def _inspect(sources: list[Opened], pool: Pool, advance: Advance) -> list[Kept]:
+    """Open every wanted medium; the distinct ones, in the order of the archives."""
+    kept: list[Kept] = []
+    known: dict[tuple[MediumKind, str], int] = {}
+    for opened in sources:
+        for results in pool.stream(inspect_all, _groups(opened), crashed=partial(_inspect_apart, pool)):
+            advance(len(results))
+            for seen in results:
+                if seen.reason:
+                    opened.broken[seen.name] = seen
+                    continue
+                number = known.setdefault((seen.kind, seen.sha256), len(kept))
+                opened.numbers[seen.name] = number
+                if number == len(kept):
+                    kept.append(Kept(opened.catalogue[seen.name], seen))
+    return kept
+
+
+def _inspect_apart(pool: Pool, group: list[Wanted]) -> list[Inspected]:
+    """Find the medium that kills the process which opens it."""
+    if len(group) == 1:
+        member, kind = group[0]
+        detail = "the decoder crashed, hung or ran out of memory"
+        return [Inspected(member.name, kind, reason=f"broken {kind}", detail=detail)]
+    singles = ([wanted] for wanted in group)
+    results = pool.stream(inspect_all, singles, crashed=partial(_inspect_apart, pool), window=1)
+    return [seen for found in results for seen in found]
+
+
+def _groups(opened: Opened) -> Iterator[list[Wanted]]:
+    group: list[Wanted] = []
+    size = 0
+    for name, member in opened.catalogue.items():
+        if name in opened.wanted:
+            group.append((member, opened.wanted[name]))
+            size += member.size
+            if len(group) >= MEMBERS_A_TASK or size >= BYTES_A_TASK:
+                yield group
+                group, size = [], 0
+    if group:
+        yield group
+
+
+def _check_space(media: list[Kept], folder: Path) -> None:
+    needed = sum(kept.member.size + 1024 for kept in media)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{folder}: the shards take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            "free some space"
+        )
+
+
+def _write_shards(media: list[Kept], folder: Path, limit: int, pool: Pool, advance: Advance) -> None:
+    tasks = [(folder / shard_name(shard), members) for shard, members in enumerate(_cut(media, limit))]
+    rows: list[Mapping[str, Any]] = []
+    for shard, offsets in enumerate(pool.stream(_write_shard, tasks)):
+        advance(len(offsets))
+        for offset in offsets:
+            kept = media[len(rows)]
+            place = {"media_id": len(rows), "shard": shard, "offset": offset, "size": kept.member.size}
+            sides = {"width": kept.seen.width, "height": kept.seen.height, "frames": kept.seen.frames}
+            rows.append({**place, "kind": kept.seen.kind, "sha256": kept.seen.sha256, **sides})
+    write_media(folder, rows)
+
+
+def _cut(media: list[Kept], limit: int) -> Iterator[list[tuple[str, Member]]]:
+    shard: list[tuple[str, Member]] = []
+    size = 0
+    for number, kept in enumerate(media):
+        if shard and size + kept.member.size > limit:
+            yield shard
+            shard, size = [], 0
+        suffix = Path(kept.member.name).suffix.lower()
+        shard.append((f"{number:08d}{suffix}", kept.member))
+        size += kept.member.size + 1024
+    if shard:
+        yield shard
+
+
+def _write_shard(task: tuple[Path, list[tuple[str, Member]]]) -> list[int]:
+    """Copy members into one shard; where each lies in it."""
+    path, members = task
+    with TarWriter(path) as tar:
+        return [tar.add(name, read_member(member)) for name, member in members]
+
+
+def _make_tokenizer(params: Params, sources: list[Opened], folder: Path) -> None:
+    if params.prepare.tokenizer != "train":
+        copy_tokenizer(params.prepare.tokenizer, folder)
+        return
+    entries = (entry for opened in sources for entry in opened.entries())
+    train_tokenizer(training_texts(entries), params.prepare.vocab_size, folder)
+
+
+def _tasks(params: Params, sources: list[Opened], tokenizer: Path, quarantine: Quarantine) -> Iterator[Task]:
+    trained = params.prepare.tokenizer == "train"
+    rows: list[Row | Rejected] = []
+    for opened in sources:
+        for entry in opened.entries():
+            quarantine.count(opened.source.name)
+            rows.append(_resolve(opened, entry))
+            if len(rows) == RECORDS_A_TASK:
+                yield Task(tokenizer, trained, params.model.image_tokens, params.model.video_tokens, rows)
+                rows = []
+    yield Task(tokenizer, trained, params.model.image_tokens, params.model.video_tokens, rows)
+
+
+def _resolve(opened: Opened, entry: tuple[str, Record] | Rejected) -> Row | Rejected:
+    """Replace a record's paths by media ids, or say which medium is missing or broken."""
+    if isinstance(entry, Rejected):
+        return entry
+    split, record = entry
+    for medium in record.media:
+        reason, detail = "", ""
+        if medium.path in opened.broken:
+            reason, detail = opened.broken[medium.path].reason, opened.broken[medium.path].detail
+        elif medium.path not in opened.numbers:
+            reason, detail = "missing medium", "not in the archives of its source"
+        elif opened.wanted[medium.path] != medium.kind:
+            reason, detail = "medium of two kinds", f"elsewhere it is a {opened.wanted[medium.path]}"
+        if reason:
+            return Rejected(opened.source.name, split, record.id, reason, f"{medium.path}: {detail}")
+    return Row(split, record, tuple(opened.numbers[medium.path] for medium in record.media))
+
+
+def _write_splits(
+    tasks: Iterator[Task], folder: Path, media: int, pool: Pool, quarantine: Quarantine, advance: Advance
+) -> dict[str, Any]:
+    """Write the splits; their totals, and how many media serve both training and test."""
+    writers: dict[str, SplitWriter] = {}
+    totals: dict[str, Counter[str]] = {}
+    trained, tested = bytearray(media), bytearray(media)
+    for size, results in pool.stream(encode_rows, tasks):
+        advance(size)
+        for result in results:
+            if isinstance(result, Rejected):
+                quarantine.reject(result)
+                continue
+            split, row = result
+            if split not in writers:
+                writers[split], totals[split] = SplitWriter(folder, split), Counter()
+            writers[split].add(row)
+            totals[split].update({"records": 1, **{name: row[name] for name in COUNTED}})
+            for number in row["media"]:
+                (tested if split.startswith("test-") else trained)[number] = 1
+    for writer in writers.values():
+        writer.close()
+    return {"splits": totals, "test_media_in_training": sum(map(int.__and__, trained, tested))}
+
+
+def _count_media(media: list[Kept], sources: list[Opened]) -> dict[str, Any]:
+    named = sum(len(opened.numbers) for opened in sources)
+    kinds = Counter(kept.seen.kind for kept in media)
+    size = sum(kept.member.size for kept in media)
+    return {"bytes": size, "duplicates": named - len(media), "kinds": kinds}

@@ -1,0 +1,87 @@
+"""Tokenises records into rows of a split; runs in worker processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from videollava.data.readers import Rejected
+from videollava.data.records import Record
+from videollava.data.vocabulary import TrainedTokenizer, load_tokenizer
+from videollava.errors import InputError
+
+__all__ = ["Row", "Task", "encode_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record of a split, its media found."""
+
+    split: str
+    record: Record
+    media: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows to encode, with the tokens that each picture and clip takes in the language model.
+
+    `tokenizer` is its folder; `trained` whether train_tokenizer made it.
+    """
+
+    tokenizer: Path
+    trained: bool
+    image_tokens: int
+    video_tokens: int
+    rows: list[Row | Rejected]
+
+
+def encode_rows(task: Task) -> tuple[int, list[tuple[str, dict[str, Any]] | Rejected]]:
+    """How many rows there were, and each as (split, columns) or why it can't be used; order is kept."""
+    return len(task.rows), [row if isinstance(row, Rejected) else _encode(row, task) for row in task.rows]
+
+
+def _encode(row: Row, task: Task) -> tuple[str, dict[str, Any]] | Rejected:
+    from videollava.data.prompts import encode
+
+    record = row.record
+    kinds = [medium.kind for medium in record.media]
+    template = "plain" if row.split == "pretrain" else "v1"
+    try:
+        encoded = encode(
+            record.turns,
+            kinds,
+            _tokenizer(task),
+            template,
+            where=f"record {record.id!r}",
+        )
+    except InputError as error:
+        return Rejected(record.source, row.split, record.id, "cannot be encoded", str(error))
+    # Other kinds of pictures (depth, thermal) take as many tokens as an image.
+    videos = kinds.count("video")
+    images = len(kinds) - videos
+    return row.split, {
+        "id": record.id,
+        "source": record.source,
+        "kind": record.kind,
+        "conversations": json.dumps([[turn.role, turn.text] for turn in record.turns], ensure_ascii=False),
+        "media": list(row.media),
+        "text_tokens": encoded.text_tokens,
+        "target_tokens": encoded.target_tokens,
+        "images": images,
+        "videos": videos,
+        "tokens": encoded.text_tokens + images * task.image_tokens + videos * task.video_tokens,
+    }
+
+
+def _tokenizer(task: Task) -> Any:
+    # Its time of writing tells it from a tokenizer that lay in the same place before.
+    return _load(task.tokenizer, task.trained, task.tokenizer.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, trained: bool, written: int) -> Any:
+    return TrainedTokenizer(folder) if trained else load_tokenizer(folder)
