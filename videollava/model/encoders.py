@@ -1,0 +1,199 @@
+"""LanguageBind: a vision encoder of any modality and the text encoder whose space it is bound to.
+
+Original: arXiv 2310.01852. The vision encoder is in vision.py; the text encoder is transformers' CLIP with the
+pooling that its tokenizer needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.models.clip.configuration_clip import CLIPTextConfig
+from transformers.models.clip.modeling_clip import CLIPTextModel
+
+from videollava import params
+from videollava.model.vision import (
+    LanguageBindPreTrainedModel,
+    LanguageBindVisionConfig,
+    LanguageBindVisionModel,
+    Modality,
+    resize_positions,
+    start_from_image,
+    tower_config,
+)
+
+__all__ = [
+    "LanguageBind",
+    "LanguageBindConfig",
+    "LanguageBindOutput",
+    "LanguageBindTextConfig",
+    "LanguageBindTextModel",
+    "LanguageBindVisionConfig",
+    "LanguageBindVisionModel",
+    "Modality",
+    "pair_config",
+    "resize_positions",
+    "start_from_image",
+    "text_config",
+    "tower_config",
+]
+
+
+class LanguageBindTextConfig(CLIPTextConfig):
+    """Shape of the text encoder. `pooling` names the token whose state stands for the text.
+
+    highest: the highest id (the original: CLIP's end mark is the last id of its vocabulary);
+    last: the last token of `attention_mask`, right for any tokenizer.
+    """
+
+    model_type = "languagebind_text"
+    base_config_key = "text_config"
+
+    hidden_act: str = "gelu"
+    pooling: Literal["highest", "last"] = "last"
+
+
+class LanguageBindConfig(PreTrainedConfig):
+    """A vision and a text encoder projected into one space of `projection_dim`."""
+
+    model_type = "languagebind"
+    sub_configs = {"vision_config": LanguageBindVisionConfig, "text_config": LanguageBindTextConfig}  # noqa: RUF012
+
+    vision_config: Any = None  # LanguageBindVisionConfig, or its fields
+    text_config: Any = None  # LanguageBindTextConfig, or its fields
+    projection_dim: int = 512
+    logit_scale_init_value: float = 2.6592
+    initializer_factor: float = 1.0
+    format_version: int = 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision_config = subconfig(LanguageBindVisionConfig, self.vision_config)
+        self.text_config = subconfig(LanguageBindTextConfig, self.text_config)
+        super().__post_init__(**kwargs)
+
+
+def subconfig(kind: type[Any], given: Any) -> Any:
+    """`given` as a config of `kind`: a mapping is read, None takes the defaults, a config is kept."""
+    if isinstance(given, PreTrainedConfig):
+        return given
+    return kind(**(given or {}))
+
+
+def text_config(model: params.Model, vocab_size: int, positions: int = 77) -> LanguageBindTextConfig:
+    """The text encoder that `params.model` describes, for a tokenizer of `vocab_size` ids."""
+    return LanguageBindTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=model.text.width,
+        intermediate_size=model.text.mlp,
+        num_hidden_layers=model.text.layers,
+        num_attention_heads=model.text.heads,
+        max_position_embeddings=positions,
+        projection_dim=model.embed_dim,
+    )
+
+
+def pair_config(
+    model: params.Model, modality: Modality, vocab_size: int, positions: int = 77
+) -> LanguageBindConfig:
+    """Vision and text encoder of `params.model` for contrastive training."""
+    return LanguageBindConfig(
+        vision_config=tower_config(model, modality),
+        text_config=text_config(model, vocab_size, positions),
+        projection_dim=model.embed_dim,
+    )
+
+
+class LanguageBindTextModel(LanguageBindPreTrainedModel, CLIPTextModel):
+    """Text encoder: input_ids, attention_mask (B, L) -> last_hidden_state (B, L, d), pooler_output (B, d)."""
+
+    config: LanguageBindTextConfig
+    config_class = LanguageBindTextConfig
+    input_modalities = ("text",)
+    _input_embed_layer = "token_embedding"
+
+    def __init__(self, config: LanguageBindTextConfig) -> None:
+        CLIPTextModel.__init__(self, config)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        out = CLIPTextModel.forward(self, input_ids, attention_mask, **kwargs)
+        if self.config.pooling == "highest":
+            last = input_ids.argmax(dim=-1)
+        elif attention_mask is None:
+            last = torch.full_like(input_ids[:, 0], input_ids.shape[1] - 1)
+        else:
+            steps = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+            last = (attention_mask * steps).argmax(dim=-1)
+        rows = torch.arange(len(input_ids), device=input_ids.device)
+        out.pooler_output = out.last_hidden_state[rows, last]
+        return out
+
+
+@dataclass
+class LanguageBindOutput(ModelOutput):
+    """Embeddings are normalised; logits_per_image = exp(logit_scale) * image_embeds @ text_embeds.T."""
+
+    logits_per_image: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    vision_output: BaseModelOutputWithPooling | None = None
+    text_output: BaseModelOutputWithPooling | None = None
+
+
+class LanguageBind(LanguageBindPreTrainedModel):
+    """A vision encoder bound to the text encoder's space: contrastive training and zero-shot use."""
+
+    config: LanguageBindConfig
+    config_class = LanguageBindConfig
+
+    def __init__(self, config: LanguageBindConfig) -> None:
+        super().__init__(config)
+        self.vision_model = LanguageBindVisionModel(config.vision_config)
+        self.text_model = LanguageBindTextModel(config.text_config)
+        self.visual_projection = nn.Linear(
+            self.vision_model.config.hidden_size, config.projection_dim, bias=False
+        )
+        self.text_projection = nn.Linear(
+            self.text_model.config.hidden_size, config.projection_dim, bias=False
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        factor = self.config.initializer_factor
+        if isinstance(module, LanguageBind):
+            init.normal_(
+                module.visual_projection.weight, std=module.visual_projection.in_features**-0.5 * factor
+            )
+            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5 * factor)
+            init.constant_(module.logit_scale, module.config.logit_scale_init_value)
+
+    def encode_vision(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values (B, C, H, W) or (B, T, C, H, W) -> normalised embeddings (B, projection_dim)."""
+        return F.normalize(self.visual_projection(self.vision_model(pixel_values).pooler_output), dim=-1)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """input_ids (B, L) -> normalised embeddings (B, projection_dim)."""
+        return F.normalize(
+            self.text_projection(self.text_model(input_ids, attention_mask).pooler_output), dim=-1
+        )
+
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> LanguageBindOutput:
+        vision = self.vision_model(pixel_values, **kwargs)
+        text = self.text_model(input_ids, attention_mask)
+        image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
+        text_embeds = F.normalize(self.text_projection(text.pooler_output), dim=-1)
+        logits = self.logit_scale.exp() * image_embeds @ text_embeds.T
+        return LanguageBindOutput(logits, image_embeds, text_embeds, vision, text)

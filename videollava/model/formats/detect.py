@@ -1,0 +1,82 @@
+"""Which format a folder is in, and its weights under our names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from videollava.errors import InputError
+from videollava.model.formats import clip, hf, languagebind, original
+from videollava.model.formats.files import read_config
+
+__all__ = ["Format", "Opened", "detect", "open_foreign"]
+
+Format = Literal["ours", "original", "transformers", "languagebind", "clip", "openclip"]
+OURS = ("videollava", "languagebind", "languagebind_vision", "languagebind_text")
+
+
+class Opened(Protocol):
+    """A checkpoint with our config of it and its weights in our names, a file at a time."""
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def tokenizer(self) -> Path | None: ...
+    def shards(self) -> Iterator[dict[str, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A checkpoint small enough to be read at once."""
+
+    config: Any
+    read: Callable[[], dict[str, Tensor]]
+    tokenizer: Path | None = None
+
+    def shards(self) -> Iterator[dict[str, Tensor]]:
+        yield self.read()
+
+
+def detect(folder: Path) -> Format:
+    """The format of a checkpoint folder; InputError names those there are."""
+    if clip.is_openclip(folder):
+        return "openclip"
+    config = read_config(folder)
+    kind = config.get("model_type")
+    if kind in OURS:
+        return "ours"
+    if original.is_original(config):
+        return "original"
+    if languagebind.is_languagebind(config):
+        return "languagebind"
+    if kind == "video_llava":
+        return "transformers"
+    if clip.is_clip(config):
+        return "clip"
+    raise InputError(
+        f"{folder}/config.json: model_type {kind!r} is no format read here; there are ours "
+        f"({', '.join(OURS)}), the "
+        "original's (llava with mm_image_tower or mm_video_tower, LanguageBind*), transformers' video_llava, "
+        "clip and "
+        "OpenCLIP. A language model alone goes through load_language_model"
+    )
+
+
+def open_foreign(folder: Path, form: Format, base: Path | str | None = None) -> Opened:
+    """Open a folder that is not ours. base: what a LoRA or projector-only folder was trained on."""
+    if form == "original":
+        return original.open_source(folder, base)
+    if form == "transformers":
+        return hf.open_source(folder)
+    if form == "openclip":
+        return Whole(*clip.open_openclip(folder))
+    config = read_config(folder)
+    if form == "languagebind":
+        return Whole(languagebind.pair_config(config), lambda: languagebind.read_pair(folder, config)[1])
+    if config["model_type"] == "clip":
+        return Whole(*clip.open_clip_pair(folder, config))
+    return Whole(clip.clip_vision_config(config), lambda: clip.read_clip_tower(folder, config)[1])

@@ -1,0 +1,328 @@
+"""LanguageBind's vision encoder: one class for image, video, depth, thermal and audio.
+
+Layers, MLP and spatial attention are transformers' CLIP. What LanguageBind adds is here: temporal attention
+before each layer's spatial attention, patch dropout, and a position grid that need not be square (audio).
+Parameter names are the original's (arXiv 2310.01852), so its files need little renaming.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.configuration_clip import CLIPVisionConfig
+from transformers.models.clip.modeling_clip import (
+    CLIPAttention,
+    CLIPEncoderLayer,
+    CLIPPreTrainedModel,
+    eager_attention_forward,
+)
+
+from videollava import params
+from videollava.errors import InputError
+
+__all__ = [
+    "LanguageBindPreTrainedModel",
+    "LanguageBindVisionConfig",
+    "LanguageBindVisionModel",
+    "Modality",
+    "resize_positions",
+    "start_from_image",
+    "tower_config",
+]
+
+log = logging.getLogger(__name__)
+
+Modality = Literal["image", "video", "depth", "thermal", "audio"]
+
+
+class LanguageBindVisionConfig(CLIPVisionConfig):
+    """Shape of a vision encoder.
+
+    `image_size` is a side, or (height, width); `num_frames` 1 for all but video.
+    """
+
+    model_type = "languagebind_vision"
+    base_config_key = "vision_config"
+
+    hidden_act: str = "gelu"
+    modality: str = "image"
+    temporal_attention: bool = False
+    num_frames: int = 1
+    patch_dropout: float = 0.0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a frame, in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        height, width = self.size
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Patches of one frame, the class token not counted."""
+        return self.grid[0] * self.grid[1]
+
+
+def tower_config(model: params.Model, modality: Modality) -> LanguageBindVisionConfig:
+    """The vision encoder of `modality` that `params.model` describes."""
+    video = modality == "video"
+    return LanguageBindVisionConfig(
+        modality=modality,
+        hidden_size=model.vision.width,
+        intermediate_size=model.vision.mlp,
+        num_hidden_layers=model.vision.layers,
+        num_attention_heads=model.vision.heads,
+        image_size=model.image_size,
+        patch_size=model.patch_size,
+        projection_dim=model.embed_dim,
+        num_frames=model.frames if video else 1,
+        temporal_attention=video and model.temporal_attention,
+    )
+
+
+def resize_positions(weight: Tensor, grid: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Position embeddings (1 + h*w, dim) of `grid` interpolated to the `new` grid; the class token's is kept.
+
+    Bicubic with antialiasing, as LanguageBind makes its audio grid (8 x 74) from CLIP's square one.
+    """
+    if weight.shape[0] != 1 + grid[0] * grid[1]:
+        raise InputError(
+            f"position embedding has {weight.shape[0]} rows, a grid of {grid} needs {1 + grid[0] * grid[1]}"
+        )
+    if grid == new:
+        return weight
+    patches = weight[1:].float().T.reshape(1, -1, *grid)
+    patches = F.interpolate(patches, size=new, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([weight[:1], patches.flatten(2)[0].T.to(weight.dtype)])
+
+
+class PatchEmbeddings(nn.Module):
+    """Patches (N, C, H, W) -> (N, 1 + h*w, dim): class token first, position embeddings added."""
+
+    def __init__(self, config: LanguageBindVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        patch = config.patch_size
+        self.class_embedding = nn.Parameter(torch.zeros(config.hidden_size))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, config.hidden_size, patch, stride=patch, bias=False
+        )
+        self.position_embedding = nn.Embedding(config.patches + 1, config.hidden_size)
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        if tuple(pixels_NCHW.shape[-2:]) != self.config.size:
+            raise InputError(
+                f"{self.config.modality} of {tuple(pixels_NCHW.shape[-2:])} pixels given to an encoder of "
+                f"{self.config.size}: resize it, or interpolate the positions with resize_positions()"
+            )
+        pixels_NCHW = pixels_NCHW.to(self.patch_embedding.weight.dtype)
+        patches = self.patch_embedding(pixels_NCHW).flatten(2).transpose(1, 2)
+        marks = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        # Called, not read: ZeRO-3 gathers a module's weights when it is called.
+        places = torch.arange(patches.shape[1] + 1, device=patches.device)
+        return torch.cat([marks, patches], dim=1) + self.position_embedding(places)
+
+
+class TemporalAttention(CLIPAttention):
+    """Attention over the frames of a clip, apart for each position.
+
+    (b, t, n, d) is viewed as (b, t, n*heads, head_dim): positions count as heads, so nothing is copied.
+    """
+
+    def forward(self, hidden_BTND: Tensor) -> Tensor:
+        b, t, n, d = hidden_BTND.shape
+        shape = (b, t, n * self.num_heads, self.head_dim)
+        query, key, value = (
+            project(hidden_BTND).view(shape).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed, _ = attend(self, query, key, value, None, scaling=self.scale, dropout=dropout, is_causal=False)
+        return self.out_proj(mixed.reshape(b, t, n, d))
+
+
+class LanguageBindLayer(CLIPEncoderLayer):
+    """CLIP's layer; with temporal attention, what comes before it is: embedding of time, norm, attention."""
+
+    def __init__(self, config: LanguageBindVisionConfig) -> None:
+        super().__init__(config)
+        self.temporal = config.temporal_attention
+        if self.temporal:
+            self.temporal_embedding = nn.Parameter(torch.zeros(1, config.num_frames, config.hidden_size))
+            self.temporal_attn = TemporalAttention(config)
+            self.temporal_layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: Tensor, frames: int = 1, **kwargs: Any) -> Tensor:
+        """hidden_states (clips*frames, tokens, dim)."""
+        if self.temporal:
+            hidden_states = self._mix_frames(hidden_states, frames)
+        return super().forward(hidden_states, None, **kwargs)
+
+    def _mix_frames(self, hidden_states: Tensor, frames: int) -> Tensor:
+        clips = hidden_states.unflatten(0, (-1, frames))
+        if frames > 1:  # the original leaves a single frame without the embedding of time
+            clips = clips + resize_frames(self.temporal_embedding, frames)[:, :, None]
+        clips = clips + self.temporal_attn(self.temporal_layer_norm1(clips))
+        return clips.flatten(0, 1)
+
+
+def resize_frames(embedding: Tensor, frames: int) -> Tensor:
+    """Temporal embeddings (1, trained frames, dim) for another number of frames, linearly interpolated."""
+    if embedding.shape[1] == frames:
+        return embedding
+    return F.interpolate(embedding.transpose(1, 2), size=frames, mode="linear", align_corners=True).transpose(
+        1, 2
+    )
+
+
+class LayerStack(nn.Module):
+    """The layers, held under the original's name `encoder.layers`."""
+
+    def __init__(self, config: LanguageBindVisionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(LanguageBindLayer(config) for _ in range(config.num_hidden_layers))
+
+
+class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
+    """Initial weights of what CLIP does not have; the rest is CLIP's."""
+
+    config: Any
+    config_class = PreTrainedConfig
+    base_model_prefix = ""
+    _no_split_modules = ("LanguageBindLayer", "PatchEmbeddings", "CLIPTextEmbeddings", "CLIPEncoderLayer")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        factor = self.config.initializer_factor
+        if isinstance(module, PatchEmbeddings):
+            std = module.config.initializer_range * factor
+            init.normal_(module.class_embedding, std=module.config.hidden_size**-0.5 * factor)
+            init.normal_(module.patch_embedding.weight, std=std)
+            init.normal_(module.position_embedding.weight, std=std)
+        elif isinstance(module, LanguageBindLayer) and module.temporal:
+            init.normal_(module.temporal_embedding, std=module.embed_dim**-0.5 * factor)
+
+
+class LanguageBindVisionModel(LanguageBindPreTrainedModel):
+    """Vision encoder for every modality.
+
+    forward(pixel_values (B, C, H, W) or (B, T, C, H, W), output_hidden_states, feature_layer) gives
+    last_hidden_state (B*T, 1 + patches, dim), pooler_output (B, dim; the mean over frames of the normed class
+    token) and hidden_states: the input of every layer and the last output, (B, 1 + patches, dim) for
+    pictures, (B, T, 1 + patches, dim) for clips. With `feature_layer` (an index into hidden_states, -2 in
+    Video-LLaVA) only the layers below it run, last_hidden_state is that state, and there is no pooler_output.
+    """
+
+    config: LanguageBindVisionConfig
+    config_class = LanguageBindVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "video")
+    _input_embed_layer = "patch_embedding"
+
+    def __init__(self, config: LanguageBindVisionConfig) -> None:
+        super().__init__(config)
+        self.embeddings = PatchEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = LayerStack(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.noticed: set[int] = set()
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool = False,
+        feature_layer: int | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        clips = pixel_values.ndim == 5
+        batch, frames = pixel_values.shape[:2] if clips else (len(pixel_values), 1)
+        self._notice(frames)
+        hidden = self.embeddings(pixel_values.flatten(0, 1) if clips else pixel_values)
+        hidden = self.pre_layrnorm(self._drop_patches(hidden, frames))
+        depth = self._depth(feature_layer)
+        states = [hidden]
+        for layer in itertools.islice(self.encoder.layers, depth):
+            hidden = layer(hidden, frames=frames, **kwargs)
+            states.append(hidden)
+        pooled = None
+        if feature_layer is None:
+            pooled = self.post_layernorm(hidden[:, 0]).unflatten(0, (batch, frames)).mean(1)
+        if clips:
+            states = [state.unflatten(0, (batch, frames)) for state in states]
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=pooled,
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+
+    def _depth(self, feature_layer: int | None) -> int:
+        layers = len(self.encoder.layers)
+        if feature_layer is None:
+            return layers
+        depth = feature_layer if feature_layer >= 0 else layers + 1 + feature_layer
+        if not 0 <= depth <= layers:
+            raise InputError(
+                f"feature_layer {feature_layer}: this encoder has {layers} layers; use "
+                f"-{layers + 1}..{layers}"
+            )
+        return depth
+
+    def _notice(self, frames: int) -> None:
+        if self.config.temporal_attention and frames not in (1, self.config.num_frames, *self.noticed):
+            self.noticed.add(frames)
+            log.warning(
+                "%d frames given to an encoder trained on %d: its temporal embeddings are interpolated, and "
+                "it "
+                "needs retuning before its features can be trusted",
+                frames,
+                self.config.num_frames,
+            )
+
+    def _drop_patches(self, hidden: Tensor, frames: int) -> Tensor:
+        """Keep the class token and a random share of patches, the same ones in all frames of a clip."""
+        if not self.training or self.config.patch_dropout == 0:
+            return hidden
+        patches = hidden.shape[1] - 1
+        keep = max(1, int(patches * (1 - self.config.patch_dropout)))
+        kept = torch.rand(len(hidden) // frames, patches, device=hidden.device).topk(keep, dim=-1).indices
+        kept = kept.repeat_interleave(frames, dim=0) + 1
+        index = F.pad(kept, (1, 0))[..., None].expand(-1, -1, hidden.shape[-1])
+        return hidden.gather(1, index)
+
+
+def start_from_image(video: LanguageBindVisionModel, image: LanguageBindVisionModel) -> None:
+    """Give a video encoder an image encoder's weights, in place.
+
+    Temporal attention starts with a zero output and small embeddings of time, so at first every frame is seen
+    as the image encoder sees it.
+    """
+    missing, unexpected = video.load_state_dict(image.state_dict(), strict=False)
+    strange = [name for name in missing if "temporal" not in name] + unexpected
+    if strange:
+        raise InputError(f"the image encoder does not fit the video encoder: {', '.join(strange[:8])}")
+    with torch.no_grad():
+        for layer in video.encoder.layers:
+            if isinstance(layer, LanguageBindLayer) and layer.temporal:
+                layer.temporal_attn.out_proj.weight.zero_()
+                layer.temporal_attn.out_proj.bias.zero_()
+                layer.temporal_embedding.normal_(std=0.02)
