@@ -153,14 +153,16 @@ class Align:
 
     train: bool = True
     batch_size: int = 64
-    image_steps: int = 1000
-    video_steps: int = 300
+    video_batch_size: int = 32
+    image_epochs: int = 1
+    video_epochs: int = 1
     learning_rate: float = 1e-3
     video_learning_rate: float = 5e-4
     warmup_ratio: float = 0.05
     weight_decay: float = 0.05
     patch_dropout: float = 0.5
-    lora_r: int = 0
+    flips: bool = False  # mirror and turn pictures: for captions that name no place or direction
+    keep_pixels: bool = False  # hold what was decoded in memory (float16)
     precision: Literal["fp32", "bf16"] = "bf16"
     workers: int = 2
 

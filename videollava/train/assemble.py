@@ -1,0 +1,95 @@
+"""Put Video-LLaVA together from its parts: a language model, two encoders, a projector."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from videollava.errors import InputError
+from videollava.model import checkpoint
+from videollava.model.video_llava import ATTENTION, Projector, VideoLlavaForConditionalGeneration, model_config
+from videollava.params import Model, Train
+
+__all__ = ["assemble", "load_language", "load_projector", "save_projector"]
+
+
+def assemble(
+    shape: Model, models: Path, settings: Train, language_learns: bool, device: torch.device
+) -> tuple[Any, Any]:
+    """The model and its tokenizer from models/{bases/language,encoders,projector}.
+
+    Frozen parts are held in bfloat16 where the stage computes in it; what learns stays float32 (DeepSpeed keeps
+    its own float32 copy, so there everything is bfloat16). Without models/projector the projector is new.
+    """
+    sparing = settings.precision == "bf16"
+    frozen = torch.bfloat16 if sparing else torch.float32
+    learned = frozen if settings.deepspeed != "none" else torch.float32
+    language, tokenizer = load_language(models / "bases/language", learned if language_learns else frozen)
+    # Parts are loaded once and put in place: nothing of 7B is made and thrown away.
+    with torch.device("meta"):
+        model = VideoLlavaForConditionalGeneration(model_config(shape, language.config))
+    model.config.text_config = language.config
+    model.model.language_model = language.model
+    model.lm_head = language.lm_head
+    for kind in ("image", "video"):
+        folder = models / "encoders" / kind
+        tower = checkpoint.load(folder).model.vision_model.to(frozen)
+        _check_tower(getattr(model.config, "vision_config" if kind == "image" else "video_config"), tower.config, folder)
+        setattr(model.model, f"{kind}_tower", tower)
+    model.model.multi_modal_projector = load_projector(model, models / "projector").to(learned)
+    model.set_attn_implementation(ATTENTION | cpu_attention(device))
+    return model.to(device), tokenizer
+
+
+def cpu_attention(device: torch.device) -> dict[str, str]:
+    """On a CPU, bfloat16 matrix products beat the fused kernel several times at an encoder's short rows."""
+    return {} if device.type != "cpu" else {"vision_config": "eager", "video_config": "eager"}
+
+
+def load_language(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A causal language model (Llama architecture) and its tokenizer from a transformers folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json; run `videollava bases`")
+    with checkpoint.quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def save_projector(model: Any, folder: Path) -> None:
+    """projector.safetensors and projector.json (its type)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {n: p.detach().float().cpu().contiguous() for n, p in model.model.multi_modal_projector.named_parameters()}
+    save_file(weights, folder / "projector.safetensors")
+    (folder / "projector.json").write_text(json.dumps({"projector_type": model.config.projector_type}) + "\n")
+
+
+def load_projector(model: Any, folder: Path) -> Projector:
+    """The projector of `folder`; a freshly initialised one where there is no such folder."""
+    config = model.config
+    width, language = config.vision_config.hidden_size, config.text_config.hidden_size
+    projector = Projector(config.projector_type, width, language, config.projector_hidden_act)
+    file = folder / "projector.safetensors"
+    if file.is_file():
+        weights = load_file(file)
+        expected = {name: tuple(p.shape) for name, p in projector.named_parameters()}
+        found = {name: tuple(p.shape) for name, p in weights.items()}
+        if expected != found:
+            raise InputError(f"{file}: has {found}, this model's projector needs {expected}; run `videollava pretrain`")
+        projector.load_state_dict(weights)
+    return projector
+
+
+def _check_tower(expected: Any, found: Any, folder: Path) -> None:
+    names = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_frames", "temporal_attention")
+    for name in names:
+        if getattr(expected, name) != getattr(found, name):
+            raise InputError(
+                f"{folder}: {name} is {getattr(found, name)}, params.yaml describes {getattr(expected, name)}; "
+                "make model.* fit, or run `videollava align`"
+            )

@@ -1,0 +1,110 @@
+"""The language model to start from: taken from a folder, hub id or GGUF file, or (tiny) learned here on text.
+
+In: data/prepared (tokenizer, and the text of the training splits). Out: models/bases/language, a transformers folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from videollava.data.batches import Batch, Layout, Packs
+from videollava.data.packing import Lengths, plan_epoch
+from videollava.data.prompts import Encoded, encode
+from videollava.data.records import Turn
+from videollava.data.shards import load_split
+from videollava.model.attention import packed_kwargs
+from videollava.model.video_llava import language_config
+from videollava.params import Params, Train
+from videollava.tracking import input_key
+from videollava.train.accelerate import make_accelerator
+from videollava.train.loop import Job, train
+
+__all__ = ["run"]
+
+SPLITS = (("pretrain", "plain"), ("finetune", "v1"))
+
+
+def run(params: Params, workspace: Path) -> None:
+    """Write models/bases/language."""
+    target = workspace / "models/bases/language"
+    shutil.rmtree(target, ignore_errors=True)
+    if params.bases.language == "train":
+        model, tokenizer = _learn(params, workspace)
+    else:
+        from videollava.model.formats.language import load_language_model
+
+        model, tokenizer = load_language_model(params.bases.language)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
+    """A small Llama that has read every training conversation, media left out."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    base, prepared = params.bases, workspace / "data/prepared"
+    tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
+    torch.manual_seed(params.seed)
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = language_config(params.model.language, len(tokenizer), **{k: v for k, v in ids.items() if v is not None})
+    model = LlamaForCausalLM._from_config(config, attn_implementation="varlen")
+    settings = Train(
+        learning_rate=base.learning_rate,
+        precision=base.precision,
+        tokens_per_pack=base.batch_tokens,
+        checkpoint_steps=100,
+        workers=1,
+    )
+    packs = [
+        _text_packs(prepared, split, template, tokenizer, params, epoch)
+        for epoch in range(base.epochs)
+        for split, template in SPLITS
+    ]
+    job = Job(
+        name="bases",
+        model=model,
+        groups=[{"params": list(model.parameters()), "lr": base.learning_rate}],
+        forward=_forward,
+        packs=packs,
+        settings=settings,
+        checkpoints=workspace / "checkpoints" / f"bases-{input_key(workspace, 'bases')[:16]}",
+        seed=params.seed,
+        accelerator=make_accelerator(settings),
+    )
+    train(job)
+    return model, tokenizer
+
+
+class TextPacks(Packs):
+    """Conversations without their media; every token is learned."""
+
+    def _sample(self, row: int) -> tuple[Encoded, list[tuple[str, Any]]]:
+        kinds = [self.shards.kind(number) for number in self.records["media"][row].as_py()]
+        turns = [Turn(role, text) for role, text in json.loads(self.records["conversations"][row].as_py())]
+        encoded = encode(turns, kinds, self.tokenizer, self.layout.template, where=f"split {self.split}, row {row}")
+        text = [token for token in encoded.input_ids if token >= 0]
+        return Encoded(text, list(text)), []
+
+
+def _text_packs(
+    prepared: Path, split: str, template: str, tokenizer: Any, params: Params, epoch: int
+) -> TextPacks:
+    tokens = load_split(prepared, split)["text_tokens"].to_numpy().astype(np.int64)
+    lengths = Lengths(tokens, tokens, tokens.astype(np.float64))
+    budget = params.bases.batch_tokens
+    batch = max(1, int(0.95 * budget / tokens.mean()))  # one pack a step
+    plan = plan_epoch(lengths, batch_size=batch, ranks=1, budget=budget, seed=params.seed, epoch=epoch)
+    return TextPacks(prepared, split, tokenizer, Layout.of(params.model, len(tokenizer), template=template), plan)
+
+
+def _forward(model: nn.Module, batch: Batch, share: Tensor | float) -> Tensor:
+    logits = model(batch.input_ids, **packed_kwargs(batch.lengths)).logits[0, :-1]
+    return F.cross_entropy(logits.float(), batch.labels[0, 1:], ignore_index=-100, reduction="sum") / share

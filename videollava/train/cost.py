@@ -1,0 +1,65 @@
+"""Floating-point operations of training, from shapes alone: the price of a pack, of a step, and MFU.
+
+A multiply-add is two operations. A learner's backward costs twice its forward; stage 1 needs the language
+model's backward with respect to activations alone (the projector sits at its input), so one forward's worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PEAK_TFLOPS", "Prices", "encoder_flops", "language_prices"]
+
+# Dense bf16 peak of one device, TFLOP/s, from the vendors' data sheets.
+PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "L40S": 362.0, "A10G": 70.0}
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Forward FLOPs: `token` per language-model token, `square` per squared sample length, `target` per label,
+    `image` and `video` per medium. `backward`: how often the forward's price the whole step is (2 or 3)."""
+
+    token: float
+    square: float
+    target: float
+    image: float = 0.0
+    video: float = 0.0
+    backward: int = 3
+
+    def cost(
+        self,
+        tokens: NDArray[np.int64],
+        targets: NDArray[np.int64],
+        images: NDArray[np.int64],
+        videos: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """FLOPs of training on each sample once."""
+        length = tokens.astype(np.float64)
+        language = self.token * length + self.square * length**2 + self.target * targets
+        return self.backward * language + self.image * images + self.video * videos
+
+
+def language_prices(config: Any) -> tuple[float, float, float]:
+    """Forward FLOPs of a Llama-style model: per token, per squared length, per token that reaches the head."""
+    width, layers = config.hidden_size, config.num_hidden_layers
+    head = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    keys = config.num_key_value_heads * head
+    queries = config.num_attention_heads * head
+    weights = layers * (2 * width * queries + 2 * width * keys + 3 * width * config.intermediate_size)
+    # Causal: half of the n^2 scores and as many for the values.
+    return 2.0 * weights, 2.0 * queries * layers, 2.0 * width * config.vocab_size
+
+
+def encoder_flops(config: Any, frames: int, feature_layer: int = -2) -> float:
+    """Forward FLOPs of one medium through a vision tower, up to the layer whose features are used."""
+    layers = config.num_hidden_layers + 1 + feature_layer if feature_layer < 0 else feature_layer
+    width, tokens = config.hidden_size, frames * (config.patches + 1)
+    spatial = 2 * (4 * width**2 + 2 * width * config.intermediate_size) * tokens
+    spatial += 4 * tokens * (config.patches + 1) * width
+    temporal = 2 * 4 * width**2 * tokens + 4 * tokens * frames * width if config.temporal_attention else 0
+    stem = 2 * tokens * width * config.num_channels * config.patch_size**2
+    return float(layers * (spatial + temporal) + stem)

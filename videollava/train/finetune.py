@@ -1,0 +1,15 @@
+"""Stage 2: projector and language model learn on instructions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from videollava.params import Params
+from videollava.train.instruct import instruct
+
+__all__ = ["run"]
+
+
+def run(params: Params, workspace: Path) -> None:
+    """See `videollava.train.instruct`."""
+    instruct("finetune", params, workspace)

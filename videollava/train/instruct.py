@@ -1,0 +1,193 @@
+"""Stages 1 and 2 are one function with two settings: what learns, on which split, from which template.
+
+In: data/prepared, models/bases/language, models/encoders, and for stage 2 models/projector. Out: stage 1 the projector
+(models/projector), stage 2 the whole model (models/videollava).
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from videollava.data.batches import Batch, Layout, Packs
+from videollava.data.packing import Lengths, plan_epoch
+from videollava.data.shards import load_split
+from videollava.errors import InputError
+from videollava.model import checkpoint
+from videollava.model.attention import packed_kwargs
+from videollava.params import Params, Train
+from videollava.tracking import input_key
+from videollava.train import assemble
+from videollava.train.accelerate import make_accelerator, peak_flops
+from videollava.train.cost import Prices, encoder_flops, language_prices
+from videollava.train.features import encode_split
+from videollava.train.loop import Job, train
+
+__all__ = ["instruct", "lengths_of", "prices_of"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What makes a stage: its template, and whether the language model learns too."""
+
+    name: Literal["pretrain", "finetune"]
+    template: str
+    language_learns: bool
+
+
+STAGES = {
+    "pretrain": Kind("pretrain", "plain", False),
+    "finetune": Kind("finetune", "v1", True),
+}
+
+
+def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: Path) -> None:
+    """Run stage 1 or 2 (section 3.3 of the paper), from its checkpoint if there is one."""
+    kind, settings = STAGES[stage], getattr(params, stage)
+    accelerator = make_accelerator(settings)
+    prepared, models = workspace / "data/prepared", workspace / "models"
+    torch.manual_seed(params.seed)
+    model, tokenizer = assemble.assemble(params.model, models, settings, kind.language_learns, accelerator.device)
+    groups = choose_learners(model, settings, kind.language_learns)
+    layout = Layout.of(
+        params.model,
+        model.config.text_config.vocab_size,
+        template=kind.template,
+        image_aspect=settings.image_aspect,
+        max_text_tokens=settings.max_text_tokens,
+    )
+    features = None
+    if settings.cache_features:
+        store = workspace / "checkpoints/features"
+        with accelerator.main_process_first():
+            features = encode_split(
+                model, prepared, ("pretrain", "finetune"), layout, models / "encoders", store, settings.workers
+            )
+    prices = prices_of(model.config, kind.language_learns, with_encoders=features is None)
+    lengths = lengths_of(prepared, stage, prices)
+    plans = [
+        plan_epoch(
+            lengths,
+            batch_size=settings.batch_size,
+            ranks=accelerator.num_processes,
+            budget=settings.tokens_per_pack,
+            seed=params.seed,
+            epoch=epoch,
+        )
+        for epoch in range(settings.epochs)
+    ]
+    packs = [Packs(prepared, stage, tokenizer, layout, plan, features) for plan in plans]
+    job = Job(
+        name=stage,
+        model=model,
+        groups=groups,
+        forward=partial(forward, same_calls=_same_calls(packs[0], accelerator.num_processes)),
+        packs=packs,
+        settings=settings,
+        checkpoints=workspace / "checkpoints" / f"{stage}-{input_key(workspace, stage)[:16]}",
+        seed=params.seed,
+        accelerator=accelerator,
+        flops=[_step_flops(packs, lengths) / accelerator.num_processes for packs in plans],
+        peak_flops=peak_flops(accelerator.device),
+        max_dropped=params.prepare.max_quarantined,
+    )
+    if accelerator.is_main_process:
+        _say(job, lengths)
+    train(job)
+    if accelerator.is_main_process:
+        _save(stage, model, tokenizer, settings, models)
+    accelerator.wait_for_everyone()
+
+
+def forward(model: nn.Module, batch: Batch, share: Tensor | float, same_calls: tuple[str, ...] = ()) -> Tensor:
+    """The packed row's loss: sum over its targets divided by `share`."""
+    device = next(model.parameters()).device
+    out = model(
+        input_ids=batch.input_ids.to(device, non_blocking=True),
+        labels=batch.labels.to(device, non_blocking=True),
+        logits_to_keep=batch.targets.to(device, non_blocking=True),
+        num_items_in_batch=share,
+        same_calls=same_calls,
+        **packed_kwargs(batch.lengths, device),
+        **batch.media(device),
+    )
+    loss: Tensor = out.loss
+    return loss
+
+
+def choose_learners(model: Any, settings: Train, language_learns: bool) -> list[dict[str, Any]]:
+    """Freeze what does not learn; AdamW groups of the rest, the projector with a rate of its own if one is set."""
+    model.requires_grad_(False)
+    projector = model.model.multi_modal_projector.requires_grad_(True)
+    rate = settings.projector_learning_rate or settings.learning_rate
+    groups = [{"params": list(projector.parameters()), "lr": rate}]
+    if language_learns:
+        language = [model.model.language_model, model.lm_head]
+        for module in language:
+            module.requires_grad_(True)
+        weights = {id(p): p for module in language for p in module.parameters()}
+        groups.append({"params": list(weights.values()), "lr": settings.learning_rate})
+    if settings.gradient_checkpointing:
+        # On the language model alone: frozen encoders would otherwise be made to require gradients.
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    return groups
+
+
+def prices_of(config: Any, language_learns: bool, with_encoders: bool = True) -> Prices:
+    """FLOPs of the stage by shape: stage 1 spares the language model's weight gradients."""
+    token, square, target = language_prices(config.text_config)
+    image = encoder_flops(config.vision_config, 1) if with_encoders else 0.0
+    video = encoder_flops(config.video_config, config.video_config.num_frames) if with_encoders else 0.0
+    return Prices(token, square, target, image, video, backward=3 if language_learns else 2)
+
+
+def lengths_of(prepared: Path, split: str, prices: Prices) -> Lengths:
+    """Tokens, targets and cost of every record of a split, from the index alone."""
+    table = load_split(prepared, split)
+    if table.num_rows == 0:
+        raise InputError(f"{prepared}/splits/{split}.arrow: no records; check fetch.sources and the quarantine list")
+    columns = [table[c].to_numpy().astype(np.int64) for c in ("tokens", "target_tokens", "images", "videos")]
+    return Lengths(columns[0], columns[1], prices.cost(*columns))
+
+
+def _step_flops(plan: Any, lengths: Lengths) -> np.ndarray[Any, Any]:
+    sums = np.concatenate([[0.0], np.cumsum(lengths.cost[plan.samples])])
+    return np.diff(sums[plan.packs[plan.steps]])
+
+
+def _same_calls(packs: Packs, ranks: int) -> tuple[str, ...]:
+    """With several ranks, each calls the modules the data ever needs, whatever its own pack holds."""
+    if ranks == 1:
+        return ()
+    if packs.features is not None:
+        return ("projector",)
+    kinds = {kind for kind in ("image", "video") if packs.records[f"{kind}s"].to_numpy().any()}
+    return ("projector", *sorted(kinds))
+
+
+def _say(job: Job, lengths: Lengths) -> None:
+    plan = job.packs[0].plan
+    learned = sum(p.numel() for g in job.groups for p in g["params"])
+    print(
+        f"{job.name}: {len(lengths.tokens):,} samples, {int(lengths.tokens.sum()):,} tokens an epoch, {job.steps} steps, "
+        f"{plan.samples_of(0)} samples in the first; packs hold {plan.capacity:,} tokens and are {plan.fill(lengths):.1%} "
+        f"full; {learned:,} weights learn",
+        flush=True,
+    )
+
+
+def _save(stage: str, model: Any, tokenizer: Any, settings: Train, models: Path) -> None:
+    if stage == "pretrain":
+        assemble.save_projector(model, models / "projector")
+        return
+    target = models / "videollava"
+    if target.exists():
+        shutil.rmtree(target)
+    checkpoint.save(model.eval(), tokenizer, target)
