@@ -1,0 +1,58 @@
+"""A judge's replies on disk: by id the attempts in order, with or without the judge that gave them.
+
+{"judge": {"name", "version", "prompt"}, "replies": {id: [reply, ..]}}      ours; for several runs {id:
+[[..], ..]} {id: [reply, ..]}                                                            plain
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videollava.errors import InputError
+from videollava.evaluate.benchmarks.reading import Document, parse
+from videollava.evaluate.judge_prompts import Prompt, first_usable
+
+__all__ = ["UNKNOWN_JUDGE", "Replies", "of_document", "read_replies", "runs_of"]
+
+UNKNOWN_JUDGE = {"name": "unknown", "version": "", "prompt": ""}
+
+
+@dataclass(frozen=True)
+class Replies:
+    """`by_id` as in the file; `judge` names who gave them."""
+
+    path: Path
+    judge: Mapping[str, str]
+    by_id: Mapping[str, Any]
+
+    def usable(self, prompt: Prompt, key: str) -> str | None:
+        """The reply that counts for `key`: the first of its attempts that can be read."""
+        attempts = self.by_id.get(key, ())
+        if not isinstance(attempts, list) or not all(isinstance(reply, str) for reply in attempts):
+            raise InputError(f"{self.path}: {key!r}: want a list of replies, not {str(attempts)[:60]!r}")
+        return first_usable(prompt, attempts)
+
+
+def read_replies(path: Path | None) -> Replies:
+    """Replies of a file in one of our two forms."""
+    if path is None:
+        raise InputError("this benchmark is judged: give --judge-replies PATH")
+    return of_document(parse(path))
+
+
+def of_document(document: Document) -> Replies:
+    """Replies of a parsed file in one of our two forms."""
+    value = document.value
+    if not isinstance(value, dict):
+        raise InputError(f"{document.path}: judge replies: want one JSON object of replies by id")
+    if set(value) == {"judge", "replies"}:
+        return Replies(document.path, value["judge"], value["replies"])
+    return Replies(document.path, UNKNOWN_JUDGE, value)
+
+
+def runs_of(value: Any) -> list[Sequence[str]]:
+    """The attempts of each run: a list of lists, or a list for the only run."""
+    return [value] if all(isinstance(reply, str) for reply in value) else list(value)

@@ -1,0 +1,90 @@
+"""Multiple choice about videos, for sets such as MVBench and Video-MME put into one format of ours.
+
+A JSON list (or lines) of
+    {"id", "video", "question", "options": ["..", ..], "answer": "B" | 1 | "the option's text", "kind"?: ".."}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from videollava.errors import InputError
+from videollava.evaluate.benchmarks.choices import choose, lettered
+from videollava.evaluate.benchmarks.image_questions import VIDEO, beside
+from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
+from videollava.evaluate.benchmarks.reading import Document, documents, pick, read_answers, records, rows_with
+from videollava.evaluate.benchmarks.tally import counts, grouped, percent, result
+
+__all__ = ["BENCHMARK", "questions", "score"]
+
+
+def questions(files: Sequence[Path], media: Path | None = None) -> Iterator[Question]:
+    """The question, its options as lines A., B., .., and LLaVA's request for the letter."""
+    for key, row in _rows(documents(files)).items():
+        text = row["question"] + lettered(_options(row)) + LETTER
+        path = beside(media, row["video"])
+        yield Question(key, VIDEO + text, (path,), str(row.get("kind", "")), {"prompt": text})
+
+
+def score(
+    gold: Sequence[Path], answers: Path | None, replies: Path | None = None, per_question: bool = False
+) -> dict[str, Any]:
+    """`accuracy` of all and by kind; the option is read from an answer by MMBench's rules without a judge."""
+    rows = _rows(documents(gold))
+    given = read_answers(answers)
+    chosen = {key: choose(given.texts[key], _options(row)) for key, row in rows.items() if key in given.texts}
+    right = {key: float(chosen.get(key) == row["letter"]) for key, row in rows.items()}
+    figures = {
+        "accuracy": percent(right.values()),
+        "by_kind": grouped((str(rows[key].get("kind", "")), value) for key, value in right.items()),
+    }
+    invalid = sum(choice not in _options(rows[key]) for key, choice in chosen.items())
+    single = {key: 100 * value for key, value in right.items()} if per_question else None
+    return result(len(right), figures, counts(rows, given), invalid=invalid, per_question=single)
+
+
+def _options(row: Mapping[str, Any]) -> dict[str, str]:
+    return dict(zip(ascii_uppercase, row["options"], strict=False))
+
+
+def _rows(found: Sequence[Document]) -> dict[str, dict[str, Any]]:
+    document = pick(
+        found, "video choices (id, video, question, options, answer)", rows_with("video", "options")
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(records(document), 1):
+        wanting = [key for key in ("id", "video", "question", "options", "answer") if key not in row]
+        if wanting:
+            raise InputError(f"{document.path}: record {number}: no {', '.join(wanting)}")
+        key = str(row["id"])
+        if key in rows:
+            raise InputError(f"{document.path}: record {number}: id {key!r} is there already")
+        letter = _letter(row["answer"], row["options"])
+        if letter is None:
+            raise InputError(
+                f"{document.path}: record {number}: answer {row['answer']!r} is none of its options"
+            )
+        rows[key] = row | {"letter": letter}
+    return rows
+
+
+def _letter(answer: object, options: Sequence[str]) -> str | None:
+    letters = ascii_uppercase[: len(options)]
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return letters[answer] if 0 <= answer < len(letters) else None
+    if answer in options:
+        return letters[list(options).index(str(answer))]
+    return answer if isinstance(answer, str) and len(answer) == 1 and answer in letters else None
+
+
+BENCHMARK = Benchmark(
+    id="video-choice",
+    title="Multiple choice about videos",
+    headline="accuracy",
+    questions=questions,
+    score=score,
+    media="video",
+)

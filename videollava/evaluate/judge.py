@@ -1,0 +1,290 @@
+"""Asking a judge about many answers: planned first, cached, bounded, concurrent, and resumed after a kill.
+
+asks = benchmarks.get("msvd").asks(gold, answers)
+judged = judge_asks(asks, open_judge(params.evaluate.judge), Cache(folder / "verdicts.jsonl"))
+judged.write(folder / "replies.json")       # what `score` takes as judge replies
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from videollava.errors import InputError
+from videollava.evaluate.benchmarks.replies import read_replies
+from videollava.evaluate.judge_cache import Cache, Entry, key_of
+from videollava.evaluate.judge_endpoint import (
+    Endpoint,
+    Exhausted,
+    Judge,
+    LocalModel,
+    Replay,
+    Transient,
+    key_from,
+)
+from videollava.evaluate.judge_prompts import Ask
+from videollava.params import Judge as JudgeParams
+
+__all__ = ["Cache", "Judged", "Limits", "Plan", "judge_asks", "limits_of", "open_judge", "plan"]
+
+CHARACTERS_A_TOKEN = 4  # a rough average of English
+SHOWN_EVERY = 10.0  # seconds
+OUTAGES_A_THREAD = 3  # asks in a row that found no judge, after which a run ends
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How hard a judge is asked. `retries` bounds the calls of one ask beyond its first, `max_calls` those
+    of all; `per_minute` 0 sets no rate. Waits after a failure start at `pause` seconds, double, and end at
+    `longest_pause`. Prices are in currency units for a million tokens, 0 where unknown.
+    """
+
+    concurrency: int = 4
+    retries: int = 5
+    max_calls: int = 10_000
+    per_minute: float = 0.0
+    pause: float = 1.0
+    longest_pause: float = 60.0
+    price_in: float = 0.0
+    price_out: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What judging will take: asks, those in the cache, calls without retries, tokens, cost."""
+
+    judge: str
+    asks: int
+    cached: int
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    cost: float | None
+    max_calls: int
+
+    def __str__(self) -> str:
+        cost = "cost unknown (no price given)" if self.cost is None else f"at most about {self.cost:.2f}"
+        cut = f"; stops at {self.max_calls}, before the end" if self.calls > self.max_calls else ""
+        return (
+            f"judge {self.judge}: {self.asks} answers, {self.cached} in the cache, {self.calls} calls to "
+            f"make "
+            f"(about {self.tokens_in:,} tokens in, at most {self.tokens_out:,} out; {cost}){cut}"
+        )
+
+
+@dataclass
+class Judged:
+    """What came of it. `replies` hold each settled ask's attempts by id (by run within, where there are
+    several); `invalid` are ids without a readable reply, `failed` ids the judge could not be reached for,
+    and `problem` the last failure to.
+    """
+
+    judge: str
+    prompt: str
+    replies: dict[str, Any] = field(default_factory=dict)
+    versions: set[str] = field(default_factory=set)
+    calls: int = 0
+    cached: int = 0
+    invalid: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    stopped: bool = False
+    problem: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every ask was settled."""
+        return not self.stopped and not self.failed
+
+    def add(self, ask: Ask, entry: Entry, runs: int) -> None:
+        """Take up an ask's entry, in its place where the asks have several runs."""
+        if runs == 1:
+            self.replies[ask.id] = list(entry.replies)
+        else:
+            self.replies.setdefault(ask.id, [[] for _ in range(runs)])[ask.run] = list(entry.replies)
+        if entry.version:
+            self.versions.add(entry.version)
+        if not entry.usable:
+            self.invalid.append(ask.id)
+
+    def write(self, path: Path) -> None:
+        """Replies with the judge's name, version and prompt hash, as `score` reads them; written aside and
+        renamed.
+        """
+        judge = {"name": self.judge, "version": ", ".join(sorted(self.versions)), "prompt": self.prompt}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(path.name + ".part")
+        aside.write_text(json.dumps({"judge": judge, "replies": self.replies}, indent=1))
+        os.replace(aside, path)
+
+
+def open_judge(params: JudgeParams) -> Judge | None:
+    """The judge that the parameters name, None for kind "none". An endpoint's key comes from the
+    environment.
+    """
+    if params.kind == "endpoint":
+        return Endpoint(params.base_url, params.model, key_from())
+    if params.kind == "local":
+        return LocalModel(params.model)
+    if params.kind == "replay":
+        return Replay(read_replies(Path(params.replies) if params.replies else None))
+    return None
+
+
+def limits_of(params: JudgeParams) -> Limits:
+    """The limits that the parameters set."""
+    return Limits(params.concurrency, params.retries, params.max_calls)
+
+
+def plan(asks: Sequence[Ask], judge: Judge, cache: Cache | None, limits: Limits | None = None) -> Plan:
+    """What asking will take, before any call."""
+    limits = limits or Limits()
+    waiting = _waiting(asks, judge, cache)
+    known = sum(key_of(judge.name, ask) not in waiting for ask in asks)
+    tokens_in = (
+        sum(len(m["content"]) for ask in waiting.values() for m in ask.messages()) // CHARACTERS_A_TOKEN
+    )
+    tokens_out = sum(ask.prompt.max_tokens for ask in waiting.values())
+    priced = limits.price_in or limits.price_out
+    cost = (tokens_in * limits.price_in + tokens_out * limits.price_out) / 1e6 if priced else None
+    return Plan(judge.name, len(asks), known, len(waiting), tokens_in, tokens_out, cost, limits.max_calls)
+
+
+def judge_asks(
+    asks: Sequence[Ask],
+    judge: Judge,
+    cache: Cache | None = None,
+    limits: Limits | None = None,
+    show: Callable[[str], None] = lambda line: None,
+) -> Judged:
+    """Settle every ask, from the cache or by the judge; `show` gets the plan first, then progress.
+
+    Asks that differ in nothing but the id are put once. An ask ends with a readable reply, or after
+    `retries` further calls. At `max_calls` calls all ends; what was settled is kept, in the result and in
+    the cache. InputError where the endpoint refuses (key, model, address).
+    """
+    limits = limits or Limits()
+    hashes = {ask.prompt.hash for ask in asks}
+    if len(hashes) > 1:
+        raise InputError("asks of several prompts: judge them one by one, since a score has one prompt")
+    show(str(plan(asks, judge, cache, limits)))
+    judged = Judged(judge.name, next(iter(hashes), ""))
+    run = _Run(judge, cache, limits)
+    waiting = _waiting(asks, judge, cache)
+    settled = _ask_all(run, waiting, show)
+    judged.calls, judged.stopped, judged.problem = run.calls, run.stop.is_set(), run.problem
+    runs = 1 + max((ask.run for ask in asks), default=0)
+    for ask in asks:
+        key = key_of(judge.name, ask)
+        entry = settled.get(key) or (cache.get(key) if cache else None)
+        judged.cached += key not in waiting
+        if entry is not None:
+            judged.add(ask, entry, runs)
+        elif not judged.stopped:
+            judged.failed.append(ask.id)
+    return judged
+
+
+def _waiting(asks: Sequence[Ask], judge: Judge, cache: Cache | None) -> dict[str, Ask]:
+    """The asks that need the judge, one of each key."""
+    keyed = {key_of(judge.name, ask): ask for ask in asks}
+    return {key: ask for key, ask in keyed.items() if cache is None or cache.get(key) is None}
+
+
+def _ask_all(run: _Run, waiting: dict[str, Ask], show: Callable[[str], None]) -> dict[str, Entry]:
+    settled: dict[str, Entry] = {}
+    shown = time.monotonic()
+    with ThreadPoolExecutor(max(1, run.limits.concurrency)) as pool:
+        futures = [pool.submit(run.settle, key, ask) for key, ask in waiting.items()]
+        try:
+            for future in as_completed(futures):
+                entry = future.result()
+                if entry is not None:
+                    settled[entry.key] = entry
+                if time.monotonic() - shown > SHOWN_EVERY:
+                    shown = time.monotonic()
+                    show(f"judged {len(settled)} of {len(waiting)}, {run.calls} calls")
+        except BaseException:
+            run.stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return settled
+
+
+class _Run:
+    """What the threads of one run share: the calls made, the pace, the sign to stop."""
+
+    def __init__(self, judge: Judge, cache: Cache | None, limits: Limits) -> None:
+        self.judge, self.cache, self.limits = judge, cache, limits
+        self.calls = 0
+        self.problem = ""
+        self.stop = threading.Event()
+        self._outages = 0  # asks given up in a row because the judge could not be reached
+        self._lock = threading.Lock()
+        self._free_at = 0.0  # when the next call may start
+
+    def settle(self, key: str, ask: Ask) -> Entry | None:
+        """The ask's entry, in the cache; None where the run stopped or the judge could not be reached."""
+        replies: list[str] = []
+        version, failures = "", 0
+        while len(replies) + failures <= self.limits.retries:
+            if not self._may_call():
+                return None
+            try:
+                completion = self.judge.complete(ask, len(replies))
+            except Transient as failure:
+                failures += 1
+                self.problem = str(failure)
+                self._hold(failure, failures)
+                continue
+            except Exhausted:
+                break
+            replies.append(completion.text)
+            version = completion.version
+            if ask.prompt.usable(completion.text):
+                return self._keep(key, ask, replies, completion.version, usable=True)
+        if failures:  # an outage is no verdict
+            self._outages += 1
+            if self._outages >= OUTAGES_A_THREAD * self.limits.concurrency:
+                self.stop.set()
+            return None
+        return self._keep(key, ask, replies, version, usable=False)
+
+    def _keep(self, key: str, ask: Ask, replies: list[str], version: str, *, usable: bool) -> Entry:
+        self._outages = 0
+        entry = Entry(key, self.judge.name, version, ask.prompt.hash, ask.id, tuple(replies), usable)
+        if self.cache is not None:
+            self.cache.put(entry)
+        return entry
+
+    def _may_call(self) -> bool:
+        """Wait for this call's turn and count it; False where the run has stopped or the cap is reached."""
+        while not self.stop.is_set():
+            with self._lock:
+                now = time.monotonic()
+                wait = self._free_at - now
+                if wait <= 0:
+                    if self.calls >= self.limits.max_calls:
+                        self.stop.set()
+                        return False
+                    self.calls += 1
+                    self._free_at = now + (60 / self.limits.per_minute if self.limits.per_minute else 0.0)
+                    return True
+            self.stop.wait(wait)
+        return False
+
+    def _hold(self, failure: Transient, failures: int) -> None:
+        """Wait after a failed call; a server that is overrun is left alone by all threads."""
+        pause = min(self.limits.longest_pause, self.limits.pause * 2 ** (failures - 1))
+        pause = min(self.limits.longest_pause, max(pause, failure.after))
+        if failure.throttled:
+            with self._lock:
+                self._free_at = max(self._free_at, time.monotonic() + pause)
+        else:
+            self.stop.wait(pause)
