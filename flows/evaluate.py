@@ -1,0 +1,92 @@
+"""Score any registered version again: the Prefect flow `evaluate`, deployment `evaluate/evaluate`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.process import OutputLines, run_streamed
+from flows.stage import NOISE, StageFailed, stage_environment
+from flows.workspace import repository
+from videollava import registry
+from videollava.gate import primary
+from videollava.params import load_params
+from videollava.tracking.lineage import flatten
+
+__all__ = ["evaluate"]
+
+DATA = "data/prepared"
+
+
+@flow(name="evaluate", log_prints=False)
+def evaluate(
+    model: str = "models:/videollava@champion", benchmarks: list[str] | None = None, workspace: str = ""
+) -> dict[str, Any]:
+    """Run the benchmarks (those of params.yaml without a list) on a version; its scores go to its MLflow run.
+
+    The scores that the version was registered with, which the gate compares, stay as they are.
+    """
+    root = Path(workspace).resolve() if workspace else repository()
+    tracking = load_params(root / "params.yaml").tracking
+    version = registry.find_version(root, tracking, model)
+    folder = registry.resolve(version.reference, root, tracking)
+    out = root / "runs" / "evaluate" / f"version-{version.number}-{time.strftime('%Y%m%dT%H%M%S')}"
+    scores = score_version(root, folder, out, benchmarks or [])
+    log_scores(root, version, scores, out)
+    return scores
+
+
+@task(name="score", task_run_name="score", cache_policy=NO_CACHE, persist_result=False)
+def score_version(root: Path, folder: Path, out: Path, benchmarks: list[str]) -> dict[str, Any]:
+    """`videollava evaluate` on a model folder; its metrics.json."""
+    log = get_run_logger()
+    environment = stage_environment(root)
+    if not (root / DATA).is_dir():
+        _run([sys.executable, "-m", "dvc", "pull", "--quiet", DATA], root, environment, log.info)
+    program = shutil.which("videollava", path=environment["PATH"]) or "videollava"
+    command = [program, "evaluate", "--model", str(folder), "--out", str(out)]
+    if benchmarks:
+        command += ["--benchmarks", ",".join(benchmarks)]
+    _run(command, root, environment, log.info)
+    return dict(json.loads((out / "metrics.json").read_text()))
+
+
+@task(name="log", task_run_name="log", retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE)
+def log_scores(root: Path, version: registry.Version, scores: dict[str, Any], out: Path) -> None:
+    """Scores and report to the version's MLflow run, the scores also to the version; a Prefect table."""
+    tracking = load_params(root / "params.yaml").tracking
+    client = registry.open_store(root, tracking).client
+    stamp = int(time.time())
+    for name, text in flatten(scores).items():
+        try:
+            client.log_metric(version.run_id, f"evaluated.{name}", float(text), step=stamp)
+        except ValueError:  # a judge's name is a word
+            client.set_tag(version.run_id, f"evaluated.{name}", text)
+    client.set_model_version_tag(version.name, str(version.number), f"evaluated.{stamp}", json.dumps(scores))
+    if (out / "report.html").is_file():
+        client.log_artifact(version.run_id, str(out / "report.html"), f"evaluated/{out.name}")
+    rows = [
+        {"benchmark": name, "score": primary(values), "registered with": primary(version.metrics.get(name))}
+        for name, values in scores.items()
+    ]
+    create_table_artifact(rows, key="evaluation", description=version.reference)
+
+
+def _run(command: list[str], root: Path, environment: dict[str, str], say: Any) -> None:
+    tail: list[str] = []
+
+    def take(line: str) -> None:
+        tail.append(line)
+        say(line)
+
+    status = run_streamed(command, root, environment, OutputLines(take, noise=NOISE))
+    if status:
+        raise StageFailed(" ".join(command[:2]), status, tail[-30:])

@@ -1,0 +1,149 @@
+"""Commands run under supervision, their output read as it comes: whole lines, and progress bars now and then."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["OutputLines", "Supervised", "run_streamed"]
+
+SUPERVISE = Path(__file__).with_name("supervise.py")
+GRACE_SECONDS = 10.0
+BAR_SECONDS = 15.0  # between two pictures of a progress bar in a log
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Supervised:
+    """A command in its own session that ends with this process, however that ends. A context; `stop` ends it."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        output: int | None = None,
+        grace: float = GRACE_SECONDS,
+        keep: Iterable[int] = (),
+    ) -> None:
+        line = [sys.executable, "-I", "-S", str(SUPERVISE), str(grace), *command]
+        self.grace = grace
+        self.process = subprocess.Popen(
+            line,
+            cwd=cwd,
+            env=None if env is None else dict(env),
+            stdin=subprocess.PIPE,  # the lifeline: it closes when this process ends
+            stdout=output,
+            stderr=subprocess.STDOUT if output is not None else None,
+            start_new_session=True,
+            pass_fds=tuple(keep),
+        )
+
+    def stop(self) -> int:
+        """End the command and everything it started; its exit status."""
+        if self.process.stdin and not self.process.stdin.closed:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+        try:
+            return self.process.wait(self.grace + 10)
+        except subprocess.TimeoutExpired:  # the supervisor itself hangs
+            self.process.kill()
+            return self.process.wait()
+
+    def __enter__(self) -> Supervised:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class OutputLines:
+    """Turns raw output into lines for a log; what a bar redraws (after a carriage return) only now and then.
+
+    echo: gets the raw text too, as it comes (a terminal that can draw the bar itself); lines that `noise` matches
+    go nowhere.
+    """
+
+    def __init__(
+        self,
+        line: Callable[[str], None],
+        echo: Callable[[str], None] | None = None,
+        noise: re.Pattern[str] | None = None,
+    ) -> None:
+        self._line = line
+        self._echo = echo
+        self._noise = noise
+        self._rest = ""
+        self._drawn = time.monotonic()
+        self._last = ""
+
+    def feed(self, text: str) -> None:
+        """Take the next piece of output."""
+        pieces = re.split(r"(\r\n|\n|\r)", self._rest + text)
+        self._rest = pieces.pop()
+        for content, end in zip(pieces[::2], pieces[1::2], strict=True):
+            self._take(content, bar=end == "\r", end="\n" if end == "\r\n" else end)
+
+    def close(self) -> None:
+        """Take what has no end of line yet as a line."""
+        if self._rest:
+            self._take(self._rest, bar=False, end="\n")
+            self._rest = ""
+
+    def _take(self, content: str, bar: bool, end: str) -> None:
+        text = ESCAPES.sub("", content).strip()
+        if (not text and not bar) or (self._noise and self._noise.search(text)):
+            return
+        if self._echo:
+            self._echo(content + end)
+        if not text or (bar and time.monotonic() - self._drawn < BAR_SECONDS) or text == self._last:
+            return
+        if bar:
+            self._drawn = time.monotonic()
+        self._last = text
+        self._line(text)
+
+
+def run_streamed(
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    lines: OutputLines,
+    keep: Iterable[int] = (),
+    grace: float = GRACE_SECONDS,
+    terminal: bool = False,
+) -> int:
+    """Run a command to its end, feeding `lines`; its exit status. Whatever is raised meanwhile ends it first.
+
+    terminal: give it a pseudo-terminal, so that it draws its progress bars.
+    """
+    read_end, write_end = pty.openpty() if terminal else os.pipe()
+    try:
+        running = Supervised(command, cwd, env, write_end, grace, keep)
+    finally:
+        os.close(write_end)
+    with running, open(read_end, "rb", buffering=0) as stream:
+        for text in _pieces(stream.fileno()):
+            lines.feed(text)
+        lines.close()
+        return running.process.wait()
+
+
+def _pieces(descriptor: int) -> Iterable[str]:
+    import codecs
+
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while True:
+        try:
+            block = os.read(descriptor, 1 << 16)
+        except OSError:  # how a pseudo-terminal says that nobody writes any more
+            return
+        if not block:
+            return
+        yield decoder.decode(block)

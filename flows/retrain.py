@@ -1,0 +1,169 @@
+"""The main job as a Prefect flow: every stage of dvc.yaml, then register, gate and promote.
+
+`python -m flows.retrain [--profile NAME] [--set KEY=VALUE]... [--no-promote]`, or the deployment `retrain/retrain`.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # a retraining with nothing to do answers before Prefect is even imported
+    from flows.local import main
+
+    raise SystemExit(main())
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import State
+
+from flows.graph import stage_order
+from flows.session import Session, open_session
+from flows.stage import USAGE_ERROR, StageFailed, StageResult, push_stage, run_stage
+from flows.workspace import apply_params, clone_workspace, hold, repository
+from videollava import registry
+from videollava.gate import Decision
+from videollava.params import load_params
+from videollava.tracking.forward import tracking_uri
+
+__all__ = ["retrain"]
+
+# Downloads fail for reasons that pass; a training that failed would fail again.
+RETRIES = {"fetch": (3, 20)}
+echo: Callable[[str], None] | None = None  # gets the stages' raw output too: set where a person watches
+
+
+@flow(name="retrain", log_prints=False)
+def retrain(
+    profile: str = "",
+    overrides: list[str] | None = None,
+    promote: bool = True,
+    workspace: str = "",
+    commit: str = "",
+    push: bool = True,
+) -> dict[str, Any]:
+    """Bring the model up to date with data, code and parameters; register it, and promote it if the gate allows.
+
+    profile, overrides: written to the workspace's params.yaml first. workspace: a checkout to work in; without one
+    a clean clone at `commit` (HEAD) is made. push: share outputs and run-cache where DVC has a remote.
+    """
+    home = repository()
+    root = Path(workspace).resolve() if workspace else clone_workspace(home, commit)
+    with ExitStack() as stack:
+        lock = stack.enter_context(hold(root))
+        apply_params(root, profile, overrides or [])
+        params = load_params(root / "params.yaml")
+        if not workspace:  # a clone's history belongs to the checkout it is of
+            os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(home, params.tracking))
+        session = stack.enter_context(open_session(root, params))
+        stages = [_stage_task(name)(session, name, push, lock) for name in stage_order(root)]
+        version = register_version(session)
+        decision = judge_version(session, version["number"])
+        moved = promote_version(session, version["number"]) if promote else None
+        _publish(session, decision, version)
+    return {
+        "stages": [asdict(stage) for stage in stages],
+        "version": version,
+        "passed": decision.passed,
+        "reasons": list(decision.reasons),
+        "table": decision.table(),
+        "promoted": moved,
+    }
+
+
+def _stage_task(name: str) -> Callable[..., StageResult]:
+    tries, delay = RETRIES.get(name, (0, 0))
+
+    @task(
+        name=name,
+        task_run_name=name,
+        retries=tries,
+        retry_delay_seconds=delay,
+        retry_condition_fn=_may_pass_later,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    def run(session: Session, stage: str, push: bool, lock: int) -> StageResult:
+        log = get_run_logger()
+        result = run_stage(session.root, stage, log.info, session.environment, [lock], echo)
+        session.note(result)
+        if push:
+            push_stage(session.root, stage, log.info)
+        log.info("%s: %s in %.1f s", stage, result.outcome, result.seconds)
+        return result
+
+    return run
+
+
+def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
+    error = state.result(raise_on_failure=False)
+    return not (isinstance(error, StageFailed) and error.status == USAGE_ERROR)
+
+
+@task(name="register", task_run_name="register", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def register_version(session: Session) -> dict[str, Any]:
+    """A version by reference, unless these very outputs are one already."""
+    session.keep(registry.read_metrics(session.root))
+    version, new = registry.register(session.root, session.params, session.run_id())
+    session.journal.tags({"version": str(version.number)})
+    get_run_logger().info("%s: %s", version.reference, "new" if new else "registered before")
+    return {"number": version.number, "reference": version.reference, "new": new}
+
+
+@task(name="gate", task_run_name="gate", cache_policy=NO_CACHE)
+def judge_version(session: Session, number: int) -> Decision:
+    """The gate's decision, against the champion of now."""
+    tracking = session.params.tracking
+    version = registry.find_version(session.root, tracking, str(number))
+    decision = registry.examine(version, registry.champion(session.root, tracking), session.params)
+    log = get_run_logger()
+    log.info("gate: %s", "passed" if decision.passed else "refused")
+    for reason in decision.reasons:
+        log.warning("gate: %s", reason)
+    return decision
+
+
+@task(name="promote", task_run_name="promote", cache_policy=NO_CACHE)
+def promote_version(session: Session, number: int) -> dict[str, Any] | None:
+    """Make it champion if the gate (asked again, under the lock) allows; None where it stays as it was."""
+    _, move = registry.promote(session.root, session.params, str(number))
+    get_run_logger().info(
+        "champion: %s", f"version {move.to} (was {move.came_from or 'none'})" if move else "unchanged"
+    )
+    return asdict(move) if move else None
+
+
+def _publish(session: Session, decision: Decision, version: dict[str, Any]) -> None:
+    """Prefect artifacts: the scores as a table, the MLflow run, the report."""
+    create_table_artifact(
+        decision.cells(), key="scores", description=f"{version['reference']} against the champion"
+    )
+    run_id = session.run_id()
+    uri = tracking_uri(session.root, session.params.tracking)
+    page = f"#/experiments/{_experiment(session)}/runs/{run_id}"
+    if uri.startswith("http"):
+        create_link_artifact(f"{uri.rstrip('/')}/{page}", link_text="MLflow run", key="mlflow-run")
+    report = session.root / "evaluation" / "report.html"
+    lines = [
+        f"# {version['reference']}: {'passed the gate' if decision.passed else 'refused by the gate'}",
+        *(f"- {reason}" for reason in decision.reasons),
+        "",
+        decision.table(),
+        "",
+        f"MLflow run `{run_id}` in `{uri}` (`make ui` serves it: `{page}`)",
+        f"Report: `{report.relative_to(session.root)}`, also among the run's artifacts",
+    ]
+    create_markdown_artifact(
+        "\n".join(lines), key="report", description="What came out, and the gate's reasons"
+    )
+
+
+def _experiment(session: Session) -> str:
+    from videollava.tracking.forward import connect
+
+    return connect(session.root, session.params.tracking).experiment

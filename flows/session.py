@@ -1,0 +1,100 @@
+"""One retraining as it is written down: its journal, the journals of its stages, all forwarded to MLflow live."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.graph import stage_order
+from flows.stage import StageResult
+from videollava.params import Params
+from videollava.tracking import FOLLOWED, PARENT
+from videollava.tracking.forward import Follower, connect, find_run, replay, tracking_uri
+from videollava.tracking.journal import Journal, close_abandoned
+from videollava.tracking.lineage import (
+    flatten,
+    library_versions,
+    locked_input_key,
+    read_lineage,
+    scrub,
+    stage_key,
+)
+
+__all__ = ["Session", "open_session"]
+
+
+@dataclass
+class Session:
+    """A retraining under way in `root`. `journal` is the parent of every stage's."""
+
+    root: Path
+    params: Params
+    journal: Journal
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the stages' processes need to know."""
+        uri = tracking_uri(self.root, self.params.tracking)
+        return {FOLLOWED: "1", PARENT: self.journal.identity, "MLFLOW_TRACKING_URI": uri}
+
+    def note(self, result: StageResult) -> None:
+        """Tie a stage's outcome to its run: key the run that made it, or link the run it was restored from."""
+        runs, key = self.root / "runs", stage_key(self.root, result.stage)
+        inputs = locked_input_key(self.root, result.stage)
+        close_abandoned(runs, result.stage)
+        made = max((runs / result.stage).glob(f"{inputs[:16]}-*.jsonl"), default=None)
+        if result.outcome == "ran" and made is not None:
+            Journal(made).tags({"stage_key": key})
+        else:
+            self.journal.link(result.stage, key, inputs)
+        self.journal.metrics(0, {f"seconds.{result.stage}": result.seconds})
+        self.journal.tags({f"outcome.{result.stage}": result.outcome})
+
+    def keep(self, scores: dict[str, Any]) -> None:
+        """The scores, and the small files a person wants beside the run."""
+        numbers = {k: float(v) for k, v in flatten(scores).items() if _number(v)}
+        self.journal.metrics(0, numbers)
+        self.journal.tags(read_lineage(self.root).tags())
+        for name in ("params.yaml", "dvc.yaml", "dvc.lock", "metrics.json", "evaluation/report.html"):
+            if (self.root / name).is_file():
+                self.journal.artifact(self.root / name)
+
+    def run_id(self) -> str:
+        """Id of this retraining's MLflow run. Whatever MLflow raises comes through."""
+        store = connect(self.root, self.params.tracking)
+        replay(self.root, self.params.tracking, store)
+        return find_run(store, journal=self.journal.identity)
+
+
+@contextmanager
+def open_session(root: Path, params: Params) -> Iterator[Session]:
+    """Start the retraining's journal and follow all journals to MLflow until the end."""
+    runs = root / "runs"
+    for name in ("retrain", *stage_order(root)):
+        close_abandoned(runs, name)
+    identity = uuid.uuid4().hex
+    journal = Journal(runs / "retrain" / f"{identity[:16]}-001.jsonl", identity)
+    tags = {**read_lineage(root).tags(), **library_versions(), "profile": params.profile}
+    if flow_run := os.environ.get("PREFECT__FLOW_RUN_ID"):
+        tags["prefect_flow_run"] = flow_run
+    journal.start("retrain", flatten(params), {k: scrub(v) for k, v in tags.items()})
+    follower = Follower(root, params.tracking)
+    follower.start()
+    try:
+        with journal:
+            yield Session(root, params, journal)
+    finally:
+        follower.stop()
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

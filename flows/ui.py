@@ -1,0 +1,107 @@
+"""`python -m flows.ui`: the Prefect and MLflow pages over this checkout's history, until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+from flows.process import Supervised
+from flows.server import (
+    LOCAL,
+    START_SECONDS,
+    configured_url,
+    free_port,
+    is_up,
+    server_command,
+    server_environment,
+    wait_until_up,
+)
+from videollava.errors import InputError
+from videollava.params import load_params
+from videollava.tracking.forward import connect, replay, tracking_uri
+
+__all__ = ["serve"]
+
+PREFECT_PORT = 4200
+MLFLOW_PORT = 5000
+
+
+def serve(root: Path) -> None:
+    """Start what is not there yet, print the addresses, and wait; both are ended on the way out."""
+    with ExitStack() as stack:
+        prefect, starting = _prefect(root, stack)
+        mlflow = _mlflow(root, stack)
+        if starting:
+            wait_until_up(f"{prefect}/api")
+        if mlflow.startswith("http"):
+            _wait_for_page(mlflow)
+        print(f"Prefect  {prefect}\nMLflow   {mlflow}\nCtrl-C ends both", flush=True)
+        while True:
+            time.sleep(3600)
+
+
+def _prefect(root: Path, stack: ExitStack) -> tuple[str, bool]:
+    url = configured_url() or (LOCAL if is_up(LOCAL) else "")
+    if url:
+        return url.removesuffix("/api"), False
+    port = _port(PREFECT_PORT)
+    folder = root / ".prefect"
+    folder.mkdir(exist_ok=True)
+    environment = {
+        **server_environment(folder),
+        "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+    }
+    log = stack.enter_context((folder / "server.log").open("ab"))
+    stack.enter_context(Supervised(server_command(port), root, environment, log.fileno()))
+    return f"http://127.0.0.1:{port}", True
+
+
+def _mlflow(root: Path, stack: ExitStack) -> str:
+    tracking = load_params(root / "params.yaml").tracking
+    uri = tracking_uri(root, tracking)
+    replay(root, tracking, connect(root, tracking))
+    if uri.startswith("http"):
+        return uri
+    port = _port(MLFLOW_PORT)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", uri, "--workers", "1"]
+    log = stack.enter_context((root / ".mlflow" / "server.log").open("ab"))
+    stack.enter_context(Supervised(command, root, None, log.fileno()))
+    return f"http://127.0.0.1:{port}"
+
+
+def _port(wanted: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return free_port()
+        return wanted
+
+
+def _wait_for_page(url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=3):
+                return
+        except (urllib.error.URLError, OSError) as error:
+            if time.monotonic() > deadline:
+                raise InputError(f"no MLflow server came up at {url}; see .mlflow/server.log") from error
+            time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    try:
+        serve(Path.cwd())
+    except KeyboardInterrupt:
+        print()
+    except InputError as problem:
+        raise SystemExit(f"error: {problem}") from problem

@@ -1,0 +1,175 @@
+"""Where a retraining works: this checkout, or a clean clone of it at a commit (on a worker)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from configparser import ConfigParser
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from videollava.errors import InputError
+from videollava.params import load_params, parse_params, profile_names, profile_text
+
+__all__ = ["apply_params", "clone_workspace", "hold", "repository"]
+
+LOCK = ".prefect/retrain.lock"
+CLONES = ".prefect/workspaces"
+WAIT_SECONDS = 30.0
+
+
+def repository() -> Path:
+    """The checkout this code is in."""
+    return Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def hold(root: Path, wait: float = WAIT_SECONDS) -> Iterator[int]:
+    """Have the workspace to oneself; yields the open lock, to be passed on to the stages' processes.
+
+    They hold it too, so it is free only when the last of a killed retraining is gone. InputError after `wait` seconds.
+    """
+    path = root / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + wait
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"{root}: another retraining is running here; wait for it or stop it"
+                    ) from None
+                time.sleep(0.2)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -> list[str]:
+    """Write a profile and overrides ("finetune.epochs=3") into params.yaml; what changed, in words.
+
+    params.yaml is the one truth that DVC reads, so a change stays there, for git to show. Another profile replaces
+    the file: refused (InputError) while it holds edits that neither git nor a profile has.
+    """
+    file = root / "params.yaml"
+    before = file.read_text() if file.is_file() else ""
+    text, changes = before, []
+    if profile and (not before or load_params(file).profile != profile):
+        if profile in profile_names() and _edited(root, before):
+            raise InputError(
+                f"{file}: holds edits of yours that profile {profile} would overwrite; commit them, or discard them "
+                "with `git checkout params.yaml`"
+            )
+        text = profile_text(profile)
+        changes.append(f"profile {profile}")
+    text = _override(text, overrides, file)
+    if text != before:
+        changes += [f"{item}" for item in overrides]
+        aside = file.with_name("params.yaml.tmp")
+        aside.write_text(text)
+        aside.replace(file)
+        return changes
+    return []
+
+
+def clone_workspace(home: Path, commit: str = "") -> Path:
+    """A clone of `home` at `commit` (HEAD without one), clean but for what an earlier run of it left to resume from.
+
+    It shares DVC's cache with `home`, so what either made is restored in the other. InputError on an unknown commit.
+    """
+    wanted = commit or "HEAD"
+    full = _git(home, "rev-parse", "--verify", f"{wanted}^{{commit}}")
+    root = home / CLONES / full[:12]
+    if not (root / ".git").is_dir():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        _git(home, "clone", "--quiet", "--shared", "--no-checkout", str(home), str(root))
+    _git(root, "checkout", "--quiet", "--force", "--detach", full)
+    _share_cache(home, root)
+    return root
+
+
+def _share_cache(home: Path, root: Path) -> None:
+    """config.local of the clone: home's own, with the cache and local remotes by absolute path."""
+    shared, local = _read_config(home / ".dvc" / "config"), _read_config(home / ".dvc" / "config.local")
+    for section in {*shared.sections(), *local.sections()}:
+        url = local.get(section, "url", fallback=shared.get(section, "url", fallback=""))
+        if url and "://" not in url and not Path(url).is_absolute():
+            _set(local, section, "url", str((home / ".dvc" / url).resolve()))
+    cache = local.get("cache", "dir", fallback=shared.get("cache", "dir", fallback="cache"))
+    _set(local, "cache", "dir", str((home / ".dvc" / cache).resolve()))
+    with (root / ".dvc" / "config.local").open("w") as stream:
+        local.write(stream)
+
+
+def _read_config(path: Path) -> ConfigParser:
+    config = ConfigParser(interpolation=None)
+    config.read(path)
+    return config
+
+
+def _set(config: ConfigParser, section: str, key: str, value: str) -> None:
+    if not config.has_section(section):
+        config.add_section(section)
+    config.set(section, key, value)
+
+
+def _edited(root: Path, text: str) -> bool:
+    if not text or text in [profile_text(name) for name in profile_names()]:
+        return False
+    try:
+        return bool(_git(root, "status", "--porcelain", "--", "params.yaml"))
+    except InputError:  # no git here, so nothing else has these edits
+        return True
+
+
+def _override(text: str, overrides: Sequence[str], file: Path) -> str:
+    """`text` with values set and everything else, comments too, as it was; checked as a whole."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    tree = yaml.load(text) or {}
+    for item in overrides:
+        key, mark, value = item.partition("=")
+        if not mark or not key:
+            raise InputError(
+                f"override {item!r}: write SECTION.KEY=VALUE, such as finetune.learning_rate=1e-4"
+            )
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = _child(node, parent, item)
+        node[leaf] = YAML(typ="safe").load(value)
+    parse_params(tree, str(file))
+    if not overrides:
+        return text
+    out = io.StringIO()
+    yaml.dump(tree, out)
+    return out.getvalue()
+
+
+def _child(node: Any, key: str, item: str) -> Any:
+    if node.get(key) is None:
+        node[key] = {}
+    if not isinstance(node[key], Mapping):
+        raise InputError(f"override {item!r}: {key} has no keys below it")
+    return node[key]
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"{folder}: git {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout.strip()

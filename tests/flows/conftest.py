@@ -1,0 +1,139 @@
+"""A small workspace of our own under git and DVC: real stages by name, each a second of plain Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PARAMS = """\
+profile: tiny  # a comment that stays
+seed: 0
+fetch:
+  sources:
+    - {name: toy, kind: generated, format: clips, train: 4, test: 2, seed: 1}
+pretrain: {epochs: 1}
+finetune:
+  epochs: 2
+  learning_rate: 0.001
+gate:
+  minimum: {easy_vqa: 50.0}
+"""
+DVC = """\
+vars:
+  - run: {python} stage.py
+stages:
+  evaluate:  # out of order on purpose
+    cmd: ${{run}} evaluate
+    params: [seed]
+    deps: [models/videollava, stage.py]
+    outs: [evaluation]
+    metrics: [metrics.json]
+  fetch:
+    cmd: ${{run}} fetch
+    params: [fetch]
+    deps: [stage.py]
+    outs: [data/raw]
+  finetune:
+    cmd: ${{run}} finetune
+    params: [finetune, seed]
+    deps: [data/raw, stage.py]
+    outs: [models/videollava, plots/finetune.csv]
+"""
+STAGE = '''\
+import json, os, pathlib, subprocess, sys, time
+from videollava.params import load_params
+from videollava.tracking import log_metrics, track, write_curve
+
+name, root = sys.argv[1], pathlib.Path(".")
+params = load_params()
+
+
+def fetch():
+    (root / "data/raw").mkdir(parents=True, exist_ok=True)
+    (root / "data/raw/toy").write_text(str(params.fetch))
+    print("fetched", flush=True)
+
+
+def finetune():
+    for step in range(params.finetune.epochs * 10):
+        log_metrics(step, loss=1 / (step + 1), learning_rate=params.finetune.learning_rate)
+        print(f"step {step}", end="\\r", flush=True)
+    hang = root / "hang"
+    if hang.exists():
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        (root / "hanging").write_text(str(os.getpid()))
+        time.sleep(600)
+    folder = root / "models/videollava"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(f"weights after {params.finetune.epochs}")
+    write_curve(root / "plots/finetune.csv")
+
+
+def evaluate():
+    (root / "evaluation").mkdir(exist_ok=True)
+    (root / "evaluation/report.html").write_text("<p>report</p>")
+    epochs = int((root / "models/videollava/model.safetensors").read_text().split()[-1])
+    scores = {"easy_vqa": {"accuracy": 60.0 + epochs, "blind_accuracy": 40.0}}
+    (root / "metrics.json").write_text(json.dumps(scores))
+
+
+with track(name, params, root):
+    globals()[name]()
+'''
+IGNORED = "/data/\n/models/\n/evaluation/\n/plots/\n/metrics.json\n/runs/\n/.mlflow/\n/.prefect/\n/hang*\n__pycache__/\n"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    return subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workspace, committed, with nothing run yet."""
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DVC_STAGE", "VIDEOLLAVA_FOLLOWED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    folder = tmp_path / "ws"
+    (folder / ".dvc").mkdir(parents=True)
+    for name in ("config", ".gitignore"):
+        shutil.copy(REPOSITORY / ".dvc" / name, folder / ".dvc" / name)
+    shutil.copy(REPOSITORY / ".dvcignore", folder)
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "dvc.yaml").write_text(DVC.format(python=sys.executable))
+    (folder / "stage.py").write_text(STAGE)
+    (folder / ".gitignore").write_text(IGNORED)
+    git(folder, "init", "--quiet")
+    git(folder, "add", "-A")
+    git(folder, "commit", "--quiet", "-m", "start")
+    return folder
+
+
+@pytest.fixture
+def mentions() -> Callable[[str], list[int]]:
+    """Processes whose command line or working directory mentions a text."""
+
+    def find(text: str) -> list[int]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                    where = os.readlink(entry / "cwd")
+                    state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                except OSError:
+                    continue
+                if state != "Z" and (text in line or text in where):
+                    found.append(int(entry.name))
+        return found
+
+    return find
