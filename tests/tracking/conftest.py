@@ -1,0 +1,91 @@
+"""A workspace as DVC leaves it (lock, cache, metrics), and an MLflow store whose tables are made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from videollava.params import Params, Tracking, parse_params
+
+TRACKING = Tracking()
+FILES = {"config.json": '{"model_type": "toy"}', "model.safetensors": "weights"}
+
+
+def put(cache: Path, content: bytes, suffix: str = "") -> str:
+    md5 = hashlib.md5(content).hexdigest() + suffix
+    file = cache / "files" / "md5" / md5[:2] / md5[2:]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        file.write_bytes(content)
+        file.chmod(0o444)
+    return md5
+
+
+def train(workspace: Path, weights: str, accuracy: float, blind: float = 20.0) -> None:
+    """What `dvc repro` would leave after training: the model in the cache, dvc.lock, metrics.json."""
+    files = {**FILES, "model.safetensors": weights}
+    cache = workspace / ".dvc" / "cache"
+    rows = [{"md5": put(cache, text.encode()), "relpath": name} for name, text in sorted(files.items())]
+    key = put(cache, json.dumps(rows, sort_keys=True).encode(), ".dir")
+    folder = workspace / "models" / "videollava"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    stages = {
+        "prepare": {"cmd": "p", "outs": [{"path": "data/prepared", "md5": "d.dir"}]},
+        "finetune": {"cmd": "f", "outs": [{"path": "models/videollava", "md5": key}]},
+        "evaluate": {"cmd": "e", "outs": [{"path": "evaluation", "md5": f"{accuracy}.dir"}]},
+    }
+    (workspace / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+    scores = {"accuracy": accuracy, "blind_accuracy": blind}
+    (workspace / "metrics.json").write_text(json.dumps({"easy_vqa": scores}))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store's database with its tables made (seconds), to be copied."""
+    from videollava.tracking.forward import connect
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc  # noqa: F401  (it warns about its own type hints)
+
+    folder = tmp_path_factory.mktemp("template")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    connect(folder, Tracking(uri=uri, experiment="template"))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml, a DVC cache and its own MLflow store."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    folder = tmp_path / "ws"
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".mlflow").mkdir()
+    shutil.copy(empty_store, folder / ".mlflow" / "mlflow.db")
+    (folder / "params.yaml").write_text("seed: 1\nfinetune: {epochs: 2}\n")
+    (folder / "dvc.yaml").write_text("stages: {finetune: {cmd: f, params: [finetune], deps: [], outs: []}}\n")
+    return folder
+
+
+@pytest.fixture
+def params() -> Params:
+    return parse_params({"seed": 1, "finetune": {"epochs": 2}, "gate": {"minimum": {"easy_vqa": 60.0}}})
+
+
+@pytest.fixture
+def trained(workspace: Path) -> Callable[..., Any]:
+    def run(weights: str, accuracy: float, blind: float = 20.0) -> None:
+        train(workspace, weights, accuracy, blind)
+
+    return run

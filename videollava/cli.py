@@ -1,0 +1,282 @@
+"""The command line. One command a stage, and what people do with models: each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videollava.errors import InputError
+from videollava.params import load_params, profile_names, profile_text
+
+__all__ = ["main"]
+
+Arguments = argparse.Namespace
+USAGE_ERROR = 2
+
+STAGES = {
+    "fetch": ("videollava.data.fetch", "sources -> verified archives in data/raw"),
+    "prepare": ("videollava.data.prepare", "archives -> tar shards and an index in data/prepared"),
+    "bases": ("videollava.train.bases", "the language model to start from -> models/bases"),
+    "align": ("videollava.train.align", "contrastive alignment of the encoders -> models/encoders"),
+    "pretrain": ("videollava.train.pretrain", "stage 1: the projector learns on captions -> models/projector"),
+    "finetune": ("videollava.train.finetune", "stage 2: projector and language model -> models/videollava"),
+    "evaluate": ("videollava.evaluate.stage", "predictions, scores, report -> evaluation, metrics.json"),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """`add` declares the arguments, `run` does it; its result is the exit status (None: 0)."""
+
+    about: str
+    add: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Arguments], int | None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on stderr and status 2."""
+    parser = argparse.ArgumentParser(prog="videollava", description="Train, evaluate, register and use Video-LLaVA.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.add(commands.add_parser(name, help=command.about, description=command.about))
+    arguments = parser.parse_args(argv)
+    try:
+        return COMMANDS[arguments.command].run(arguments) or 0
+    except InputError as error:
+        print(f"videollava {arguments.command}: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _add_params(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one, such as finetune.epochs=2"
+    )
+
+
+def _stage(name: str) -> Command:
+    module, about = STAGES[name]
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        _add_params(parser)
+        if name == "evaluate":
+            parser.add_argument("--model", type=Path, help="another model folder than models/videollava")
+            parser.add_argument("--out", type=Path, help="where its predictions, report and metrics.json go")
+            parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
+
+    def run(arguments: Arguments) -> None:
+        from importlib import import_module
+
+        from videollava.tracking import track
+
+        overrides = list(arguments.set)
+        if getattr(arguments, "benchmarks", None):
+            overrides.append(f"evaluate.benchmarks=[{arguments.benchmarks}]")
+        params = load_params(arguments.params, overrides)
+        workspace = Path.cwd()
+        if getattr(arguments, "model", None):
+            _evaluate_other(params, workspace, arguments)
+            return
+        with track(name, params, workspace):
+            import_module(module).run(params, workspace)
+            _plot(name, workspace)
+
+    return Command(about, add, run)
+
+
+def _plot(name: str, workspace: Path) -> None:
+    if name in ("bases", "align", "pretrain", "finetune"):
+        from videollava.tracking import write_curve
+
+        write_curve(workspace / "plots" / f"{name}.csv")
+
+
+def _evaluate_other(params: Any, workspace: Path, arguments: Arguments) -> None:
+    import json
+
+    from videollava.evaluate.stage import evaluate
+
+    out = arguments.out or workspace / "evaluation"
+    metrics = evaluate(params, workspace, arguments.model, out)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="the preset to write; without it they are listed")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+
+
+def _run_profile(arguments: Arguments) -> None:
+    if arguments.name is None:
+        active = load_params(arguments.params).profile if arguments.params.is_file() else ""
+        for name in profile_names():
+            print(f"{'*' if name == active else ' '} {name:16} {profile_text(name).splitlines()[0].lstrip('# ')}")
+        return
+    arguments.params.write_text(profile_text(arguments.name))
+    print(f"{arguments.params}: profile {arguments.name}")
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true")
+
+
+def _run_models(arguments: Arguments) -> None:
+    import json
+    from dataclasses import asdict
+
+    from videollava import registry
+
+    versions = registry.list_versions(Path.cwd(), load_params().tracking)
+    if arguments.json:
+        print(json.dumps([asdict(version) for version in versions], indent=2, default=dict))
+        return
+    for version in versions:
+        scores = {name: values.get("accuracy", values.get("score")) for name, values in version.metrics.items()}
+        shown = "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
+        marks = f" [{', '.join(version.aliases)}]" if version.aliases else ""
+        commit = version.lineage.commit[:12] + ("+" if version.lineage.dirty else "")
+        print(f"{version.reference}{marks}  {shown}  commit {commit}  run {version.run_id[:12]}")
+    if not versions:
+        print("no versions yet; `make retrain` makes one")
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", nargs="?", default="", help="a number, or the newest")
+    parser.add_argument("--force", action="store_true", help="past the gate; the audit trail says so")
+
+
+def _run_promote(arguments: Arguments) -> int:
+    from videollava import registry
+
+    decision, move = registry.promote(Path.cwd(), load_params(), arguments.version, force=arguments.force)
+    print(decision.table())
+    for reason in decision.reasons:
+        print(f"- {reason}")
+    print(f"champion: version {move.to} (was {move.came_from or 'none'})" if move else "champion: unchanged")
+    return 0 if decision.passed or move else 1
+
+
+def _run_rollback(arguments: Arguments) -> None:
+    from videollava import registry
+
+    move = registry.rollback(Path.cwd(), load_params().tracking)
+    print(f"champion: version {move.to} (was {move.came_from})")
+
+
+def _run_track(arguments: Arguments) -> int:
+    from videollava.tracking.forward import replay
+
+    done = replay(Path.cwd(), load_params().tracking)
+    print(f"{done.events} events sent to MLflow, {done.pending} bytes wait")
+    if done.error:
+        print(f"MLflow was not reached: {done.error}", file=sys.stderr)
+    return 1 if done.error else 0
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark")
+    parser.add_argument("--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order")
+    parser.add_argument("--answers", type=Path, help="the predictions")
+    parser.add_argument("--judge-replies", type=Path, help="a judge's replies, where it is a judged benchmark")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--per-question", action="store_true")
+
+
+def _run_score(arguments: Arguments) -> None:
+    from videollava.evaluate.score import as_json, as_text, score
+
+    figures = score(
+        arguments.benchmark, arguments.gold, arguments.answers, arguments.judge_replies, arguments.per_question
+    )
+    print(as_json(figures) if arguments.json else as_text(figures))
+
+
+def _add_normalise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rule", choices=("vqa", "m4c"), required=True)
+
+
+def _run_normalise(arguments: Arguments) -> None:
+    from videollava.evaluate.normalise import normalise
+
+    for line in normalise(arguments.rule, sys.stdin):
+        print(line)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", type=Path, help="an evaluation folder")
+    parser.add_argument("b", type=Path, help="another one")
+
+
+def _run_compare(arguments: Arguments) -> None:
+    from videollava.evaluate.compare import compare, format_comparison
+
+    print(format_comparison(compare(arguments.a, arguments.b)))
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--to", choices=("ours", "original", "transformers"), default="ours")
+
+
+def _run_convert(arguments: Arguments) -> None:
+    from videollava.model.convert import convert
+
+    print(convert(arguments.source, arguments.target, arguments.to))
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", type=Path)
+    parser.add_argument("target", type=Path)
+
+
+def _run_merge(arguments: Arguments) -> None:
+    from videollava.model.convert import merge
+
+    print(merge(arguments.adapter, arguments.target))
+
+
+def _add_ask(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("question")
+    parser.add_argument("--image", action="append", default=[], type=Path)
+    parser.add_argument("--video", action="append", default=[], type=Path)
+    parser.add_argument("--model", default="models:/videollava@champion", help="a registered version or a folder")
+
+
+def _run_ask(arguments: Arguments) -> None:
+    from videollava.serve.assistant import load
+
+    print(load(arguments.model).answer(arguments.question, images=arguments.image, videos=arguments.video))
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+COMMANDS = {
+    **{name: _stage(name) for name in STAGES},
+    "profile": Command("list the presets, or write one into params.yaml", _add_profile, _run_profile),
+    "ask": Command("ask a model about images and videos", _add_ask, _run_ask),
+    "models": Command("registered versions: aliases, scores, lineage", _add_models, _run_models),
+    "promote": Command("make a version champion, if the gate lets it", _add_version, _run_promote),
+    "rollback": Command("make the previous champion champion again", _nothing, _run_rollback),
+    "track": Command("send journals that MLflow has not seen yet", _nothing, _run_track),
+    "score": Command("figures of a predictions file, as the official code gives them", _add_score, _run_score),
+    "normalise": Command("apply an official answer normaliser to lines", _add_normalise, _run_normalise),
+    "compare": Command("two evaluations, question by question", _add_compare, _run_compare),
+    "convert": Command("a checkpoint into another format", _add_convert, _run_convert),
+    "merge": Command("an adapter into its base model", _add_merge, _run_merge),
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,47 @@
+"""The model registry: versions by reference, the champion, its trail."""
+
+from __future__ import annotations
+
+from videollava.registry.promotion import (
+    Move,
+    PromotionConflict,
+    champion,
+    examine,
+    move_champion,
+    promote,
+    rollback,
+    trail,
+)
+from videollava.registry.versions import (
+    CHAMPION,
+    PREVIOUS,
+    Version,
+    find_version,
+    list_versions,
+    open_store,
+    read_metrics,
+    register,
+    registered,
+    resolve,
+)
+
+__all__ = [
+    "CHAMPION",
+    "PREVIOUS",
+    "Move",
+    "PromotionConflict",
+    "Version",
+    "champion",
+    "examine",
+    "find_version",
+    "list_versions",
+    "move_champion",
+    "open_store",
+    "promote",
+    "read_metrics",
+    "register",
+    "registered",
+    "resolve",
+    "rollback",
+    "trail",
+]

@@ -1,0 +1,94 @@
+"""What is written down about a run: a local journal first, MLflow when it answers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videollava.tracking.journal import Journal, log_metrics, open_journal, write_curve
+from videollava.tracking.lineage import Lineage, flatten, input_key, library_versions, read_lineage, read_yaml
+
+if TYPE_CHECKING:
+    from videollava.params import Params, Tracking
+
+__all__ = ["Journal", "Lineage", "input_key", "log_metrics", "read_lineage", "track", "write_curve"]
+
+FOLLOWED = "VIDEOLLAVA_FOLLOWED"  # "1": another process forwards this one's journal
+PARENT = "VIDEOLLAVA_PARENT"  # identity of the journal of the retraining this stage belongs to
+FOLLOW_AFTER = 60.0  # seconds: a run that is longer is followed live
+REPLAY_AFTER = (
+    20.0  # seconds: MLflow takes some 5 s to load, so shorter stages leave their journal to the next
+)
+
+
+@contextmanager
+def track(stage: str, params: Params, workspace: Path) -> Iterator[Journal]:
+    """Run a stage's body with its journal open: params and lineage first, metrics as they come, the end.
+
+    Metrics come by `log_metrics(step, loss=...)` from anywhere in the body. Ranks other than 0 write nothing.
+    Under a flow (VIDEOLLAVA_FOLLOWED=1) the flow forwards; else this process does, when the run is long or last.
+    """
+    if int(os.environ.get("RANK", "0")):
+        with Journal(None) as silent:
+            yield silent
+        return
+    key = input_key(workspace, stage)
+    journal = open_journal(workspace / "runs", stage, key)
+    tags = read_lineage(workspace).tags() | library_versions()
+    journal.start(stage, _shown(stage, params), tags, os.environ.get(PARENT, ""), key)
+    with _forwarded(stage, params.tracking, workspace), journal:
+        yield journal
+
+
+def _shown(stage: str, params: Params) -> dict[str, str]:
+    section = getattr(params, stage, None)
+    own = {stage: section} if section is not None else {}
+    return flatten({"profile": params.profile, "seed": params.seed, **own, "model": params.model})
+
+
+@contextmanager
+def _forwarded(stage: str, tracking: Tracking, workspace: Path) -> Iterator[None]:
+    if os.environ.get(FOLLOWED) == "1":
+        yield
+        return
+    began = time.monotonic()
+    followers: list[threading.Thread] = []
+    timer = threading.Timer(FOLLOW_AFTER, lambda: followers.append(_follow(tracking, workspace)))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        last = stage == next(reversed(read_yaml(workspace / "dvc.yaml").get("stages") or {"": {}}))
+        if last or time.monotonic() - began > REPLAY_AFTER:
+            _finish(tracking, workspace, followers)
+
+
+def _follow(tracking: Tracking, workspace: Path) -> threading.Thread:
+    from videollava.tracking.forward import Follower
+
+    follower = Follower(workspace, tracking)
+    follower.start()
+    return follower
+
+
+def _finish(tracking: Tracking, workspace: Path, followers: list[threading.Thread]) -> None:
+    try:
+        from videollava.tracking.forward import Follower, replay
+    except ImportError:
+        return
+    done = None
+    for follower in followers:
+        if isinstance(follower, Follower):
+            done = follower.stop()
+    done = done or replay(workspace, tracking)
+    if done.error:
+        print(
+            f"tracking: not reached ({done.error}); {done.pending} bytes wait in runs/ for `videollava track`"
+        )

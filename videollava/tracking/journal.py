@@ -1,0 +1,259 @@
+"""The journal of a run: one append-only JSON-lines file, the first and only thing a stage writes to.
+
+    runs/<stage>/<key>-<nn>.jsonl
+
+A tracking server is never waited for: `videollava.tracking.forward` sends journals on when it can.
+Events: start (params, tags, parent), metric (step, values), tags, artifact (path), link, end (status).
+A run that was killed goes on in the same file, and so in the same MLflow run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import resource
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+__all__ = [
+    "Journal",
+    "close_abandoned",
+    "current",
+    "journals",
+    "log_metrics",
+    "open_journal",
+    "read_events",
+    "write_curve",
+]
+
+SYNC_SECONDS = 5.0
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_active: list[Journal] = []
+
+
+class Journal:
+    """Writes one run's events; `path` None writes nothing (ranks other than 0).
+
+    Used as a context it is the process's current journal, and ends FINISHED, FAILED or KILLED.
+    """
+
+    def __init__(self, path: Path | None, identity: str = "") -> None:
+        self.path = path
+        self.identity = identity
+        self._began = time.monotonic()
+        self._synced = 0.0
+        self._lock = threading.Lock()
+        self._ended = False
+        self._stream: io.FileIO | None = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(path)
+            self._stream = io.FileIO(path, "a")
+
+    def start(
+        self, name: str, params: Mapping[str, str], tags: Mapping[str, str], parent: str = "", key: str = ""
+    ) -> None:
+        """Say what runs: flat params, lineage tags, the identity of the parent's journal, the input key."""
+        event = {"id": self.identity, "name": name, "params": dict(params), "tags": dict(tags)}
+        self._append("start", {**event, "parent": parent, "key": key, "pid": os.getpid()}, sync=True)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers at a step; on disk within seconds, whatever happens to the process."""
+        self._append("metric", {"step": int(step), "values": {k: float(v) for k, v in values.items()}})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Words about the run."""
+        self._append("tags", {"values": dict(values)}, sync=True)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """A file (or folder) to keep with the run, under `folder` there."""
+        self._append("artifact", {"path": str(path.resolve()), "folder": folder}, sync=True)
+
+    def link(self, stage: str, key: str, inputs: str) -> None:
+        """A stage that did not run: whoever made its outputs, found by these keys, is named in the run's tags."""
+        self._append("link", {"stage": stage, "key": key, "inputs": inputs}, sync=True)
+
+    def end(self, status: Status = "FINISHED", error: str = "") -> None:
+        """Close the run. A second call changes nothing."""
+        if self._ended:
+            return
+        self._ended = True
+        seconds = round(time.monotonic() - self._began, 3)
+        event = {"status": status, "error": error[:2000], "seconds": seconds, "peak_rss_mib": _peak_rss_mib()}
+        self._append("end", event, sync=True)
+        if self._stream:
+            self._stream.close()
+
+    def __enter__(self) -> Self:
+        _active.append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _active.remove(self)
+        if error is None:
+            self.end()
+        elif isinstance(error, Exception):
+            self.end("FAILED", f"{type(error).__name__}: {error}")
+        else:
+            self.end("KILLED", type(error).__name__)
+
+    def _append(self, event: str, fields: Mapping[str, Any], sync: bool = False) -> None:
+        if self._stream is None:
+            return
+        line = json.dumps({"event": event, "time": time.time_ns() // 1_000_000, **fields}) + "\n"
+        with self._lock:
+            self._stream.write(line.encode())  # one write, appended: whole or cut at the end, never mixed
+            if sync or time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._stream.fileno())
+                self._synced = time.monotonic()
+
+
+def open_journal(runs: Path, stage: str, key: str) -> Journal:
+    """The journal for this stage and input key under `runs`: a new file, or the one that was cut short."""
+    folder = runs / stage
+    stem = key[:16] or "run"
+    last = max(folder.glob(f"{stem}-*.jsonl"), default=None)
+    if last is not None:
+        first, ended = _outline(last)
+        if first and ended != "FINISHED":
+            return Journal(last, first["id"])
+    number = int(last.stem.rsplit("-", 1)[1]) + 1 if last is not None else 1
+    return Journal(folder / f"{stem}-{number:03d}.jsonl", uuid.uuid4().hex)
+
+
+def current() -> Journal:
+    """The journal of the stage this process runs; one that writes nothing where there is none."""
+    return _active[-1] if _active else Journal(None)
+
+
+def log_metrics(step: int, **values: float) -> None:
+    """Numbers of a training step, into the current journal."""
+    current().metrics(step, values)
+
+
+def journals(runs: Path) -> list[Path]:
+    """Every journal under `runs`, parents (runs/retrain) first, then by time."""
+    found = runs.glob("*/*.jsonl")
+    return sorted(found, key=lambda p: (p.parent.name != "retrain", p.stat().st_mtime_ns, p.name))
+
+
+def read_events(path: Path, offset: int = 0, limit: int = 1 << 22) -> tuple[list[dict[str, Any]], int]:
+    """Events from byte `offset` on, at most `limit` bytes of them, and the offset after the last whole one."""
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        block = stream.read(limit)
+        while block and b"\n" not in block and (more := stream.read(limit)):
+            block += more
+    block = block[: block.rfind(b"\n") + 1]
+    return [_parse(line, path) for line in block.splitlines()], offset + len(block)
+
+
+def close_abandoned(runs: Path, stage: str, status: Status = "KILLED") -> int:
+    """Write the end of runs whose process is gone without one; how many."""
+    closed = 0
+    for path in (runs / stage).glob("*.jsonl"):
+        first, ended = _outline(path)
+        if first and not ended and not _alive(first["pid"]):
+            Journal(path, first["id"]).end(status, "the process went away")
+            closed += 1
+    return closed
+
+
+def write_curve(
+    target: Path, columns: Sequence[str] = ("loss", "learning_rate"), source: Path | None = None
+) -> None:
+    """Metrics of the current journal (or of `source`) as CSV: step and `columns`, for `dvc plots`.
+
+    A run that was killed and resumed did some steps twice: the last value counts. Only what is equal in
+    every rerun belongs in here (no times, no speeds), so that the file's hash is.
+    """
+    path = source or current().path
+    rows: dict[int, dict[str, float]] = {}
+    for event in _all_events(path) if path else ():
+        if event["event"] == "metric":
+            kept = {name: event["values"][name] for name in columns if name in event["values"]}
+            if kept:
+                rows.setdefault(event["step"], {}).update(kept)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(target.name + ".tmp")
+    with aside.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["step", *columns])
+        for step in sorted(rows):
+            writer.writerow([step, *(_cell(rows[step].get(name)) for name in columns)])
+    aside.replace(target)
+
+
+def _all_events(path: Path) -> Iterable[dict[str, Any]]:
+    offset = 0
+    while True:
+        events, after = read_events(path, offset)
+        yield from events
+        if after == offset:
+            return
+        offset = after
+
+
+def _outline(path: Path) -> tuple[dict[str, Any], str]:
+    """The last start event (with the identity of the first), and the status it ended with, "" if it did not."""
+    start: dict[str, Any] = {}
+    ended = ""
+    for event in _all_events(path):
+        if event["event"] == "start":
+            start = {**event, "id": start.get("id", event["id"])}
+            ended = ""
+        elif event["event"] == "end":
+            ended = event["status"]
+    return start, ended
+
+
+def _parse(line: bytes, path: Path) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    # A line cut by a power failure and then written on: unreadable, and not worth a run.
+    return (
+        event if isinstance(event, dict) and "event" in event else {"event": "unreadable", "path": str(path)}
+    )
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else repr(value)
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.is_file():
+        return
+    with path.open("rb+") as stream:
+        content = stream.read()
+        if content and not content.endswith(b"\n"):
+            stream.truncate(content.rfind(b"\n") + 1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _peak_rss_mib() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(peak * unit / 2**20, 1)

@@ -1,0 +1,263 @@
+"""Where a result comes from: git commit, params.yaml, dvc.lock, data, and the key of each stage.
+
+All of it is read from files of the workspace. DVC itself is not needed: its lock file names what
+every stage read and wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from videollava.errors import InputError
+
+__all__ = [
+    "Lineage",
+    "digest",
+    "flatten",
+    "folder_md5",
+    "input_key",
+    "lock_entry",
+    "locked_input_key",
+    "read_lineage",
+    "read_yaml",
+    "scrub",
+    "stage_key",
+]
+
+DATA = "data/prepared"
+LIBRARIES = ("videollava", "torch", "transformers", "peft", "accelerate", "deepspeed")
+# Compared with every part of a dotted key: `tokens_per_pack` is no secret, `api_token` is.
+SECRET = re.compile(
+    r"(^|_)(api_?key|secret|password|passwd|token|credentials?|access_?key)($|_)", re.IGNORECASE
+)
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a run or a model version was made from; hashes are hex, "" where there is none.
+
+    commit: git HEAD. dirty: tracked files differ from it (dvc.lock, which a run rewrites, aside).
+    params: hash of params.yaml's values. lock: hash of dvc.lock. data: DVC's hash of the prepared data.
+    """
+
+    commit: str = ""
+    dirty: bool = False
+    params: str = ""
+    lock: str = ""
+    data: str = ""
+
+    def tags(self) -> dict[str, str]:
+        """The same as MLflow tags."""
+        return {
+            "commit": self.commit,
+            "dirty": str(self.dirty).lower(),
+            "params_hash": self.params,
+            "lock_hash": self.lock,
+            "data_hash": self.data,
+        }
+
+
+def read_lineage(workspace: Path) -> Lineage:
+    """The lineage of what lies in `workspace` now."""
+    lock = workspace / "dvc.lock"
+    return Lineage(
+        commit=_git(workspace, "rev-parse", "HEAD"),
+        dirty=_dirty(workspace),
+        params=digest(read_yaml(workspace / "params.yaml")),
+        lock=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "",
+        data=_locked_outs(read_yaml(lock)).get(DATA, ""),
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide a result, without importing them."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[f"version.{name}"] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; empty where there is no file."""
+    import yaml
+
+    if not file.is_file():
+        return {}
+    try:
+        raw = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not valid YAML: {error}") from error
+    return raw or {}
+
+
+def digest(value: Any) -> str:
+    """Hex SHA-256 of a plain value, the same for the same content."""
+    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def lock_entry(workspace: Path, stage: str) -> dict[str, Any]:
+    """The stage's entry of dvc.lock; empty where it never ran."""
+    return (read_yaml(workspace / "dvc.lock").get("stages") or {}).get(stage) or {}
+
+
+def stage_key(workspace: Path, stage: str) -> str:
+    """Hash of what the stage read and wrote when it last ran, "" where it never did."""
+    entry = lock_entry(workspace, stage)
+    if not entry:
+        return ""
+    outs = {out["path"]: out.get("md5", "") for out in entry.get("outs") or ()}
+    return digest({"inputs": locked_input_key(workspace, stage), "outs": outs})
+
+
+def locked_input_key(workspace: Path, stage: str) -> str:
+    """`input_key` as it was when the stage last ran, read from dvc.lock; "" where it never did."""
+    entry = lock_entry(workspace, stage)
+    if not entry:
+        return ""
+    deps = {dep["path"]: dep.get("md5", "") for dep in entry.get("deps") or ()}
+    params = (entry.get("params") or {}).get("params.yaml") or {}
+    return digest({"stage": stage, "deps": deps, "params": params})
+
+
+def input_key(workspace: Path, stage: str) -> str:
+    """Hash of what the stage is about to read: its data, its code, its parameters.
+
+    Under DVC, outputs of earlier stages are named by dvc.lock and not read again. Run by hand
+    (`videollava finetune`), nobody has checked that the lock is true: files are told apart by size and time.
+    """
+    graph = read_yaml(workspace / "dvc.yaml").get("stages") or {}
+    if stage not in graph:
+        return ""
+    params = read_yaml(workspace / "params.yaml")
+    names = [name for name in graph[stage].get("params") or () if isinstance(name, str)]
+    locked = _locked_outs(read_yaml(workspace / "dvc.lock"))
+    made = {_path(out) for entry in graph.values() for out in _outs(entry)}
+    deps = {dep: _hash_dep(workspace, dep, locked, made) for dep in graph[stage].get("deps") or ()}
+    return digest({"stage": stage, "deps": deps, "params": {name: _lookup(params, name) for name in names}})
+
+
+def folder_md5(folder: Path) -> str:
+    """DVC's hash of a folder: the md5 of its JSON listing (what .dvcignore names left out)."""
+    files = [
+        f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts and f.suffix != ".pyc"
+    ]
+    rows = [{"md5": _file_md5(f), "relpath": f.relative_to(folder).as_posix()} for f in files]
+    rows.sort(key=lambda row: tuple(row["relpath"].split("/")))
+    return hashlib.md5(json.dumps(rows, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested values (mappings, dataclasses) as dotted keys and texts, secrets left out; a list is one JSON text."""
+    value = _fields(value)
+    if isinstance(value, Mapping):
+        flat: dict[str, str] = {}
+        for key, item in value.items():
+            flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    leaf = prefix.rsplit(".", 1)[-1]
+    if SECRET.search(leaf):
+        return {prefix: "***"}
+    text = json.dumps(_plain(value)) if isinstance(value, list | tuple) else str(value)
+    return {prefix: scrub(text)}
+
+
+def scrub(text: str) -> str:
+    """`text` without passwords in addresses, signed queries, or the values of secret environment variables."""
+    text = re.sub(r"(\w+://)[^/\s:@]+:[^/\s@]+@", r"\1***@", text)
+    text = re.sub(
+        r"([?&](?:X-Amz-[\w-]+|sig|signature|token|key)=)[^&\s\"']+", r"\1***", text, flags=re.IGNORECASE
+    )
+    for name, value in os.environ.items():
+        if len(value) >= 8 and SECRET.search(name) and value in text:
+            text = text.replace(value, "***")
+    return text
+
+
+def _fields(value: Any) -> Any:
+    # Not dataclasses.asdict: it cannot copy the read-only mappings in Params.
+    if is_dataclass(value):
+        return {item.name: getattr(value, item.name) for item in fields(value)}
+    return value
+
+
+def _plain(value: Any) -> Any:
+    value = _fields(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    # DVC reads 1e-4 (no dot) as a number, PyYAML as text.
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _lookup(params: Mapping[str, Any], name: str) -> Any:
+    node: Any = params
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _outs(entry: Mapping[str, Any]) -> list[Any]:
+    return [*(entry.get("outs") or ()), *(entry.get("metrics") or ()), *(entry.get("plots") or ())]
+
+
+def _path(out: Any) -> str:
+    return next(iter(out)) if isinstance(out, Mapping) else str(out)
+
+
+def _locked_outs(lock: Mapping[str, Any]) -> dict[str, str]:
+    entries = (lock.get("stages") or {}).values()
+    return {out["path"]: out.get("md5", "") for entry in entries for out in entry.get("outs") or ()}
+
+
+def _hash_dep(workspace: Path, dep: str, locked: Mapping[str, str], made: set[str]) -> str:
+    path = workspace / dep
+    if dep in made:
+        if os.environ.get("DVC_STAGE") and dep in locked:
+            return locked[dep]
+        return _listing(path)
+    if path.is_dir():
+        return folder_md5(path)
+    return _file_md5(path) if path.is_file() else ""
+
+
+def _listing(path: Path) -> str:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
+    rows = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    return f"listing-{digest(rows)}"
+
+
+def _file_md5(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _dirty(workspace: Path) -> bool:
+    rows = _git(workspace, "status", "--porcelain", "--untracked-files=no", "--", ".").splitlines()
+    return any(row[3:] != "dvc.lock" and not row.endswith("/dvc.lock") for row in rows)
+
+
+def _git(workspace: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=workspace, capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
