@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
 
 __all__ = ["main"]
+
+CANCEL_SECONDS = 5.0  # between two looks for a cancellation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     began = time.monotonic()
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as Ctrl-C: end the stage, tell Prefect, exit 130
     try:
         status = _retrain(options)
     except InputError as error:
@@ -84,29 +93,72 @@ def _run_flow(root: Path, options: argparse.Namespace) -> int:
     from flows.server import prefect_server, wait_until_up
 
     with prefect_server(root) as (url, own):
-        print(f"Prefect: {url.removesuffix('/api')}{' (for this run)' if own else ''}")
-        # Prefect's log goes to its server; this terminal shows the stages' own output, and errors.
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
+        print(f"Prefect: {url.removesuffix('/api')}{' (for this run)' if own else ''}", flush=True)
+        # Prefect's log goes to its server; this terminal shows the stages' own output.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         import flows.retrain as module  # seconds, while the server starts
 
         wait_until_up(url)
         module.echo = _echo
-        outcome = module.retrain(
-            promote=options.promote, workspace=str(root), push=options.push, return_state=True
-        )
-        _drain()
+        watch = _Watch()
+        run = module.retrain.with_options(on_running=[watch.begin])
+        try:
+            outcome = run(promote=options.promote, workspace=str(root), push=options.push, return_state=True)
+        except KeyboardInterrupt:
+            watch.settle()
+            raise
+        finally:
+            watch.over.set()
+            _drain()
         return _report(root, outcome)
 
 
+class _Watch:
+    """Ends this process's flow when somebody cancels it on the Prefect page: no worker is there to do it."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self._run: Any = None
+
+    def begin(self, flow: Any, flow_run: Any, state: Any) -> None:
+        """Called by Prefect when the flow runs."""
+        self._run = flow_run.id
+        threading.Thread(target=self._look, name="cancellation", daemon=True).start()
+
+    def settle(self) -> None:
+        """Tell the server that the flow was stopped on purpose."""
+        from prefect.client.orchestration import get_client
+        from prefect.states import Cancelled
+
+        if self._run is not None:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(self._run, Cancelled(message="stopped by a person"), force=True)
+
+    def _look(self) -> None:
+        from httpx import HTTPError
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            while not self.over.wait(CANCEL_SECONDS):
+                with suppress(HTTPError):  # a server that is away for a while
+                    state = client.read_flow_run(self._run).state
+                    if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
+
+
 def _report(root: Path, state: Any) -> int:
-    if not state.is_completed():
-        error = state.result(raise_on_failure=False)
-        print(f"\nretraining failed: {error}", file=sys.stderr)
-        return getattr(error, "status", 0) or 1
-    result = state.result()
+    from flows.stage import StageFailed
     from videollava import registry
     from videollava.params import load_params
 
+    if not state.is_completed():
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, BaseException) and not isinstance(error, InputError | StageFailed):
+            traceback.print_exception(error)
+        print(f"\nretraining failed: {error}", file=sys.stderr)
+        return getattr(error, "status", 0) or 1
+    result = state.result()
     print("\nstage       outcome     seconds")
     for stage in result["stages"]:
         print(f"{stage['stage']:<12}{stage['outcome']:<12}{stage['seconds']:7.1f}")

@@ -85,11 +85,15 @@ def open_session(root: Path, params: Params) -> Iterator[Session]:
     journal.start("retrain", flatten(params), {k: scrub(v) for k, v in tags.items()})
     follower = Follower(root, params.tracking)
     follower.start()
+    patience = 5.0  # who was interrupted is not kept waiting for MLflow: the journals stay
     try:
         with journal:
             yield Session(root, params, journal)
+        patience = 60.0
     finally:
-        follower.stop()
+        for name in stage_order(root):
+            close_abandoned(runs, name)  # stages that were ended with this process
+        follower.stop(patience)
 
 
 def _number(text: str) -> bool:

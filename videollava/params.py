@@ -154,6 +154,8 @@ class Align:
     train: bool = True
     batch_size: int = 64
     video_batch_size: int = 32
+    text_batch_size: int = 256
+    text_epochs: int = 1
     image_epochs: int = 1
     video_epochs: int = 1
     learning_rate: float = 1e-3

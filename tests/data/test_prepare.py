@@ -294,6 +294,18 @@ def test_zip_and_compressed_archives_and_a_json_array(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints/prepare").exists()
 
 
+def test_stray_files_and_folders_are_reported(tmp_path: Path) -> None:
+    chosen = fetched(tmp_path, MEDIA, RECORDS)
+    (tmp_path / "data/raw/mine/folder").mkdir()
+    (tmp_path / "data/raw/mine/loose.png").write_bytes(png())
+    run(chosen, tmp_path)
+    entries = quarantined(tmp_path / "data/prepared")
+    assert [(entry["file"], entry["reason"]) for entry in entries] == [
+        ("folder", "unreadable archive"),
+        ("loose.png", "unreadable archive"),
+    ]
+
+
 def die(media: list[Any]) -> list[Inspected]:
     """As inspect_all, with a decoder that p/2.png kills."""
     if any(member.name == "p/2.png" for member, _ in media):
@@ -332,5 +344,5 @@ def test_inspection_measures_what_training_can_read() -> None:
     clip = inspect("a", "video", mp4(1, frames=7))
     assert (clip.width, clip.height, clip.frames, clip.reason) == (32, 48, 7, "")
     assert inspect("a", "image", mp4(1)).reason == "broken image"
-    assert inspect("a", "video", png(1)).reason == "broken video"
+    assert inspect("a", "video", b"not a video" * 100).reason == "broken video"
     assert inspect("a", "video", mp4(1)).sha256 == hashlib.sha256(mp4(1)).hexdigest()

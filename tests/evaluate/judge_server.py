@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class Act:
-    """One response. `cut` announces more bytes than come; `hang` waits for the server's end before it answers."""
+    """One response. `cut` announces more bytes than come; `hang` answers when the server ends."""
 
     content: str = ""
     status: int = 200

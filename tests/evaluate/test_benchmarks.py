@@ -1,4 +1,4 @@
-"""The interface: ids, questions as the original asks them, what a judge is asked, submissions, paper tables."""
+"""The interface: ids, questions as the original asks them, asks of a judge, submissions, paper tables."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from videollava.evaluate.benchmarks.interface import LETTER, SHORT
 from videollava.evaluate.judge_prompts import CONSISTENCY, GRADE, PAIR
 from videollava.evaluate.score import submission
 
-IDS = """vqav2 gqa vizwiz scienceqa textvqa pope mmbench llava-bench mm-vet mme seed msvd msrvtt tgif activitynet
-activitynet-exact video-chatgpt-correctness video-chatgpt-detail video-chatgpt-context video-chatgpt-temporal
-video-chatgpt-consistency video-choice easy_vqa toy_video_qa"""
+IDS = """vqav2 gqa vizwiz scienceqa textvqa pope mmbench llava-bench mm-vet mme seed
+msvd msrvtt tgif activitynet activitynet-exact video-chatgpt-correctness video-chatgpt-detail
+video-chatgpt-context video-chatgpt-temporal video-chatgpt-consistency video-choice easy_vqa toy_video_qa"""
 
 
 def prompts(path: Path) -> list[str]:

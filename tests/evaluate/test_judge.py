@@ -17,7 +17,7 @@ from judge_server import Act, serve
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
 from videollava.evaluate.benchmarks.replies import Replies
-from videollava.evaluate.judge import Cache, Limits, judge_asks, limits_of, open_judge, plan
+from videollava.evaluate.judge import Cache, Limits, judge_answers, judge_asks, limits_of, open_judge, plan
 from videollava.evaluate.judge_endpoint import Completion, Endpoint, LocalModel, Replay, Transient, key_from
 from videollava.evaluate.judge_prompts import GRADE, MATCH, PAIR, Ask
 from videollava.evaluate.score import score
@@ -38,7 +38,9 @@ def number(body: dict[str, Any]) -> int:
 
 
 def test_every_kind_of_failure_ends_in_the_right_replies(tmp_path: Path) -> None:
-    """0 fine, 1 prose then fine, 2 429, 3 500, 4 cut body, 5 no JSON, 6 slow, 7 never readable, 8 always 500."""
+    """0 fine, 1 prose then fine, 2 429, 3 500, 4 cut body, 5 no JSON, 6 slow, 7 never readable, 8 always
+    500.
+    """
     first = {
         1: Act("Sure! " + YES),
         2: Act(status=429, headers={"Retry-After": "0"}),
@@ -59,7 +61,7 @@ def test_every_kind_of_failure_ends_in_the_right_replies(tmp_path: Path) -> None
     cache = Cache(tmp_path / "verdicts.jsonl")
     asks = [ask(str(n)) for n in range(9)]
     with serve(act) as log:
-        judged = judge_asks(asks, Endpoint(log.url, "fake", timeout=0.5), cache, QUICK)
+        judged = judge_asks(asks, Endpoint(log.url, "fake", timeout=1.5), cache, QUICK)
     calls = {n: log.questions().count(asks[n].messages()[1]["content"]) for n in range(9)}
     assert calls == {0: 1, 1: 2, 2: 2, 3: 2, 4: 2, 5: 2, 6: 2, 7: 4, 8: 4}
     assert judged.calls == sum(calls.values())
@@ -83,7 +85,7 @@ def test_replies_become_a_score_with_its_judge(tmp_path: Path) -> None:
     ]
     answers = [{"answer": "dog", "type": 0, "question_id": f"q{n}"} for n in range(4)]
     lines = [{"id": f"q{n}", "question": "?", "answer": "not the gold", "pred": f"p{n}"} for n in range(4)]
-    paths = {name: tmp_path / name for name in ("q.json", "a.json", "merge.jsonl", "replies.json")}
+    paths = {name: tmp_path / name for name in ("q.json", "a.json", "merge.jsonl")}
     paths["q.json"].write_text(json.dumps(questions))
     paths["a.json"].write_text(json.dumps(answers[::-1]))
     paths["merge.jsonl"].write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -94,9 +96,12 @@ def test_replies_become_a_score_with_its_judge(tmp_path: Path) -> None:
     assert [(a.id, a.answer, a.prediction) for a in wanted] == [(f"q{n}", "dog", f"p{n}") for n in range(4)]
     replies = [YES, "{'pred': 'no', 'score': '2'}", "{'pred': 'yes', 'score': '2.5'}", "no idea"]
     with serve(lambda body, before: Act(replies[number(body)])) as log:
-        judged = judge_asks(wanted, Endpoint(log.url, "fake"), None, QUICK)
-    judged.write(paths["replies.json"])
-    figures = score("msvd", gold, paths["merge.jsonl"], paths["replies.json"])
+        endpoint = Endpoint(log.url, "fake")
+        few = Limits(concurrency=1, max_calls=1)
+        with pytest.raises(InputError, match=r"1 answers judged and kept, the rest not: the cap of 1 calls"):
+            judge_answers("msvd", gold, paths["merge.jsonl"], endpoint, tmp_path / "judged", few)
+        file = judge_answers("msvd", gold, paths["merge.jsonl"], endpoint, tmp_path / "judged", QUICK)
+    figures = score("msvd", gold, paths["merge.jsonl"], file)
     # yes and no count once each; "2.5" is no int: adds 0 and its vote is lost; the last is never readable.
     assert (figures["accuracy"], figures["score"], figures["n"]) == (50.0, (4 + 2) / 4, 4)
     assert (figures["yes"], figures["no"], figures["undecided"], figures["unscored"]) == (1, 1, 2, 2)
@@ -225,7 +230,8 @@ from pathlib import Path
 from test_judge import ask
 from videollava.evaluate.judge import Cache, Limits, judge_asks
 from videollava.evaluate.judge_endpoint import Endpoint
-judge_asks([ask(str(n)) for n in range(40)], Endpoint({url!r}, "fake"), Cache(Path({cache!r})), Limits(concurrency=2))
+asks = [ask(str(n)) for n in range(40)]
+judge_asks(asks, Endpoint({url!r}, "fake"), Cache(Path({cache!r})), Limits(concurrency=2))
 """
 
 
@@ -315,3 +321,8 @@ def test_a_local_model_judges(tmp_path: Path) -> None:
     judged = judge_asks([ask("1")], judge, None, Limits(retries=1))
     assert judged.calls == 2  # no dictionary comes of seven words
     assert judged.invalid == ["1"]
+
+
+def test_a_benchmark_with_its_own_metric_takes_no_judge(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gqa has its own metric"):
+        judge_answers("gqa", [], tmp_path, Flaky(), tmp_path)

@@ -104,7 +104,9 @@ def test_gold_given_twice(tmp_path: Path) -> None:
 
 def test_an_answers_file_without_answers(tmp_path: Path) -> None:
     gold = write(tmp_path / "gold", json.dumps(SEED))
-    with pytest.raises(InputError, match=r"no answer in this file; unusable records: \[1\]"):
+    with pytest.raises(InputError, match=r"no answer in this file; unusable records: \[1, 2\]"):
+        score("seed", [gold], write(tmp_path / "a", lines({"x": 1}, {"x": 2})))
+    with pytest.raises(InputError, match=r"none of its answers \(\['x'\], ..\) is to a question of the gold"):
         score("seed", [gold], write(tmp_path / "a", lines({"x": 1})))
     with pytest.raises(InputError, match="record 1 is not an object"):
         score("seed", [gold], write(tmp_path / "a", "[1, 2]"))

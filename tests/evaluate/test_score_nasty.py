@@ -12,7 +12,6 @@ import pytest
 from videollava.errors import InputError
 from videollava.evaluate import normalise
 from videollava.evaluate.benchmarks import activitynet_exact, choices, mme, pope, scienceqa, textvqa, vqav2
-from videollava.evaluate.judge_prompts import read_grade, read_literal, read_pair, read_verdict
 from videollava.evaluate.score import score
 
 Write = Callable[..., Path]
@@ -278,75 +277,6 @@ def test_mme_from_llava_answers(tmp_path: Path, write: Write) -> None:
     assert (figures["missing"], figures["invalid"]) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("reply", "score_wanted", "match"),
-    [
-        ("{'pred': 'yes', 'score': 4}", 4, True),
-        ('{"pred": "no", "score": 2}', 2, False),
-        ("{'pred': 'yes', 'score': 5.8}", 5, True),
-        ("{'pred': 'yes', 'score': '3'}", 3, True),
-        ("{'pred': 'yes', 'score': '2.5'}", None, None),  # the score comes first: its vote is lost
-        ("{'pred': 'yes', 'score': None}", None, None),
-        ("{'pred': 'yes'}", None, None),
-        ("{'score': 4}", 4, None),
-        ("{'pred': True, 'score': 4}", 4, None),
-        ("{'pred': 'no', 'score': True}", 1, False),
-        ("{'pred': 'yes and no', 'score': 3}", 3, True),
-        ("{'pred': 'unknown', 'score': 3}", 3, False),  # it has a "no" in it
-        ("{'pred': 'maybe', 'score': 3}", 3, None),
-        ("{'score': 4, 'pred': 'yes', 'score': 1}", 1, True),
-        ("{'pred': 'yes', 'score': 7}", 7, True),
-        ("['yes', 5]", None, None),  # a literal: not asked again
-    ],
-)
-def test_verdicts(reply: str, score_wanted: int | None, match: bool | None) -> None:
-    value = read_literal(reply)
-    assert value is not None
-    verdict = read_verdict(value[0])
-    assert (verdict.score, verdict.match) == (score_wanted, match)
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "",
-        "yes, score 5",
-        "{'pred': yes, 'score': 5}",
-        "{'pred': 'yes', 'score': 4, }}",
-        "\n  {'pred': 'yes', 'score': 4}",
-        "{'pred': 'yes', 'score': 5}. Good match.",
-        "```json\n{'pred': 'yes', 'score': 5}\n```",
-        "{'pred', 'score'}",
-        "(" * 10_000,
-    ],
-)
-def test_replies_that_are_asked_again(reply: str) -> None:
-    assert read_literal(reply) is None
-
-
-@pytest.mark.parametrize(
-    ("reply", "pair"),
-    [
-        ("8 10\nBoth are fine.", (8.0, 10.0)),
-        ("9,6.5", (9.0, 6.5)),
-        ("8, 10", None),  # two spaces make three parts
-        ("8", None),
-        ("Scores: 8 9", None),
-        ("8/10 9/10", None),
-    ],
-)
-def test_pairs(reply: str, pair: tuple[float, float] | None) -> None:
-    assert read_pair(reply) == pair
-
-
-@pytest.mark.parametrize(
-    ("reply", "grade"),
-    [("0.5", 0.5), ("1.0 since", 1.0), ("2", None), ("-0.1", None), ("nan", None), ("", None)],
-)
-def test_grades(reply: str, grade: float | None) -> None:
-    assert read_grade(reply) == grade
-
-
 def test_llava_bench_averages_unreadable_reviews_in(write: Write) -> None:
     reviews = [
         {"question_id": 0, "category": "llava_bench_conv", "content": "8 6\n..", "tuple": [8.0, 6.0]},
@@ -377,7 +307,9 @@ def test_activitynet_free_figure(write: Write) -> None:
 
 
 def test_video_answers_join_by_id(write: Write) -> None:
-    """The answers file pairs golds wrongly (as when inference was split), has a repeat and one of no question."""
+    """The answers file pairs golds wrongly (as when inference was split), has a repeat and one of no
+    question.
+    """
     gold = [
         write("q.json", [{"video_name": "v", "question_id": f"q{n}", "question": "?"} for n in range(3)]),
         write("a.json", [{"answer": "dog", "type": 1, "question_id": f"q{n}"} for n in range(3)]),

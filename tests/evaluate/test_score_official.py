@@ -1,5 +1,6 @@
-"""Every genuine file is scored; the figures were worked out apart from this code, by straight transcription of the
-official rules, and where the files are complete they are the published ones."""
+"""Every genuine file is scored. The figures were worked out apart from this code, by straight transcription
+of the official rules; where the files are complete they are the published ones.
+"""
 
 from __future__ import annotations
 
@@ -294,7 +295,7 @@ def test_mm_vet_capabilities(shared: Path) -> None:
     folder = shared / "benchmarks/full/mm-vet"
     replies = folder / "llava-v1.5-7b_gpt-4-grade-3runs.json"
     figures = score("mm-vet", [folder / "mm-vet.json"], folder / "answers.llava-v1.5-7b.jsonl", replies)
-    # Printed by the official script with one decimal: rec 36.8, ocr 21.1, know 17.3, gen 19.9, spat 24.9, math 7.7.
+    # The official script prints one decimal.
     rounded = {name: round(value, 1) for name, value in figures["by_capability"].items()}
     assert rounded == {"rec": 36.8, "ocr": 21.1, "know": 17.3, "gen": 19.9, "spat": 24.9, "math": 7.7}
     assert [round(total, 1) for total in figures["runs"]] == [31.2, 30.8, 31.2]

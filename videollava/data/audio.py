@@ -31,6 +31,8 @@ MEAN, STD = -4.2677393, 4.5689974
 _WINDOW_MS, _SHIFT_MS = 25, 10
 _PREEMPHASIS = 0.97
 _LOW_HZ = 20.0
+_LOUDEST = 1e6
+_MOST_TAPS = 4_000_000  # 44.1 kHz to 16 kHz takes 70,560; an odd rate would take gigabytes
 _EPSILON = float(np.finfo(np.float32).eps)
 MAX_SECONDS = 3600
 
@@ -47,12 +49,14 @@ def read_audio(source: bytes | Path, where: str = "") -> tuple[NDArray[np.float3
         samples, rate = _read_wave(source)
     except FileNotFoundError as error:
         raise InputError(f"{_name(source, where)}: not found") from error
-    except (wave.Error, EOFError, OSError, ValueError):
+    except (wave.Error, EOFError, OSError, ValueError, RuntimeError):
         samples, rate = _read_other(source, where)
     if not samples.shape[1]:
         raise InputError(f"{_name(source, where)}: holds no sound: leave it out")
     if samples.shape[1] > MAX_SECONDS * rate:
         raise InputError(f"{_name(source, where)}: longer than {MAX_SECONDS} s of sound: cut it")
+    if not np.abs(samples).max() < _LOUDEST:  # NaN too
+        raise InputError(f"{_name(source, where)}: holds numbers that are no sound: save it again")
     return samples, rate
 
 
@@ -68,25 +72,29 @@ def audio_to_pixels(
     import torch
 
     level = samples - samples.mean(dtype=np.float64).astype(np.float32)
-    wave_form = resample(level[:1], rate, RATE)[0]
-    mel = fbank(wave_form, RATE, bins)
-    if not len(mel):
+    waveform = resample(level[:1], rate, RATE)[0]
+    total = _count_frames(len(waveform), RATE)
+    if not total:
         raise InputError(
             f"{samples.shape[1]} samples at {rate} Hz: less sound than a window of {_WINDOW_MS} ms"
         )
-    starts = _starts(len(mel), frames, seed)
-    long_enough = np.tile(mel, (math.ceil(frames / len(mel)), 1)) if len(mel) < frames else mel
-    pieces = np.stack([long_enough[start : start + frames].T for start in starts])
-    return torch.from_numpy(np.ascontiguousarray((pieces - MEAN) / (2 * STD), np.float32))
+    if total <= frames:
+        mel = np.tile(fbank(waveform, RATE, bins), (math.ceil(frames / total), 1))[:frames]
+        pieces = np.stack([mel] * 3)
+    else:
+        hop = RATE * _SHIFT_MS // 1000
+        cuts = [waveform[start * hop : (start + frames + 2) * hop] for start in _starts(total, frames, seed)]
+        pieces = np.stack([fbank(cut, RATE, bins)[:frames] for cut in cuts])
+    pixels = (pieces.transpose(0, 2, 1) - MEAN) / (2 * STD)
+    return torch.from_numpy(np.ascontiguousarray(pixels, np.float32))
 
 
 def fbank(samples: NDArray[np.float32], rate: int, bins: int) -> NDArray[np.float32]:
     """Kaldi's log mel filter banks of one channel: (frames, bins), windows of 25 ms every 10 ms."""
     width, shift = rate * _WINDOW_MS // 1000, rate * _SHIFT_MS // 1000
-    count = 1 + (len(samples) - width) // shift if len(samples) >= width else 0
-    if not count:
+    if not _count_frames(len(samples), rate):
         return np.zeros((0, bins), np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), width)[::shift][:count]
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), width)[::shift]
     frames = frames - frames.mean(axis=1, keepdims=True)
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
     frames = (frames - np.float32(_PREEMPHASIS) * before) * _window(width)
@@ -102,6 +110,10 @@ def resample(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np
         return samples
     common = math.gcd(rate, target)
     old, new = rate // common, target // common
+    if old * new > _MOST_TAPS:
+        raise InputError(
+            f"sound at {rate} Hz cannot be brought to {target} Hz: convert it to {target} Hz first"
+        )
     kernels, width = _sinc_kernels(old, new)
     padded = np.pad(samples, ((0, 0), (width, width + old)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernels.shape[1], axis=1)[:, ::old]
@@ -109,9 +121,13 @@ def resample(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np
     return spread[:, : math.ceil(new * samples.shape[1] / old)].astype(np.float32)
 
 
+def _count_frames(samples: int, rate: int) -> int:
+    width, shift = rate * _WINDOW_MS // 1000, rate * _SHIFT_MS // 1000
+    return 1 + (samples - width) // shift if samples >= width else 0
+
+
 def _starts(length: int, frames: int, seed: int | None) -> tuple[int, int, int]:
-    if length <= frames:
-        return (0, 0, 0)
+    """First frames of the three pieces."""
     split = np.array_split(np.arange(length - frames + 1), 3)
     thirds = [third if len(third) else np.zeros(1, int) for third in split]
     if seed is None:
@@ -158,6 +174,8 @@ def _sinc_kernels(old: int, new: int) -> tuple[NDArray[np.float32], int]:
 def _read_wave(source: bytes | Path) -> tuple[NDArray[np.float32], int]:
     with wave.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "rb") as file:
         channels, width, rate, count = file.getparams()[:4]
+        if not rate or width > 4:
+            raise ValueError(f"{width} bytes a sample at {rate} Hz")
         raw = file.readframes(count)
     raw = raw[: len(raw) // (channels * width) * channels * width]
     if width == 1:  # unsigned, by the format's definition
@@ -176,26 +194,31 @@ def _read_other(source: bytes | Path, where: str) -> tuple[NDArray[np.float32], 
     except ImportError as error:
         raise InputError(f"{_name(source, where)}: not a PCM WAV file: convert it, or install av") from error
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
-            if not container.streams.audio:
-                raise InputError(f"{_name(source, where)}: has no sound track: leave it out")
-            stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-            limit, blocks, read = MAX_SECONDS * stream.rate, [], 0
-            for frame in container.decode(stream):
-                for block in resampler.resample(frame):
-                    blocks.append(block.to_ndarray())
-                    read += blocks[-1].shape[1]
-                if read > limit:
-                    break
-            rate = int(stream.rate)
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
+        return _read_av(source)
+    except (av.FFmpegError, OSError, ValueError, RuntimeError, EOFError, LookupError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{_name(source, where)}: cannot be read as sound ({reason}): use WAV") from error
-    empty = np.zeros((1, 0), np.float32)
-    return (np.concatenate(blocks, axis=1).astype(np.float32) if blocks else empty), rate
+        raise InputError(
+            f"{_name(source, where)}: cannot be read as sound ({reason}): convert it to WAV"
+        ) from error
+
+
+def _read_av(source: bytes | Path) -> tuple[NDArray[np.float32], int]:
+    import av
+
+    with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        if not container.streams.audio or container.streams.audio[0].codec_context is None:
+            raise ValueError("it has no sound track that can be decoded")
+        stream = container.streams.audio[0]
+        rate = int(stream.rate)
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+        blocks = [np.zeros((len(stream.layout.channels), 0), np.float32)]
+        left = MAX_SECONDS * rate
+        for frame in container.decode(stream):
+            blocks += [block.to_ndarray() for block in resampler.resample(frame)]
+            left -= frame.samples
+            if left < 0:
+                break
+    return np.concatenate(blocks, axis=1).astype(np.float32), rate
 
 
 def _name(source: bytes | Path, where: str) -> str:

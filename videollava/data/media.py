@@ -10,10 +10,13 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +45,10 @@ __all__ = [
 ]
 
 Source = bytes | Path
+T = TypeVar("T")
 
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn of decompression bombs
+DECODE_SECONDS = 60.0
 MAX_RATIO = 16  # beyond it, only the middle of a crop's long side is resized
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -128,7 +133,8 @@ def read_frames(source: Source, frames: int, where: str = "") -> NDArray[np.uint
     """Decode `frames` frames spread evenly over a video, first and last included: uint8 (T, H, W, 3).
 
     Frames come by index, so one repeats where the video has fewer, as in the original. decord decodes
-    in one thread (workers are what runs in parallel); what it cannot read, PyAV reads where installed.
+    in one thread (workers are what runs in parallel); what it cannot read, or takes a minute over, PyAV
+    reads where installed.
 
     Raises:
         InputError: no decodable video.
@@ -136,17 +142,17 @@ def read_frames(source: Source, frames: int, where: str = "") -> NDArray[np.uint
     if isinstance(source, Path) and not source.is_file():
         raise InputError(f"{_name(source, where)}: not found")
     try:
-        return _read_decord(source, frames)
+        return _limited(lambda: _read_decord(source, frames), DECODE_SECONDS)
     except ImportError as error:
         failure: Exception = error
         remedy = "install decord or av"
-    except (RuntimeError, ValueError, OSError) as error:  # DECORDError is a RuntimeError
+    except (RuntimeError, ValueError, OSError) as error:
         failure, remedy = error, "re-encode it as H.264 (or install av)"
     try:
         return _read_av(source, frames)
     except ImportError:
         pass
-    except (OSError, ValueError, RuntimeError, EOFError, LookupError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         failure, remedy = error, "check that it plays, then re-encode it as H.264 mp4"
     raise _unreadable(source, where, "video", failure, remedy)
 
@@ -286,41 +292,76 @@ def _open_image(source: Source, where: str) -> Image.Image:
     )
 
 
+def _limited(call: Callable[[], T], seconds: float) -> T:
+    """The result of `call`; TimeoutError after `seconds`.
+
+    decord spins for ever on some files (its issues 269, 373, 375) and nothing can interrupt it: its thread is
+    left behind, so that the file costs a core until this process ends, not the whole run.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:  # raised again where the result is asked for
+            result.set_exception(error)
+
+    Thread(target=run, name="decord", daemon=True).start()
+    try:
+        return result.result(seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"not decoded after {seconds:.0f} s") from error
+
+
 def _read_decord(source: Source, frames: int) -> NDArray[np.uint8]:
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-    reader = decord.VideoReader(opened, ctx=decord.cpu(0), num_threads=1)
-    if not len(reader):
-        raise ValueError("no frames")
-    chosen: NDArray[np.uint8] = reader.get_batch(frame_indices(len(reader), frames)).asnumpy()
-    return chosen
+    try:
+        reader = decord.VideoReader(_opened(source), ctx=decord.cpu(0), num_threads=1)
+        if not len(reader):
+            raise ValueError("no frames")
+        chosen: NDArray[np.uint8] = reader.get_batch(frame_indices(len(reader), frames)).asnumpy()
+        return chosen
+    except decord.DECORDError as error:  # a plain Exception
+        raise ValueError(str(error).rpartition("] ")[2]) from error
 
 
 def _read_av(source: Source, frames: int) -> NDArray[np.uint8]:
     import av
 
-    opened: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-    with av.open(opened) as container:
-        if not container.streams.video:
-            raise ValueError("it has no video stream")
+    try:
+        wanted = frame_indices(_count_packets(source), frames).tolist()
+        kept: dict[int, NDArray[np.uint8]] = {}
+        with av.open(_opened(source)) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            for index, frame in enumerate(container.decode(video=0)):
+                if index in wanted:
+                    # As decord does, which turns a clip as a player would.
+                    kept[index] = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    except (av.FFmpegError, EOFError, LookupError) as error:
+        raise ValueError(str(error)) from error
+    if wanted[-1] not in kept:
+        raise ValueError(f"only {len(kept)} of the {frames} frames wanted could be decoded")
+    return np.stack([kept[index] for index in wanted])
+
+
+def _count_packets(source: Source) -> int:
+    """Frames that the file holds; ValueError where it should hold more."""
+    import av
+
+    with av.open(_opened(source)) as container:
+        if not container.streams.video or container.streams.video[0].codec_context is None:
+            raise ValueError("it has no video stream that can be decoded")
         declared = container.streams.video[0].frames
         total = sum(packet.size > 0 for packet in container.demux(video=0))
     if total < max(declared, 1):
         raise ValueError(f"cut short: {total} of {declared} frames" if declared else "no frames")
-    wanted = frame_indices(total, frames).tolist()
-    if isinstance(opened, io.BytesIO):
-        opened.seek(0)
-    kept: dict[int, NDArray[np.uint8]] = {}
-    with av.open(opened) as container:
-        container.streams.video[0].codec_context.thread_count = 1
-        for index, frame in enumerate(container.decode(video=0)):
-            if index in wanted:
-                kept[index] = frame.to_ndarray(format="rgb24")
-    if wanted[-1] not in kept:
-        raise ValueError(f"only {len(kept)} of the {frames} frames wanted could be decoded")
-    return np.stack([kept[index] for index in wanted])
+    return total
+
+
+def _opened(source: Source) -> Any:
+    return io.BytesIO(source) if isinstance(source, bytes) else str(source)
 
 
 def _unreadable(

@@ -20,12 +20,15 @@ from videollava.data.packing import Plan
 from videollava.data.shards import Shards, load_split
 from videollava.errors import InputError
 
-__all__ = ["PairBatch", "Pairs", "plan_pairs", "rows_of"]
+__all__ = ["Captions", "PairBatch", "Pairs", "plan_pairs", "rows_of"]
 
 
 @dataclass
 class PairBatch:
-    """input_ids, attention_mask (B, L); pixels (B, 3, H, W) or (B, T, 3, H, W); `lengths` has an entry a pair."""
+    """input_ids, attention_mask (B, L); `lengths` has an entry a pair.
+
+    pixels: (B, 3, H, W), (B, T, 3, H, W), or for captions alone the attention mask of their second view (B, L).
+    """
 
     number: int
     input_ids: Tensor
@@ -115,3 +118,27 @@ class Pairs(Dataset[PairBatch]):
         if draw[1] < 0.5:
             pixels = pixels.flip(-2)
         return pixels.transpose(-1, -2) if draw[2] < 0.5 else pixels
+
+
+class Captions(Dataset[PairBatch]):
+    """Item p is batch p of the plan: captions of all kinds of media, each in two views that lack different words."""
+
+    def __init__(
+        self, prepared: Path, tokenizer: Any, plan: Plan, *, seed: tuple[int, int], positions: int = 77, lost: float = 0.15
+    ) -> None:
+        rows = load_split(prepared, "align")["conversations"].to_pylist()
+        self.captions = [json.loads(row)[-1][1] for row in rows]
+        self.tokenizer, self.plan, self.seed, self.positions, self.lost = tokenizer, plan, seed, positions, lost
+
+    def __len__(self) -> int:
+        return len(self.plan.packs) - 1
+
+    def __getitem__(self, number: int) -> PairBatch:
+        captions = [self.captions[row] for row in self.plan.pack(number).tolist()]
+        text = self.tokenizer(captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt")
+        ids, mask = text["input_ids"], text["attention_mask"]
+        draw = np.random.default_rng([*self.seed, number])
+        first, second = (mask * torch.from_numpy(draw.random(mask.shape) >= self.lost) for _ in range(2))
+        for view in (first, second):
+            view[:, 0] = 1  # a caption never loses everything
+        return PairBatch(number, ids, first, second, [1] * len(captions))

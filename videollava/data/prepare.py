@@ -125,6 +125,10 @@ def _open(source: Source, workspace: Path, quarantine: Quarantine) -> Opened:
     for archive in sorted(folder.iterdir()):
         if archive.suffix in (".json", ".jsonl"):
             continue
+        if not archive.is_file():
+            refusal = Refusal(str(archive), "", "unreadable archive", "not a file; pack folders into a tar")
+            quarantine.refuse(source.name, refusal)
+            continue
         for member in list_members(unpack_compressed(archive, workspace / SCRATCH)):
             if isinstance(member, Refusal):
                 quarantine.refuse(source.name, member)

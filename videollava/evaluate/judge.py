@@ -1,8 +1,7 @@
 """Asking a judge about many answers: planned first, cached, bounded, concurrent, and resumed after a kill.
 
-asks = benchmarks.get("msvd").asks(gold, answers)
-judged = judge_asks(asks, open_judge(params.evaluate.judge), Cache(folder / "verdicts.jsonl"))
-judged.write(folder / "replies.json")       # what `score` takes as judge replies
+replies = judge_answers("msvd", gold, answers, open_judge(params.evaluate.judge), folder)
+figures = score("msvd", gold, answers, replies)
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.evaluate import benchmarks
 from videollava.evaluate.benchmarks.replies import read_replies
 from videollava.evaluate.judge_cache import Cache, Entry, key_of
 from videollava.evaluate.judge_endpoint import (
@@ -32,7 +32,17 @@ from videollava.evaluate.judge_endpoint import (
 from videollava.evaluate.judge_prompts import Ask
 from videollava.params import Judge as JudgeParams
 
-__all__ = ["Cache", "Judged", "Limits", "Plan", "judge_asks", "limits_of", "open_judge", "plan"]
+__all__ = [
+    "Cache",
+    "Judged",
+    "Limits",
+    "Plan",
+    "judge_answers",
+    "judge_asks",
+    "limits_of",
+    "open_judge",
+    "plan",
+]
 
 CHARACTERS_A_TOKEN = 4  # a rough average of English
 SHOWN_EVERY = 10.0  # seconds
@@ -189,6 +199,33 @@ def judge_asks(
         elif not judged.stopped:
             judged.failed.append(ask.id)
     return judged
+
+
+def judge_answers(
+    benchmark: str,
+    gold: Sequence[Path],
+    answers: Path,
+    judge: Judge,
+    folder: Path,
+    limits: Limits | None = None,
+    show: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Judge an answers file; gives the file of replies, `folder`/<benchmark>.replies.json, that `score`
+    takes.
+
+    Verdicts are kept in `folder`/verdicts.jsonl, so that what was done before a stop is not asked again.
+    InputError where not all could be judged, since half a score is none.
+    """
+    asks = benchmarks.get(benchmark).asks
+    if asks is None:
+        raise InputError(f"{benchmark} has its own metric: it takes no judge")
+    judged = judge_asks(asks(gold, answers), judge, Cache(folder / "verdicts.jsonl"), limits, show)
+    if not judged.complete:
+        cause = judged.problem or f"the cap of {judged.calls} calls (evaluate.judge.max_calls) was reached"
+        raise InputError(f"{benchmark}: {len(judged.replies)} answers judged and kept, the rest not: {cause}")
+    replies = folder / f"{benchmark}.replies.json"
+    judged.write(replies)
+    return replies
 
 
 def _waiting(asks: Sequence[Ask], judge: Judge, cache: Cache | None) -> dict[str, Ask]:

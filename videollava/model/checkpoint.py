@@ -120,7 +120,7 @@ def _load_adapted(
     loaded = load(find_base(folder, {}, base), dtype, device)
     adapter = read_adapter(folder)
     weights = dict(loaded.model.named_parameters())
-    adapter.require(set(weights))
+    adapter.require({name: weight.shape for name, weight in weights.items()})
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(adapter.apply(name, weight.cpu()))

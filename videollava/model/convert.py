@@ -323,9 +323,8 @@ def merge(
         origin = original.find_base(folder, {}, base)
         beside = read_adapter(folder)
         config, plain_shards, tokenizer = _open(origin, None)
-        beside.require(
-            set(checkpoint.expected_specs(checkpoint.CLASSES[config.model_type], config.to_dict()))
-        )
+        kind = checkpoint.CLASSES[config.model_type]
+        beside.require(checkpoint.expected_specs(kind, config.to_dict()))
         shards = ({n: beside.apply(n, t) for n, t in part.items()} for part in plain_shards)
         plain = lambda: find_weights(origin).shards()  # noqa: E731
     before = _unmerged_logits(config, plain(), beside) if _fits(origin, check) else None

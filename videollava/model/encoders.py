@@ -1,7 +1,7 @@
 """LanguageBind: a vision encoder of any modality and the text encoder whose space it is bound to.
 
-Original: arXiv 2310.01852. The vision encoder is in vision.py; the text encoder is transformers' CLIP with the
-pooling that its tokenizer needs.
+Original: arXiv 2310.01852. The vision encoder is in vision.py; the text encoder is transformers' CLIP with
+the pooling that its tokenizer needs.
 """
 
 from __future__ import annotations
@@ -189,11 +189,13 @@ class LanguageBind(LanguageBindPreTrainedModel):
         )
 
     def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self, pixel_values: Tensor | None, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> LanguageBindOutput:
-        vision = self.vision_model(pixel_values, **kwargs)
         text = self.text_model(input_ids, attention_mask)
-        image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
         text_embeds = F.normalize(self.text_projection(text.pooler_output), dim=-1)
+        if pixel_values is None:
+            return LanguageBindOutput(text_embeds=text_embeds, text_output=text)
+        vision = self.vision_model(pixel_values, **kwargs)
+        image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
         logits = self.logit_scale.exp() * image_embeds @ text_embeds.T
         return LanguageBindOutput(logits, image_embeds, text_embeds, vision, text)

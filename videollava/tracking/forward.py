@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.params import Tracking
-from videollava.tracking.journal import journals, read_events
+from videollava.tracking.journal import PARENTS, journals, read_events
 
 __all__ = ["Follower", "Forwarded", "Store", "connect", "find_run", "replay", "tracking_uri"]
 
@@ -104,7 +104,11 @@ def replay(workspace: Path, tracking: Tracking, store: Store | None = None) -> F
         store = store or connect(workspace, tracking)
     except Exception as error:  # the tracker's troubles never stop the work that is tracked
         return Forwarded(pending=sum(p.stat().st_size for p in paths), error=_reason(error))
-    sent = [_send(store, path) for path in paths]
+    # Parents begin first, so that children find them, and go on last, so that they find what they link.
+    parents = [path for path in paths if path.parent.name == PARENTS]
+    for path in parents:
+        _send(store, path, begin=True)
+    sent = [_send(store, path) for path in [*(p for p in paths if p not in parents), *parents]]
     return Forwarded(
         runs=sum(s.runs for s in sent),
         events=sum(s.events for s in sent),
@@ -161,7 +165,7 @@ def find_run(store: Store, **tags: str) -> str:
     return next((run.info.run_id for run in [*done, *found]), "")
 
 
-def _send(store: Store, path: Path) -> Forwarded:
+def _send(store: Store, path: Path, begin: bool = False) -> Forwarded:
     state_path = path.with_name(f"{path.stem}.{store.label}.json")
     if _sent_offset(state_path) >= path.stat().st_size:
         return Forwarded()
@@ -170,7 +174,7 @@ def _send(store: Store, path: Path) -> Forwarded:
             return Forwarded()
         state = _load_state(state_path)
         try:
-            events = _catch_up(store, path, state)
+            events = _begin(store, path, state) if begin else _catch_up(store, path, state)
         except Exception as error:  # as in replay: what was not sent stays in the journal
             if state.run_id and getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
                 state_path.unlink(
@@ -192,6 +196,14 @@ def _catch_up(store: Store, path: Path, state: _State) -> int:
         state.offset = after
         state.save()
         done += len(events)
+
+
+def _begin(store: Store, path: Path, state: _State) -> int:
+    events, _ = read_events(path, 0)
+    if events and not state.run_id:
+        state.run_id = _find_or_create(store, events[0])
+        state.save()
+    return 0
 
 
 def _find_or_create(store: Store, start: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 __all__ = [
+    "PARENTS",
     "Journal",
     "close_abandoned",
     "current",
@@ -35,6 +36,7 @@ __all__ = [
     "write_curve",
 ]
 
+PARENTS = "retrain"  # folder of the journals that others name as their parent
 SYNC_SECONDS = 5.0
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -144,9 +146,8 @@ def log_metrics(step: int, **values: float) -> None:
 
 
 def journals(runs: Path) -> list[Path]:
-    """Every journal under `runs`, parents (runs/retrain) first, then by time."""
-    found = runs.glob("*/*.jsonl")
-    return sorted(found, key=lambda p: (p.parent.name != "retrain", p.stat().st_mtime_ns, p.name))
+    """Every journal under `runs`, oldest change first."""
+    return sorted(runs.glob("*/*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
 def read_events(path: Path, offset: int = 0, limit: int = 1 << 22) -> tuple[list[dict[str, Any]], int]:

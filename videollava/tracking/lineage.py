@@ -156,7 +156,7 @@ def folder_md5(folder: Path) -> str:
         f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts and f.suffix != ".pyc"
     ]
     rows = [{"md5": _file_md5(f), "relpath": f.relative_to(folder).as_posix()} for f in files]
-    rows.sort(key=lambda row: tuple(row["relpath"].split("/")))
+    rows.sort(key=lambda row: row["relpath"])
     return hashlib.md5(json.dumps(rows, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 

@@ -14,6 +14,8 @@ from videollava.train.cost import PEAK_TFLOPS
 
 __all__ = ["make_accelerator", "peak_flops"]
 
+CONFIGS = Path("infra/deepspeed")
+
 
 def make_accelerator(settings: Train) -> Any:
     """The Accelerator of this process; the launcher's environment says which rank it is."""
@@ -47,7 +49,10 @@ def _deepspeed(settings: Train) -> Any:
         ) from error
     if not torch.cuda.is_available():
         deepspeed.init_distributed(dist_backend="gloo")
-    config = json.loads((Path(__file__).with_name("deepspeed") / f"{settings.deepspeed}.json").read_text())
+    file = CONFIGS / f"{settings.deepspeed}.json"
+    if not file.is_file():
+        raise InputError(f"{file}: not found; run the stage in a checkout of the repository")
+    config = json.loads(file.read_text())
     config["gradient_clipping"] = settings.clip
     config["bf16"] = {"enabled": settings.precision == "bf16"}
     return DeepSpeedPlugin(hf_ds_config=config)

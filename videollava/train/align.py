@@ -1,9 +1,10 @@
 """LanguageBind: encoders bound to the language space by contrastive learning (arXiv 2310.01852, section 3).
 
-In: the `align` split (media with captions), the tokenizer. Out: models/encoders/image and models/encoders/video. First image
-and text encoder learn together; then the video encoder, begun from the image encoder, learns against the frozen text
-encoder: both end in one space before any projector sees them. Where `align.train` is false the encoders named in
-`bases` are taken as they are.
+In: the `align` split (media with captions), the tokenizer. Out: models/encoders/image and models/encoders/video. As in
+LanguageBind the language encoder comes first and is then frozen: here a small one learns to tell captions apart, each
+from two views that lack different words. The image encoder learns against it, then the video encoder, begun from the
+image encoder: both end in one space before any projector sees them. Where `align.train` is false the encoders named
+in `bases` are taken as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from videollava.data.batches import Layout
-from videollava.data.pairs import PairBatch, Pairs, plan_pairs, rows_of
+from videollava.data.pairs import Captions, PairBatch, Pairs, plan_pairs, rows_of
+from videollava.data.shards import load_split
 from videollava.errors import InputError
 from videollava.model import checkpoint
 from videollava.model.encoders import LanguageBind, pair_config
@@ -51,11 +53,14 @@ def run(params: Params, workspace: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(workspace / "data/prepared/tokenizer")
     torch.manual_seed(params.seed)
     image = _begin_image(params, tokenizer)
-    steps = _learn("image", image, tokenizer, params, workspace)
+    done = _learn_text(image, tokenizer, params, workspace)
+    image.text_model.requires_grad_(False)
+    image.text_projection.requires_grad_(False)
+    done += _learn("image", image, tokenizer, params, workspace, logged_before=done)
     checkpoint.save(image, tokenizer, target / "image")
     torch.manual_seed(params.seed + 1)
     video = _begin_video(params, tokenizer, image)
-    _learn("video", video, tokenizer, params, workspace, logged_before=steps)
+    _learn("video", video, tokenizer, params, workspace, logged_before=done)
     checkpoint.save(video, tokenizer, target / "video")
 
 
@@ -105,18 +110,42 @@ def _begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> Languag
     return pair
 
 
-def _learn(
-    kind: Kind, pair: LanguageBind, tokenizer: Any, params: Params, workspace: Path, logged_before: int = 0
-) -> int:
-    """Train one pair in place; its number of steps."""
-    align = params.align
-    video = kind == "video"
-    rate = align.video_learning_rate if video else align.learning_rate
-    settings = _settings(align, video, rate)
+def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, workspace: Path) -> int:
+    """Train the text encoder of one pair in place; the number of steps."""
+    align, prepared = params.align, workspace / "data/prepared"
+    settings = _settings(align, align.text_epochs, align.text_batch_size, align.learning_rate)
     accelerator = make_accelerator(settings)
-    pair.set_attn_implementation({"": "sdpa"} | cpu_attention(accelerator.device) or "sdpa")
-    pair.vision_model.config.patch_dropout = align.patch_dropout
-    prepared = workspace / "data/prepared"
+    captions = load_split(prepared, "align").num_rows
+    packs = [
+        Captions(
+            prepared,
+            tokenizer,
+            plan_pairs(captions, settings.batch_size, accelerator.num_processes, params.seed, epoch),
+            seed=(params.seed, epoch),
+            positions=POSITIONS,
+        )
+        for epoch in range(settings.epochs)
+    ]
+    pair.requires_grad_(False)
+    for part in (pair.text_model, pair.text_projection):
+        part.requires_grad_(True)
+    pair.logit_scale.requires_grad_(True)
+    steps = _train(pair, "text", packs, settings, accelerator, params, workspace)
+    pair.requires_grad_(True)
+    return steps
+
+
+def _learn(
+    kind: Kind, pair: LanguageBind, tokenizer: Any, params: Params, workspace: Path, logged_before: int
+) -> int:
+    """Train one vision encoder in place against its frozen text encoder; the number of steps."""
+    align, prepared, video = params.align, workspace / "data/prepared", kind == "video"
+    settings = (
+        _settings(align, align.video_epochs, align.video_batch_size, align.video_learning_rate)
+        if video
+        else _settings(align, align.image_epochs, align.batch_size, align.learning_rate)
+    )
+    accelerator = make_accelerator(settings)
     layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="pad")
     pairs = len(rows_of(prepared, kind))
     pixels: dict[int, Tensor] | None = {} if align.keep_pixels else None
@@ -134,28 +163,44 @@ def _learn(
         )
         for epoch in range(settings.epochs)
     ]
+    pair.vision_model.config.patch_dropout = align.patch_dropout
+    steps = _train(pair, kind, packs, settings, accelerator, params, workspace, logged_before)
+    pair.vision_model.config.patch_dropout = 0.0
+    return steps
+
+
+def _train(
+    pair: LanguageBind,
+    name: str,
+    packs: list[Any],
+    settings: Train,
+    accelerator: Any,
+    params: Params,
+    workspace: Path,
+    logged_before: int = 0,
+) -> int:
+    pair.set_attn_implementation({"": "sdpa"} | cpu_attention(accelerator.device))
     job = Job(
-        name=f"align-{kind}",
+        name=f"align-{name}",
         model=pair,
         groups=list(_decayed(pair, settings)),
-        forward=partial(_forward, accelerator),
+        forward=partial(_forward, accelerator, pair),
         packs=packs,
         settings=settings,
-        checkpoints=workspace / "checkpoints" / f"align-{kind}-{input_key(workspace, 'align')[:16]}",
+        checkpoints=workspace / "checkpoints" / f"align-{name}-{input_key(workspace, 'align')[:16]}",
         seed=params.seed,
         accelerator=accelerator,
         max_dropped=params.prepare.max_quarantined,
         logged_before=logged_before,
     )
     train(job)
-    pair.vision_model.config.patch_dropout = 0.0
     return job.steps
 
 
-def _settings(align: Align, video: bool, rate: float) -> Train:
+def _settings(align: Align, epochs: int, batch_size: int, rate: float) -> Train:
     return Train(
-        epochs=align.video_epochs if video else align.image_epochs,
-        batch_size=align.video_batch_size if video else align.batch_size,
+        epochs=epochs,
+        batch_size=batch_size,
         learning_rate=rate,
         warmup_ratio=align.warmup_ratio,
         weight_decay=align.weight_decay,
@@ -172,17 +217,20 @@ def _decayed(pair: nn.Module, settings: Train) -> Iterator[dict[str, Any]]:
     yield {"params": [p for p in learned if p.ndim <= 1], "lr": settings.learning_rate, "weight_decay": 0.0}
 
 
-def _forward(accelerator: Any, model: nn.Module, batch: PairBatch, share: Tensor | float) -> Tensor:
+def _forward(
+    accelerator: Any, pair: LanguageBind, model: nn.Module, batch: PairBatch, share: Tensor | float
+) -> Tensor:
     device = accelerator.device
-    out = model(
-        pixel_values=batch.pixels.to(device),
-        input_ids=batch.input_ids.to(device),
-        attention_mask=batch.attention_mask.to(device),
-    )
-    pair = accelerator.unwrap_model(model)
+    ids, mask, pixels = (x.to(device) for x in (batch.input_ids, batch.attention_mask, batch.pixels))
+    captions = F.pad(ids, (0, POSITIONS - ids.shape[1]), value=IGNORED)
+    if pixels.ndim == 2:
+        both = model(pixel_values=None, input_ids=ids.repeat(2, 1), attention_mask=torch.cat([mask, pixels]))
+        first, second = both.text_embeds.chunk(2)
+    else:
+        out = model(pixel_values=pixels, input_ids=ids, attention_mask=mask)
+        first, second = out.image_embeds, out.text_embeds
     scale = pair.logit_scale.clamp(max=HIGHEST_SCALE).exp()
-    captions = F.pad(batch.input_ids, (0, POSITIONS - batch.input_ids.shape[1]), value=IGNORED).to(device)
-    return contrastive_loss(accelerator, out.image_embeds.float(), out.text_embeds.float(), captions, scale)
+    return contrastive_loss(accelerator, first.float(), second.float(), captions, scale)
 
 
 def contrastive_loss(accelerator: Any, media_BD: Tensor, text_BD: Tensor, captions_BL: Tensor, scale: Tensor) -> Tensor:

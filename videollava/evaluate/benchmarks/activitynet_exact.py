@@ -14,7 +14,17 @@ from videollava.evaluate.benchmarks.video_qa import questions
 
 __all__ = ["BENCHMARK", "score"]
 
-TYPES = ("motion", "spatial", "temporal", "yes/no", "color", "object", "location", "number", "other")
+TYPES = (
+    "motion",
+    "spatial relation",
+    "temporal relation",
+    "yes/no",
+    "color",
+    "object",
+    "location",
+    "number",
+    "other",
+)
 FREE = 3  # types from here on are free questions
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.evaluate.benchmarks.image_questions import asked, llava_questions
 from videollava.evaluate.benchmarks.interface import SHORT, Benchmark, Question
-from videollava.evaluate.benchmarks.reading import Document, documents, find, read_answers
+from videollava.evaluate.benchmarks.reading import Document, documents, find, named, read_answers
 from videollava.evaluate.benchmarks.tally import counts, grouped, percent, result
 
 __all__ = ["BENCHMARK", "questions", "score"]
@@ -86,9 +86,8 @@ def _is_gold(value: Any) -> bool:
 def _balanced(found: Sequence[Document]) -> dict[str, dict[str, Any]]:
     golds = find(found, _is_gold)
     if not golds:
-        names = ", ".join(str(document.path) for document in found)
         raise InputError(
-            f"{names}: no GQA questions: one JSON object of questions by id, with types and answers"
+            f"{named(found)}: no GQA questions: one JSON object of questions by id, with types and answers"
         )
     whole = {key: question for document in golds for key, question in document.value.items()}
     return {key: question for key, question in whole.items() if question.get("isBalanced", True)}

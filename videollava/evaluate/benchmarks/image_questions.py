@@ -8,7 +8,7 @@ from typing import Any
 
 from videollava.errors import InputError
 from videollava.evaluate.benchmarks.interface import Question
-from videollava.evaluate.benchmarks.reading import Document, documents, find, records, rows_with
+from videollava.evaluate.benchmarks.reading import Document, documents, find, named, records, rows_with
 
 __all__ = ["IMAGE", "VIDEO", "asked", "beside", "llava_documents", "llava_questions"]
 
@@ -47,8 +47,7 @@ def llava_questions(
     elif raw is not None:
         yield from raw(found, media)
     else:
-        names = ", ".join(str(document.path) for document in found)
-        raise InputError(f'{names}: no questions: want lines with "question_id", "image" and "text"')
+        raise InputError(f'{named(found)}: no questions: want lines with "question_id", "image" and "text"')
 
 
 def asked(

@@ -12,7 +12,15 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.evaluate.benchmarks.image_questions import llava_documents, llava_questions
 from videollava.evaluate.benchmarks.interface import SHORT, Benchmark, Question
-from videollava.evaluate.benchmarks.reading import Document, documents, find, read_answers, records, rows_with
+from videollava.evaluate.benchmarks.reading import (
+    Document,
+    documents,
+    find,
+    named,
+    read_answers,
+    records,
+    rows_with,
+)
 from videollava.evaluate.benchmarks.tally import counts, mean, result
 
 __all__ = ["BENCHMARK", "questions", "says_yes", "score"]
@@ -81,9 +89,8 @@ def _asked(found: Sequence[Document]) -> dict[str, dict[Key, str]]:
     """Of each sampling, the question ids by image and question."""
     own = llava_documents(found)
     if not own:
-        names = ", ".join(str(document.path) for document in found)
         raise InputError(
-            f"{names}: no POPE questions: llava_pope_test.jsonl says which sampling an answer is of"
+            f"{named(found)}: no POPE questions: llava_pope_test.jsonl says which sampling an answer is of"
         )
     asked: dict[str, dict[Key, str]] = defaultdict(dict)
     for row in (row for document in own for row in records(document)):

@@ -22,6 +22,7 @@ __all__ = [
     "absent",
     "documents",
     "find",
+    "named",
     "parse",
     "pick",
     "read_answers",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 SNIFFED = 4096
+NAMED = 4
 ID_KEYS = ("question_id", "id", "questionId", "image")
 TEXT_KEYS = ("text", "prediction", "pred", "answer")
 
@@ -131,12 +133,18 @@ def find(found: Iterable[Document], fits: Callable[[Any], bool]) -> list[Documen
     return [document for document in found if fits(document.value)]
 
 
+def named(found: Sequence[Document]) -> str:
+    """The files' names for a message, the first few of many."""
+    names = ", ".join(str(document.path) for document in found[:NAMED]) or "no files"
+    return names if len(found) <= NAMED else f"{names} and {len(found) - NAMED} more"
+
+
 def pick(found: Sequence[Document], what: str, fits: Callable[[Any], bool]) -> Document:
     """The one document whose value fits; InputError naming `what` is missing or given twice."""
     fitting = find(found, fits)
     if len(fitting) == 1:
         return fitting[0]
-    names = ", ".join(str(document.path) for document in (fitting or found)) or "no files"
+    names = named(fitting or found)
     problem = f"{what} given twice" if fitting else f"{what} not among the files given"
     raise InputError(f"{names}: {problem}")
 

@@ -1,7 +1,9 @@
 """A judge's replies on disk: by id the attempts in order, with or without the judge that gave them.
 
-{"judge": {"name", "version", "prompt"}, "replies": {id: [reply, ..]}}      ours; for several runs {id:
-[[..], ..]} {id: [reply, ..]}                                                            plain
+    {"judge": {"name", "version", "prompt"}, "replies": {id: [reply, ..]}}    ours
+    {id: [reply, ..]}                                                          plain
+
+For several runs of each ask, an id has a list of such lists.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from math import fsum
 from typing import Any, TypeVar
 
+from videollava.errors import InputError
 from videollava.evaluate.benchmarks.reading import Answers
 
 __all__ = ["LISTED", "counts", "grouped", "leave_one_out", "mean", "percent", "result"]
@@ -44,8 +45,14 @@ def leave_one_out(matches: int, people: int = 10) -> float:
 
 
 def counts(gold: Iterable[str], answers: Answers) -> dict[str, Any]:
-    """How answers meet the gold's ids: missing, of no question, repeated; and unreadable lines."""
+    """How answers meet the gold's ids: missing, of no question, repeated; and unreadable lines.
+
+    InputError where no answer is to any question of the gold: another benchmark's file.
+    """
     asked = set(gold)
+    if asked.isdisjoint(answers.texts):
+        named = sorted(answers.texts, key=_order)[:3]
+        raise InputError(f"{answers.path}: none of its answers ({named}, ..) is to a question of the gold")
     missing = sorted(asked - answers.texts.keys(), key=_order)
     found: dict[str, Any] = {
         "missing": len(missing),

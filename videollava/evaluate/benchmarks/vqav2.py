@@ -81,10 +81,11 @@ def _accuracy(row: dict[str, Any], answer: str | None) -> float:
     answer = _flat(answer)
     if len(set(said)) > 1:
         answer, said = normalise.vqa(answer), [normalise.vqa(text) for text in said]
-    people = [{**person, "answer": text} for person, text in zip(row["answers"], said, strict=True)]
-    if len({person.get("answer_id") for person in people}) == len(people):
+    given = row["answers"]
+    if len({person.get("answer_id") for person in given}) == len(given):
         return leave_one_out(said.count(answer), len(said))
     # The tool leaves out by equality, so people without an id of their own who agree leave together.
+    people = [{**person, "answer": text} for person, text in zip(given, said, strict=True)]
     sets = [[other["answer"] for other in people if other != person] for person in people]
     return sum(min(1.0, others.count(answer) / 3) for others in sets) / len(sets)
 

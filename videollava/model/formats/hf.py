@@ -29,7 +29,6 @@ __all__ = ["Source", "export_config", "from_ours", "open_source", "write_process
 
 log = logging.getLogger(__name__)
 
-FRAMES = 8
 KEPT = "videollava"  # the key of a config of ours inside an exported one
 CLIP = (
     "hidden_size",
@@ -109,7 +108,8 @@ def ours_config(config: Mapping[str, Any]) -> VideoLlavaConfig:
     language = AutoConfig.for_model(text.pop("model_type", "llama"), **text)
     vision = clip_vision_config({"hidden_size": 1024, **_L14, **(config.get("vision_config") or {})})
     video = clip_vision_config({"hidden_size": 1024, **_L14, **(config.get("vision_config") or {})})
-    video.modality, video.num_frames = "video", FRAMES
+    video.modality = "video"
+    video.num_frames = config.get("video_seq_length", 8 * (video.patches + 1)) // (video.patches + 1)
     return VideoLlavaConfig(
         vision_config=vision,
         video_config=video,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,6 @@ class Adapter:
         if name == module or module not in self.pairs:
             return weight
         down, up = self.pairs[module]
-        if up.shape[0] != weight.shape[0] or down.shape[1] != weight.shape[1]:
-            raise InputError(
-                f"{self.origin}: LoRA of {module} is for a weight of {[up.shape[0], down.shape[1]]}, the "
-                f"base has "
-                f"{list(weight.shape)}: this adapter belongs to another base model"
-            )
         delta = self.scale(module) * (up.float() @ down.float())
         return (weight.float() + delta).to(weight.dtype)
 
@@ -56,11 +50,18 @@ class Adapter:
         alpha = next((a for key, a in self.alphas.items() if re.search(rf"(^|\.){key}$", module)), self.alpha)
         return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
-    def require(self, names: set[str]) -> None:
-        """InputError where the adapter changes weights that the base does not have."""
-        absent = {m for m in self.pairs if f"{m}.weight" not in names} | (self.whole.keys() - names)
+    def require(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """InputError where the adapter changes weights that the base lacks, or has in another shape."""
+        absent = {m for m in self.pairs if f"{m}.weight" not in shapes} | (self.whole.keys() - shapes.keys())
         if absent:
             raise InputError(f"{self.origin}: adapts weights that the base model lacks: {short(absent)}")
+        for module, (down, up) in self.pairs.items():
+            mine, base = [up.shape[0], down.shape[1]], list(shapes[f"{module}.weight"])
+            if mine != base:
+                raise InputError(
+                    f"{self.origin}: LoRA of {module} is for a weight of {mine}, the base has {base}: "
+                    "this adapter belongs to another base model"
+                )
 
 
 def split_pairs(tensors: Mapping[str, Tensor]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
@@ -92,7 +93,7 @@ def merge_inline(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tenso
     if not pairs:
         return rest
     adapter = Adapter(alpha, pairs, origin="un-merged LoRA")
-    adapter.require(set(rest))
+    adapter.require({name: tensor.shape for name, tensor in rest.items()})
     return {name: adapter.apply(name, tensor) for name, tensor in rest.items()}
 
 

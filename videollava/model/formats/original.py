@@ -119,7 +119,7 @@ def open_source(folder: Path, base: Path | str | None = None) -> Source:
     projector = _read_projector(folder)
     if adapter:
         own = {name: tensor for name, tensor in adapter.whole.items() if PROJECTOR.match(name)}
-        adapter.require(specs.keys() | own.keys())
+        adapter.require({n: spec[1] for n, spec in specs.items()} | {n: tuple(t.shape) for n, t in own.items()})
         projector = projector or own
     return Source(
         config=ours_config(config, shapes, _buffers(specs)),

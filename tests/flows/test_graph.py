@@ -1,0 +1,149 @@
+"""dvc.yaml is the only graph: its order, and that it names the code and parameters its stages really use."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.graph import stage_inputs, stage_order, stage_outputs
+from videollava.errors import InputError
+from videollava.params import Params, profile_names, profile_text
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GRAPH = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+STAGES = ["fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate"]
+MODULES = {
+    "fetch": "videollava.data.fetch",
+    "prepare": "videollava.data.prepare",
+    "bases": "videollava.train.bases",
+    "align": "videollava.train.align",
+    "pretrain": "videollava.train.pretrain",
+    "finetune": "videollava.train.finetune",
+    "evaluate": "videollava.evaluate.stage",
+}
+# Imported, but no result depends on it: parameters are tracked by value, the rest only tells what happens.
+SILENT = (
+    "videollava/__init__.py",
+    "videollava/errors.py",
+    "videollava/params.py",
+    "videollava/gate.py",
+    "videollava/tracking/",
+    "videollava/registry/",
+    "videollava/train/__init__.py",
+    "videollava/train/progress.py",
+    "videollava/train/cost.py",
+    "videollava/data/__init__.py",
+)
+
+
+def test_the_order_is_the_graphs_not_the_files(workspace: Path) -> None:
+    assert stage_order(workspace) == ["fetch", "finetune", "evaluate"]
+    assert stage_order(workspace, "finetune") == ["fetch", "finetune"]
+    assert stage_outputs(workspace, "evaluate") == ["evaluation", "metrics.json"]
+    assert stage_inputs(workspace, "finetune") == ["data/raw", "stage.py"]
+
+
+def test_our_own_order() -> None:
+    assert stage_order(REPOSITORY) == STAGES
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stages: {a: {deps: [y], outs: [x]}, b: {deps: [x], outs: [y]}}", "need each other: "),
+        ("stages: {}", "no stages"),
+        ("stages: [", "not valid YAML"),
+    ],
+)
+def test_a_broken_graph_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "dvc.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        stage_order(tmp_path)
+
+
+def test_an_unknown_target_is_refused(workspace: Path) -> None:
+    with pytest.raises(InputError, match="no stage 'finetun'; there are: evaluate, fetch, finetune"):
+        stage_order(workspace, "finetun")
+
+
+def test_parts_of_an_output_are_dependencies_too(tmp_path: Path) -> None:
+    stages = {
+        "c": {"deps": ["data/prepared/splits/x.arrow"], "outs": ["c"]},
+        "a": {"outs": ["data/prepared"]},
+        "b": {"deps": ["models"], "outs": ["b"]},
+        "m": {"outs": ["models/one"]},
+        "d": {"deps": ["data/prepared-not"], "outs": ["d"]},
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    assert stage_order(tmp_path) == ["a", "c", "m", "b", "d"]
+    assert stage_order(tmp_path, "d") == ["d"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_module_that_decides_a_result_is_a_dependency(stage: str) -> None:
+    deps = stage_inputs(REPOSITORY, stage)
+    used = {file for file in closure(MODULES[stage]) if not file.startswith(SILENT)}
+    missing = {file for file in used if not any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+    assert not missing, f"dvc.yaml: {stage} uses {sorted(missing)}, not among its deps"
+    code = [dep for dep in deps if dep.startswith("videollava/")]
+    idle = [dep for dep in code if not any(file == dep or file.startswith(f"{dep}/") for file in used)]
+    assert not idle, f"dvc.yaml: {stage} depends on {idle}, which it does not use"
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_has_the_parameters_that_stages_name(name: str) -> None:
+    values = yaml.safe_load(profile_text(name))
+    for stage, entry in GRAPH["stages"].items():
+        for key in entry["params"]:
+            node = values
+            for part in key.split("."):
+                assert part in node, f"profile {name} lacks {key}, which dvc.yaml: {stage} names"
+                node = node[part]
+
+
+def test_every_section_of_a_stage_is_among_its_parameters() -> None:
+    sections = set(Params.__dataclass_fields__) & set(STAGES)
+    assert sections == set(STAGES)
+    for stage in STAGES:
+        assert any(key.split(".")[0] == stage for key in GRAPH["stages"][stage]["params"])
+
+
+def closure(module: str) -> set[str]:
+    """Files of our package that a module imports, at its top or inside its functions."""
+    seen: set[str] = set()
+    todo = [module]
+    while todo:
+        file = source(todo.pop())
+        if file is None or str(file.relative_to(REPOSITORY)) in seen:
+            continue
+        seen.add(str(file.relative_to(REPOSITORY)))
+        if file != REPOSITORY / "videollava" / "__init__.py":  # it loads the assistant for people, lazily
+            todo += imports(file)
+    return seen
+
+
+def source(module: str) -> Path | None:
+    path = REPOSITORY.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def imports(file: Path) -> list[str]:
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+    return [name for name in found if name.startswith("videollava")]

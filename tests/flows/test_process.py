@@ -1,0 +1,129 @@
+"""Nothing a stage starts outlives it, whoever is killed; its output is readable in a log."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.process import OutputLines, Supervised, run_streamed
+
+# A program that starts a child in a session of its own, which ignores SIGTERM, and then hangs.
+STUBBORN = """
+import signal, subprocess, sys, time
+child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+print("started", flush=True)
+subprocess.Popen([sys.executable, "-c", child, sys.argv[1]], start_new_session=True).wait()
+"""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_output_becomes_lines() -> None:
+    lines: list[str] = []
+    echoed: list[str] = []
+    output = OutputLines(lines.append, echoed.append, re.compile("^noise"))
+    for piece in ("fir", "st\nnoise here\n\n10%\r20%\r", "\x1b[31m30%\x1b[0m\r\nla", "st"):
+        output.feed(piece)
+    output.close()
+    assert lines == ["first", "30%", "last"]
+    assert "".join(echoed) == "first\n10%\r20%\r\x1b[31m30%\x1b[0m\nlast\n"
+
+
+def test_a_bar_shows_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("flows.process.time.monotonic", lambda: now[0])
+    lines: list[str] = []
+    output = OutputLines(lines.append)
+    for second in range(60):
+        now[0] = float(second)
+        output.feed(f"step {second}\r")
+    assert lines == ["step 15", "step 30", "step 45"]
+
+
+def test_status_output_and_environment_come_through(tmp_path: Path) -> None:
+    lines: list[str] = []
+    body = "import os, sys; print(os.environ['MARK'], os.getcwd()); print('bad', file=sys.stderr); sys.exit(3)"
+    status = run_streamed(
+        [sys.executable, "-c", body], tmp_path, {**os.environ, "MARK": "here"}, OutputLines(lines.append)
+    )
+    assert status == 3
+    assert sorted(lines) == ["bad", f"here {tmp_path}"]
+    dying = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    assert run_streamed(dying, tmp_path, os.environ, OutputLines(lines.append)) == 128 + signal.SIGKILL
+
+
+def test_a_terminal_is_given_where_a_person_watches(tmp_path: Path) -> None:
+    lines: list[str] = []
+    body = "import sys; print(sys.stdout.isatty())"
+    output = OutputLines(lines.append)
+    assert run_streamed([sys.executable, "-c", body], tmp_path, os.environ, output, terminal=True) == 0
+    assert lines == ["True"]
+
+
+def test_an_interruption_ends_every_descendant(tmp_path: Path, mentions: Callable[[str], list[int]]) -> None:
+    mark = f"mark-{tmp_path.name}-{os.getpid()}"
+
+    def stop_when_up(line: str) -> None:
+        if line == "up":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_streamed(
+            [sys.executable, "-c", STUBBORN, mark], tmp_path, os.environ, OutputLines(stop_when_up), grace=0.2
+        )
+    assert mentions(mark) == []
+
+
+def test_what_a_finished_command_left_behind_is_ended(
+    tmp_path: Path, mentions: Callable[[str], list[int]]
+) -> None:
+    mark = f"left-{tmp_path.name}-{os.getpid()}"
+    body = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', sys.argv[1]],"
+        " start_new_session=True, stdout=subprocess.DEVNULL)"
+    )
+    lines: list[str] = []
+    command = [sys.executable, "-c", body, mark]
+    assert run_streamed(command, tmp_path, os.environ, OutputLines(lines.append), grace=0.2) == 0
+    assert mentions(mark) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_caller_takes_all_of_it_along(
+    tmp_path: Path, mentions: Callable[[str], list[int]], number: signal.Signals
+) -> None:
+    mark = f"caller-{tmp_path.name}-{os.getpid()}"
+    caller = (
+        "import os, sys; from pathlib import Path; from flows.process import OutputLines, run_streamed\n"
+        "run_streamed([sys.executable, '-c', sys.argv[1], sys.argv[2]], Path('.'), os.environ,"
+        " OutputLines(lambda line: print(line, flush=True)), grace=0.2)"
+    )
+    running = subprocess.Popen([sys.executable, "-c", caller, STUBBORN, mark], stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    while running.stdout.readline().strip() != "up":
+        pass
+    running.send_signal(number)
+    running.wait()
+    running.stdout.close()
+    assert wait_for(lambda: mentions(mark) == [])
+
+
+def test_stop_is_quiet_about_what_ended_already(tmp_path: Path) -> None:
+    running = Supervised([sys.executable, "-c", ""], tmp_path)
+    running.process.wait()
+    assert running.stop() == 0

@@ -1,0 +1,37 @@
+"""A micro workspace: two dozen clips, really fetched and prepared; encoders and bases made once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from micro import ROOT, micro, sources
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/prepared, models/bases and models/encoders of the micro parameters; read only."""
+    from videollava.data import fetch, prepare
+    from videollava.train import align, bases
+
+    workspace = tmp_path_factory.mktemp("micro")
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, workspace)
+    params = micro(sources(workspace / "from"))
+    for stage in (fetch, prepare, bases, align):
+        stage.run(params, workspace)
+    return workspace
+
+
+@pytest.fixture
+def workspace(made: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Fresh copies of the micro workspace, by name."""
+
+    def copy(name: str = "work") -> Path:
+        target = tmp_path / name
+        shutil.copytree(made, target, ignore=shutil.ignore_patterns("raw", "checkpoints", "runs"))
+        return target
+
+    return copy

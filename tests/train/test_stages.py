@@ -1,0 +1,47 @@
+"""Who learns in which stage, the schedule, and that the loss falls on real clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from micro import micro
+
+from videollava.model import checkpoint
+from videollava.train import finetune, pretrain
+from videollava.train.loop import learning_rate
+
+
+def test_stage_1_changes_the_projector_alone_and_stage_2_not_the_encoders(workspace: Callable[[str], Path]) -> None:
+    folder, params = workspace("work"), micro()
+    language = checkpoint.quiet and (folder / "models/bases/language/model.safetensors").read_bytes()
+    pretrain.run(params, folder)
+    assert {p.name for p in (folder / "models/projector").iterdir()} == {"projector.json", "projector.safetensors"}
+    assert (folder / "models/bases/language/model.safetensors").read_bytes() == language
+    finetune.run(params, folder)
+    whole = checkpoint.load(folder / "models/videollava").model
+    for kind in ("image", "video"):
+        tower = checkpoint.load(folder / "models/encoders" / kind).model.vision_model.state_dict()
+        ours = getattr(whole.model, f"{kind}_tower").state_dict()
+        assert all(torch.equal(ours[name], value) for name, value in tower.items())
+
+
+def test_cached_features_train_as_decoded_media_do(workspace: Callable[[str], Path]) -> None:
+    losses = []
+    for cached in ("true", "false"):
+        folder = workspace(f"cached-{cached}")
+        params = micro(f"pretrain.cache_features={cached}")
+        pretrain.run(params, folder)
+        state = torch.load(next((folder / "checkpoints").glob("pretrain-*/step-*/state.pt")), weights_only=True)
+        losses.append(torch.cat([p.flatten() for p in state["model"].values()]))
+    # Features are kept in bfloat16.
+    assert torch.allclose(losses[0], losses[1], atol=5e-3)
+
+
+def test_the_schedule_is_the_originals() -> None:
+    rates = [learning_rate(step, 100, 0.03) for step in range(100)]
+    assert rates[:4] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert rates[-1] == pytest.approx(0.0, abs=1e-3)
+    assert rates[3:] == sorted(rates[3:], reverse=True)

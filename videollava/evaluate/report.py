@@ -1,0 +1,192 @@
+"""The evaluation's one page: scores, curves, how the data were split, questions with their pictures.
+
+The same input gives the same bytes: the page bears no date, and what is shown of many follows from ids.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from videollava.data import toy
+from videollava.errors import InputError
+from videollava.evaluate.charts import curve_chart, read_curve
+from videollava.evaluate.page import Markup, document, join, section, table, tag
+from videollava.evaluate.pictures import Album
+from videollava.evaluate.report_samples import sample_cards
+from videollava.evaluate.report_scores import (
+    Scored,
+    chart,
+    kinds_part,
+    paper_tables,
+    score_all,
+    score_notes,
+    score_table,
+    tiles,
+)
+from videollava.evaluate.results import Results, read_metrics, read_results
+from videollava.params import Params
+from videollava.tracking.lineage import lock_entry, read_lineage
+
+__all__ = ["write_report"]
+
+STAGES = ("bases", "align", "pretrain", "finetune")
+PICTURES = 2_000_000  # characters of pictures in the page
+SAMPLES = 48  # of all benchmarks, in groups of at most MOST
+MOST = 8
+SHORT = 12  # digits of a hash
+EASY_VQA = (
+    "easy-VQA's own split, as it is published, image by image: training images are asked about in training "
+    "only, test images in the test only, all{questions} questions of its test set."
+)
+
+
+def write_report(
+    workspace: Path,
+    params: Params,
+    metrics: Mapping[str, Any],
+    target: Path,
+    champion: Path | None = None,
+    lineage: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the report of the evaluation in `target`'s folder (its predictions/) to `target`, an HTML file.
+
+    Args:
+        workspace: where data/prepared, plots/ and the lineage are.
+        metrics: as in metrics.json.
+        champion: the champion's evaluation folder, to compare with.
+        lineage: names and texts for the page's head; default: what the workspace says of itself.
+
+    Raises:
+        InputError: no predictions, a line of them or of a curve cannot be read, or a benchmark has no score.
+            A champion that cannot be compared fairly is no error: the page says why.
+    """
+    results = read_results(target.parent, metrics)
+    before = read_results(champion) if champion else None
+    scores = score_all(metrics, results, before, read_metrics(champion) if champion else None)
+    album = Album(workspace, params.model.frames, PICTURES)
+    compared = before is not None
+    parts = [
+        _head(params, scores, _lineage(workspace) if lineage is None else lineage),
+        _scores(scores, compared),
+        _kinds(scores, results),
+        _curves(workspace),
+        _split(workspace, params, results),
+        _samples(scores, results, before or {}, album),
+    ]
+    page = document(f"Video-LLaVA evaluation: {params.profile}", *parts)
+    aside = target.with_name(target.name + ".tmp")
+    aside.write_text(page, encoding="utf-8")
+    os.replace(aside, target)
+    return target
+
+
+def _head(params: Params, scores: Sequence[Scored], lineage: Mapping[str, str]) -> Markup:
+    facts = {"profile": params.profile, "seed": str(params.seed), **lineage}
+    lines = [tag("div", tag("dt", name), tag("dd", tag("code", text))) for name, text in facts.items()]
+    links = {"scores": "Scores", "kinds": "By kind", "curves": "Training", "split": "Split"}
+    links |= {"samples": "Samples"}
+    return tag(
+        "header",
+        tag("h1", "Video-LLaVA evaluation"),
+        tag("dl", *lines, class_="facts"),
+        tiles(scores),
+        tag("nav", *(tag("a", name, href=f"#{key}") for key, name in links.items())),
+    )
+
+
+def _lineage(workspace: Path) -> dict[str, str]:
+    """Only what a rerun finds again: dvc.lock's hash, for one, changes with the run itself."""
+    found = read_lineage(workspace)
+    commit = found.commit[:SHORT] + (", with uncommitted changes" if found.dirty else "")
+    outs = lock_entry(workspace, "finetune").get("outs") or ()
+    model = next((out.get("md5", "") for out in outs if out.get("path") == "models/videollava"), "")
+    facts = {"commit": commit if found.commit else "", "parameters": found.params[:SHORT]}
+    facts |= {"data": found.data[:SHORT], "model": model[:SHORT]}
+    return {name: text or "not recorded" for name, text in facts.items()}
+
+
+def _scores(scores: Sequence[Scored], compared: bool) -> Markup:
+    notes = [tag("p", note, class_="note") for note in score_notes(scores, compared)]
+    published = paper_tables(scores)
+    beside = [tag("h3", "Beside the paper's tables"), published] if published else []
+    return section("scores", "Scores", chart(scores), score_table(scores, compared), *notes, *beside)
+
+
+def _kinds(scores: Sequence[Scored], results: Mapping[str, Results]) -> Markup:
+    parts = [kinds_part(one, results[one.benchmark]) for one in scores if one.benchmark in results]
+    shown = [part for part in parts if part]
+    return section(
+        "kinds", "By kind of question", *(shown or [tag("p", "No kinds are given.", class_="note")])
+    )
+
+
+def _curves(workspace: Path) -> Markup:
+    files = {stage: workspace / "plots" / f"{stage}.csv" for stage in STAGES}
+    charts = [curve_chart(read_curve(file)) for file in files.values() if file.is_file()]
+    missing = [stage for stage, file in files.items() if not file.is_file()]
+    note = tag("p", f"No curve of {', '.join(missing)}.", class_="note") if missing else ""
+    return section("curves", "Training", tag("div", *charts, class_="charts"), note)
+
+
+def _split(workspace: Path, params: Params, results: Mapping[str, Results]) -> Markup:
+    """How training and test data are kept apart, source by source, with counts of the prepared data."""
+    lines = []
+    for source in params.fetch.sources:
+        if source.kind == "generated":
+            lines.append(tag("p", tag("b", f"{source.name}: "), toy.describe_split()))
+        elif source.format == "easy-vqa":
+            asked = len(results["easy_vqa"].answers) if "easy_vqa" in results else 0
+            text = EASY_VQA.format(questions=f" {asked:,}" if asked else "")
+            lines.append(tag("p", tag("b", f"{source.name}: "), text))
+        else:
+            text = "used for training only; benchmarks bring their own questions and media."
+            lines.append(tag("p", tag("b", f"{source.name}: "), text))
+    return section("split", "How the split is made", *lines, _counts(workspace))
+
+
+def _counts(workspace: Path) -> Markup:
+    file = workspace / "data/prepared/summary.json"
+    if not file.is_file():
+        return tag("p", "The prepared data left no summary.", class_="note")
+    try:
+        summary = json.loads(file.read_text())
+        rows = [
+            [name, *(f"{counts[key]:,}" for key in ("records", "images", "videos", "target_tokens"))]
+            for name, counts in summary["splits"].items()
+        ]
+        shared, quarantined = summary["test_media_in_training"], summary["quarantined"]["records"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file}: not what prepare writes ({error!r}); run `videollava prepare` again"
+        ) from error
+    heads = ("split", "records", "images", "videos", "answer tokens")
+    note = (
+        f"Test media whose bytes are also in training: {shared:,}. "
+        f"Records quarantined while preparing: {quarantined:,}."
+    )
+    return join([table(heads, rows), tag("p", note, class_="note")])
+
+
+def _samples(
+    scores: Sequence[Scored], results: Mapping[str, Results], champion: Mapping[str, Results], album: Album
+) -> Markup:
+    shown = [one for one in scores if one.benchmark in results]
+    groups = sum(4 if one.contrast else 2 for one in shown)
+    count = max(1, min(MOST, SAMPLES // max(1, groups)))
+    parts: list[str] = [
+        sample_cards(results[one.benchmark], champion.get(one.benchmark), one.contrast, album, count)
+        for one in shown
+    ]
+    absent = [one.title for one in scores if one.benchmark not in results]
+    if absent:
+        parts.append(tag("p", f"No predictions of {', '.join(absent)} are at hand.", class_="note"))
+    if album.left_out:
+        parts.append(tag("p", f"{album.left_out} pictures are left out for the page's size.", class_="note"))
+    if album.refused:
+        reason = album.problem.replace(f"{album.workspace}{os.sep}", "")
+        parts.append(tag("p", f"{album.refused} media have no picture; the first: {reason}", class_="note"))
+    return section("samples", "Samples", *parts)
