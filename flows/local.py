@@ -1,4 +1,4 @@
-"""`python -m flows.retrain`: a retraining in this checkout, with a Prefect server of its own where there is none."""
+"""`python -m flows.retrain`: a retraining in this checkout, with its own Prefect server if need be."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _retrain(options: argparse.Namespace) -> int:
 
 
 def _nothing_to_do(root: Path, promote: bool) -> bool:
-    """Say so where every stage is up to date, these outputs are registered, and promotion has been settled."""
+    """Say so where all stages are up to date, their outputs registered, and promotion is settled."""
     from flows.stage import is_current
 
     if not is_current(root):
@@ -99,6 +99,8 @@ def _run_flow(root: Path, options: argparse.Namespace) -> int:
         import flows.retrain as module  # seconds, while the server starts
 
         wait_until_up(url)
+        if own:
+            _close_lost_runs()
         module.echo = _echo
         watch = _Watch()
         run = module.retrain.with_options(on_running=[watch.begin])
@@ -111,6 +113,19 @@ def _run_flow(root: Path, options: argparse.Namespace) -> int:
             watch.over.set()
             _drain()
         return _report(root, outcome)
+
+
+def _close_lost_runs() -> None:
+    """On our own server nothing else runs: what it still holds as running was killed."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING]))
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)):
+            client.set_flow_run_state(run.id, Crashed(message="its process went away"), force=True)
 
 
 class _Watch:

@@ -1,4 +1,4 @@
-"""Commands run under supervision, their output read as it comes: whole lines, and progress bars now and then."""
+"""Commands run under supervision, their output read as it comes: lines, and bars now and then."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Supervised:
-    """A command in its own session that ends with this process, however that ends. A context; `stop` ends it."""
+    """A command in its own session that ends with this process, whatever ends that. A context."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class Supervised:
 class OutputLines:
     """Turns raw output into lines for a log; what a bar redraws (after a carriage return) only now and then.
 
-    echo: gets the raw text too, as it comes (a terminal that can draw the bar itself); lines that `noise` matches
-    go nowhere.
+    echo: gets the raw text too, as it comes (a terminal that can draw the bar itself); lines that `noise`
+    matches go nowhere.
     """
 
     def __init__(

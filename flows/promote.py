@@ -18,7 +18,8 @@ __all__ = ["promote"]
 
 @flow(name="promote", log_prints=False)
 def promote(version: str, force: bool = False, workspace: str = "") -> Any:
-    """Make `version` (a number or models:/... address) champion if the gate allows, or whatever it says (`force`).
+    """Make `version` (a number or models:/... address) champion if the gate allows, or whatever it says
+    (`force`).
 
     The run fails, with the gate's reasons, where the gate refuses.
     """

@@ -1,6 +1,7 @@
 """The main job as a Prefect flow: every stage of dvc.yaml, then register, gate and promote.
 
-`python -m flows.retrain [--profile NAME] [--set KEY=VALUE]... [--no-promote]`, or the deployment `retrain/retrain`.
+`python -m flows.retrain [--profile NAME] [--set KEY=VALUE]... [--no-promote]`, or the deployment
+`retrain/retrain`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -25,7 +25,7 @@ from prefect.states import State
 from flows.graph import stage_order
 from flows.session import Session, open_session
 from flows.stage import USAGE_ERROR, StageFailed, StageResult, push_stage, run_stage
-from flows.workspace import apply_params, clone_workspace, hold, repository
+from flows.workspace import apply_params, occupy, repository
 from videollava import registry
 from videollava.gate import Decision
 from videollava.params import load_params
@@ -47,15 +47,16 @@ def retrain(
     commit: str = "",
     push: bool = True,
 ) -> dict[str, Any]:
-    """Bring the model up to date with data, code and parameters; register it, and promote it if the gate allows.
+    """Bring the model up to date with data, code and parameters; register it, and promote it if the gate
+    allows.
 
-    profile, overrides: written to the workspace's params.yaml first. workspace: a checkout to work in; without one
-    a clean clone at `commit` (HEAD) is made. push: share outputs and run-cache where DVC has a remote.
+    profile, overrides: written to the workspace's params.yaml first. workspace: a checkout to work in;
+    without one a clean clone at `commit` (HEAD) is made. push: share outputs and run-cache where DVC has a
+    remote.
     """
     home = repository()
-    root = Path(workspace).resolve() if workspace else clone_workspace(home, commit)
     with ExitStack() as stack:
-        lock = stack.enter_context(hold(root))
+        root, lock = stack.enter_context(occupy(home, workspace, commit))
         apply_params(root, profile, overrides or [])
         params = load_params(root / "params.yaml")
         if not workspace:  # a clone's history belongs to the checkout it is of

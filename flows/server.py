@@ -1,4 +1,4 @@
-"""The Prefect server a flow reports to: the one that is there, else one of our own for as long as it takes."""
+"""The Prefect server a flow reports to: the one that is there, else our own for as long as it takes."""
 
 from __future__ import annotations
 
@@ -48,10 +48,12 @@ def configured_url() -> str:
 
 @contextmanager
 def prefect_server(home: Path) -> Iterator[tuple[str, bool]]:
-    """(API address, whether it is our own). This process's Prefect is set up for it: enter before importing Prefect.
+    """(API address, whether it is our own). This process's Prefect is set up for it: enter before importing
+    Prefect.
 
-    A configured server must answer (InputError); one on 127.0.0.1:4200 is used if it does; else one is started on a
-    free loopback port with its history in `home`/.prefect, and ended, with all its processes, at the end.
+    A configured server must answer (InputError); one on 127.0.0.1:4200 is used if it does; else one is
+    started on a free loopback port with its history in `home`/.prefect, and ended, with all its processes, at
+    the end.
     """
     url = configured_url()
     if url and not is_up(url):
@@ -102,7 +104,7 @@ def server_command(port: int) -> list[str]:
 
 
 def server_environment(folder: Path, idle: bool = False) -> dict[str, str]:
-    """Its environment: history in `folder`, no reports home; `idle`: without the services of a standing server."""
+    """Its environment: history in `folder`, no reports home; `idle`: no services of a standing server."""
     off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES if idle}
     own = {
         "PREFECT_HOME": str(folder.resolve()),

@@ -1,4 +1,4 @@
-"""One retraining as it is written down: its journal, the journals of its stages, all forwarded to MLflow live."""
+"""One retraining as it is written down: its journal and its stages', forwarded to MLflow live."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Session:
         return {FOLLOWED: "1", PARENT: self.journal.identity, "MLFLOW_TRACKING_URI": uri}
 
     def note(self, result: StageResult) -> None:
-        """Tie a stage's outcome to its run: key the run that made it, or link the run it was restored from."""
+        """Tie a stage's outcome to a run: key the one that made it, or link the one it came from."""
         runs, key = self.root / "runs", stage_key(self.root, result.stage)
         inputs = locked_input_key(self.root, result.stage)
         close_abandoned(runs, result.stage)

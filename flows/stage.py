@@ -1,10 +1,12 @@
-"""One stage of dvc.yaml, run by DVC in a workspace: what ran anywhere with the same inputs is restored, not run.
+"""One stage of dvc.yaml, run by DVC in a workspace: what ran anywhere with the same inputs is restored, not
+run.
 
 As a program: `python -m flows.stage NAME [WORKSPACE]`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -22,7 +24,7 @@ __all__ = ["StageFailed", "StageResult", "has_remote", "is_current", "push_stage
 NOISE = re.compile(
     r"^(Updating lock file|Generating lock file|To track the changes with git|git add .*dvc\.lock|"
     r"To enable auto staging|dvc config core\.autostage|Use `dvc push`|Data and pipelines are up to date|"
-    r"Stage '.*' didn't change, skipping|> .*videollava )"
+    r"Stage '.*' didn't change, skipping|> .*videollava |WARNING: Process '.*', in RWLock-file )"
 )
 USAGE_ERROR = 2  # what `videollava` exits with on a user's mistake: another try would end the same
 TAIL = 30
@@ -56,9 +58,9 @@ def run_stage(
 ) -> StageResult:
     """`dvc repro STAGE` in `workspace`, its output line by line to `say`; StageFailed where it fails.
 
-    Whatever interrupts it (a cancelled flow, Ctrl-C, an error in `say`) ends every process of the stage first.
-    keep: open files that the stage's processes hold too (a lock on the workspace). echo: what a person watches gets
-    the same, on a terminal raw, progress bars included.
+    Whatever interrupts it (a cancelled flow, Ctrl-C, an error in `say`) ends every process of the stage
+    first. keep: open files that the stage's processes hold too (a lock on the workspace). echo: what a person
+    watches gets the same, on a terminal raw, progress bars included.
     """
     began = time.monotonic()
     if is_current(workspace, stage):
@@ -95,7 +97,7 @@ def run_stage(
 
 
 def push_stage(workspace: Path, stage: str, say: Callable[[str], None] = print) -> bool:
-    """Push a stage's outputs and the run-cache to the remote, so that others restore them; False where none is set."""
+    """Push a stage's outputs and the run-cache, so that others restore them; False without a remote."""
     if not has_remote(workspace):
         return False
     tail: list[str] = []
@@ -115,6 +117,7 @@ def is_current(workspace: Path, stage: str = "") -> bool:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # it warns of the locks of killed runs, and removes them
     try:
         with Repo(str(workspace)) as repo:
             target = [f"{workspace.resolve() / 'dvc.yaml'}:{stage}"] if stage else None

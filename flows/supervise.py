@@ -1,9 +1,9 @@
 """Run a command so that nothing of it outlives its caller: `python -I -S supervise.py GRACE COMMAND...`
 
-Standard input is a lifeline: when it closes (the caller ended, kill -9 included) or a signal comes, the command
-and all its descendants get SIGTERM, after GRACE seconds SIGKILL. On Linux this process adopts their orphans, so
-none can slip away by starting a session of its own. Exits as the command did. Standard library only: it starts in
-milliseconds.
+Standard input is a lifeline: when it closes (the caller ended, kill -9 included) or a signal comes, the
+command and all its descendants get SIGTERM, after GRACE seconds SIGKILL. On Linux this process adopts their
+orphans, so none can slip away by starting a session of its own. Exits as the command did. Standard library
+only: it starts in milliseconds.
 """
 
 from __future__ import annotations

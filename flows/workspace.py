@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from configparser import ConfigParser
@@ -15,10 +17,11 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.params import load_params, parse_params, profile_names, profile_text
 
-__all__ = ["apply_params", "clone_workspace", "hold", "repository"]
+__all__ = ["apply_params", "hold", "occupy", "repository"]
 
 LOCK = ".prefect/retrain.lock"
 CLONES = ".prefect/workspaces"
+KEEP_CLONES = 3
 WAIT_SECONDS = 30.0
 
 
@@ -31,7 +34,8 @@ def repository() -> Path:
 def hold(root: Path, wait: float = WAIT_SECONDS) -> Iterator[int]:
     """Have the workspace to oneself; yields the open lock, to be passed on to the stages' processes.
 
-    They hold it too, so it is free only when the last of a killed retraining is gone. InputError after `wait` seconds.
+    They hold it too, so it is free only when the last of a killed retraining is gone. InputError after `wait`
+    seconds.
     """
     path = root / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +60,8 @@ def hold(root: Path, wait: float = WAIT_SECONDS) -> Iterator[int]:
 def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -> list[str]:
     """Write a profile and overrides ("finetune.epochs=3") into params.yaml; what changed, in words.
 
-    params.yaml is the one truth that DVC reads, so a change stays there, for git to show. Another profile replaces
-    the file: refused (InputError) while it holds edits that neither git nor a profile has.
+    params.yaml is the one truth that DVC reads, so a change stays there, for git to show. Another profile
+    replaces the file: refused (InputError) while it holds edits that neither git nor a profile has.
     """
     file = root / "params.yaml"
     before = file.read_text() if file.is_file() else ""
@@ -65,8 +69,8 @@ def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -
     if profile and (not before or load_params(file).profile != profile):
         if profile in profile_names() and _edited(root, before):
             raise InputError(
-                f"{file}: holds edits of yours that profile {profile} would overwrite; commit them, or discard them "
-                "with `git checkout params.yaml`"
+                f"{file}: holds edits of yours that profile {profile} would overwrite; commit them, or "
+                "discard them with `git checkout params.yaml`"
             )
         text = profile_text(profile)
         changes.append(f"profile {profile}")
@@ -80,20 +84,56 @@ def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -
     return []
 
 
-def clone_workspace(home: Path, commit: str = "") -> Path:
-    """A clone of `home` at `commit` (HEAD without one), clean but for what an earlier run of it left to resume from.
+@contextmanager
+def occupy(home: Path, workspace: str = "", commit: str = "") -> Iterator[tuple[Path, int]]:
+    """(folder, lock) to retrain in: `workspace` as it is, or a clone of `home` at `commit` (HEAD without
+    one).
 
-    It shares DVC's cache with `home`, so what either made is restored in the other. InputError on an unknown commit.
+    A clone is clean but for what an earlier run left in it to resume from. It shares DVC's cache with `home`,
+    so what either made is restored in the other, and its journals (runs/). The last few commits' clones stay.
+    InputError on an unknown commit, or where another retraining is at it.
     """
-    wanted = commit or "HEAD"
-    full = _git(home, "rev-parse", "--verify", f"{wanted}^{{commit}}")
+    if workspace:
+        root = Path(workspace).resolve()
+        with hold(root) as lock:
+            yield root, lock
+        return
+    full = _git(home, "rev-parse", "--verify", f"{commit or 'HEAD'}^{{commit}}")
     root = home / CLONES / full[:12]
-    if not (root / ".git").is_dir():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        _git(home, "clone", "--quiet", "--shared", "--no-checkout", str(home), str(root))
-    _git(root, "checkout", "--quiet", "--force", "--detach", full)
-    _share_cache(home, root)
-    return root
+    _clone(home, root)
+    with hold(root) as lock:
+        _git(root, "checkout", "--quiet", "--force", "--detach", full)
+        _share_cache(home, root)
+        (home / "runs").mkdir(exist_ok=True)
+        if not (root / "runs").exists():
+            (root / "runs").symlink_to(home / "runs")
+        os.utime(root)
+        _drop_old_clones(root.parent)
+        yield root, lock
+
+
+def _clone(home: Path, root: Path) -> None:
+    if root.is_dir():
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix="cloning-", dir=root.parent))
+    _git(home, "clone", "--quiet", "--shared", "--no-checkout", str(home), str(aside))
+    try:
+        aside.rename(root)
+    except OSError:  # another flow was first
+        shutil.rmtree(aside)
+
+
+def _drop_old_clones(folder: Path) -> None:
+    clones = sorted(
+        (path for path in folder.iterdir() if (path / ".git").is_dir()), key=lambda path: path.stat().st_mtime
+    )
+    for old in clones[:-KEEP_CLONES]:
+        try:
+            with hold(old, wait=0.0):
+                shutil.rmtree(old)
+        except InputError:  # somebody works in there
+            continue
 
 
 def _share_cache(home: Path, root: Path) -> None:

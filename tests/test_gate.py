@@ -28,11 +28,21 @@ def scores(image: float, video: float, blind: float = 20.0) -> dict:
         (scores(99, 79), CHAMPION, LOOSE, ""),
         (scores(90.4, 80.4), CHAMPION, Gate(minimum_gain=0.5), "mean gain over the champion +0.40"),
         (scores(90.5, 80.5), CHAMPION, Gate(minimum_gain=0.5), ""),
-        (scores(59.9, 80), None, Gate(minimum={"easy_vqa": 60.0}), "easy_vqa: 59.90 is below the minimum 60.00"),
+        (
+            scores(59.9, 80),
+            None,
+            Gate(minimum={"easy_vqa": 60.0}),
+            "easy_vqa: 59.90 is below the minimum 60.00",
+        ),
         (scores(90, 80, blind=80.5), None, LOOSE, "easy_vqa: 90.00 is only +9.50 over the blinded model"),
         (scores(90, math.nan), None, LOOSE, "toy_video_qa: score is nan"),
         ({"easy_vqa": {"accuracy": 99.0}}, CHAMPION, LOOSE, "toy_video_qa: no score"),
-        ({"easy_vqa": {"accuracy": 99.0}}, None, Gate(minimum={"toy_video_qa": 1.0}), "toy_video_qa: no score"),
+        (
+            {"easy_vqa": {"accuracy": 99.0}},
+            None,
+            Gate(minimum={"toy_video_qa": 1.0}),
+            "toy_video_qa: no score",
+        ),
         ({}, None, LOOSE, "no scores"),
         ({**scores(90, 80), "new": {"score": 3.1}}, CHAMPION, LOOSE, ""),  # a benchmark nobody had before
     ],

@@ -18,7 +18,7 @@ JUDGE = ("judge", "judge_prompt")
 
 @dataclass(frozen=True)
 class Row:
-    """One benchmark: the candidate's score, blinded score, the champion's, and the verdict. None: not measured."""
+    """One benchmark: the candidate's score, its blinded one, the champion's. None: not measured."""
 
     benchmark: str
     score: float | None
@@ -72,9 +72,10 @@ def decide(candidate: Scores, champion: Scores | None, gate: Gate) -> Decision:
     """Compare metrics.json of a candidate with the champion's (None: there is none yet).
 
     Scores are `{"easy_vqa": {"accuracy": 99.1, "blind_accuracy": 66.5}, ...}`, in percent, except a judge's
-    own `score`; thresholds are points of the same scale. A benchmark passes by its floor (`gate.minimum`), by its
-    distance over the blinded model, and by losing no more than `allowed_regression` to the champion; the mean gain
-    over all benchmarks both were scored on must reach `minimum_gain`. Two judges' scores are never compared.
+    own `score`; thresholds are points of the same scale. A benchmark passes by its floor (`gate.minimum`), by
+    its distance over the blinded model, and by losing no more than `allowed_regression` to the champion; the
+    mean gain over all benchmarks both were scored on must reach `minimum_gain`. Two judges' scores are never
+    compared.
     """
     before = champion or {}
     names = list(dict.fromkeys([*candidate, *before, *gate.minimum]))
@@ -87,7 +88,8 @@ def decide(candidate: Scores, champion: Scores | None, gate: Gate) -> Decision:
     gains = [row.gain for row in rows if row.gain is not None]
     if gains and sum(gains) / len(gains) < gate.minimum_gain - 1e-9:
         reasons.append(
-            f"mean gain over the champion {sum(gains) / len(gains):+.2f}, at least {gate.minimum_gain:+.2f} needed"
+            f"mean gain over the champion {sum(gains) / len(gains):+.2f}, "
+            f"at least {gate.minimum_gain:+.2f} needed"
         )
     if not candidate:
         reasons.append("no scores: run the evaluate stage")
@@ -124,7 +126,8 @@ def _faults(name: str, candidate: Scores, before: Scores, gate: Gate) -> list[st
         faults.append(f"{name}: {score:.2f} is below the minimum {gate.minimum[name]:.2f}")
     if blind is not None and not score - blind >= gate.minimum_over_blind:
         faults.append(
-            f"{name}: {score:.2f} is only {score - blind:+.2f} over the blinded model, {gate.minimum_over_blind:+.2f} needed"
+            f"{name}: {score:.2f} is only {score - blind:+.2f} over the blinded model, "
+            f"{gate.minimum_over_blind:+.2f} needed"
         )
     if _judges_differ(mine, theirs):
         faults.append(
@@ -132,7 +135,8 @@ def _faults(name: str, candidate: Scores, before: Scores, gate: Gate) -> list[st
         )
     elif old is not None and not score - old >= -gate.allowed_regression:
         faults.append(
-            f"{name}: {score - old:+.2f} against the champion, at most {-gate.allowed_regression:+.2f} allowed"
+            f"{name}: {score - old:+.2f} against the champion, "
+            f"at most {-gate.allowed_regression:+.2f} allowed"
         )
     return faults
 

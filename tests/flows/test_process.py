@@ -17,8 +17,13 @@ from flows.process import OutputLines, Supervised, run_streamed
 
 # A program that starts a child in a session of its own, which ignores SIGTERM, and then hangs.
 STUBBORN = """
-import signal, subprocess, sys, time
-child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+import subprocess, sys
+child = '''
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('up', flush=True)
+time.sleep(600)
+'''
 print("started", flush=True)
 subprocess.Popen([sys.executable, "-c", child, sys.argv[1]], start_new_session=True).wait()
 """
@@ -57,7 +62,9 @@ def test_a_bar_shows_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_status_output_and_environment_come_through(tmp_path: Path) -> None:
     lines: list[str] = []
-    body = "import os, sys; print(os.environ['MARK'], os.getcwd()); print('bad', file=sys.stderr); sys.exit(3)"
+    body = (
+        "import os, sys; print(os.environ['MARK'], os.getcwd()); print('bad', file=sys.stderr); sys.exit(3)"
+    )
     status = run_streamed(
         [sys.executable, "-c", body], tmp_path, {**os.environ, "MARK": "here"}, OutputLines(lines.append)
     )
@@ -94,7 +101,8 @@ def test_what_a_finished_command_left_behind_is_ended(
 ) -> None:
     mark = f"left-{tmp_path.name}-{os.getpid()}"
     body = (
-        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', sys.argv[1]],"
+        "import subprocess, sys; body = 'import time; time.sleep(600)'\n"
+        "subprocess.Popen([sys.executable, '-c', body, sys.argv[1]],"
         " start_new_session=True, stdout=subprocess.DEVNULL)"
     )
     lines: list[str] = []
@@ -113,7 +121,9 @@ def test_a_killed_caller_takes_all_of_it_along(
         "run_streamed([sys.executable, '-c', sys.argv[1], sys.argv[2]], Path('.'), os.environ,"
         " OutputLines(lambda line: print(line, flush=True)), grace=0.2)"
     )
-    running = subprocess.Popen([sys.executable, "-c", caller, STUBBORN, mark], stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-c", caller, STUBBORN, mark], stdout=subprocess.PIPE, text=True
+    )
     assert running.stdout is not None
     while running.stdout.readline().strip() != "up":
         pass

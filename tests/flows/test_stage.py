@@ -38,12 +38,16 @@ def test_ran_unchanged_restored(workspace: Path) -> None:
     assert outcomes(workspace, "fetch", "finetune", "evaluate") == ["unchanged", "restored", "restored"]
     assert stage_key(workspace, "finetune") == first
     # The journal's file is named by the key that dvc.lock gives afterwards: that is how runs are found again.
-    assert list((workspace / "runs" / "finetune").glob(f"{locked_input_key(workspace, 'finetune')[:16]}-*.jsonl"))
+    assert list(
+        (workspace / "runs" / "finetune").glob(f"{locked_input_key(workspace, 'finetune')[:16]}-*.jsonl")
+    )
 
 
 def test_a_failure_tells_what_the_stage_said_and_leaves_no_lock(workspace: Path) -> None:
     stage = workspace / "stage.py"
-    stage.write_text(stage.read_text() + "\nif name == 'fetch':\n    print('no such disk')\n    sys.exit(2)\n")
+    stage.write_text(
+        stage.read_text() + "\nif name == 'fetch':\n    print('no such disk')\n    sys.exit(2)\n"
+    )
     with pytest.raises(StageFailed, match="no such disk") as caught:
         run_stage(workspace, "fetch", lambda _: None)
     assert caught.value.status == 2

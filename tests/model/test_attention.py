@@ -15,7 +15,9 @@ def _each_alone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     rows = []
     for a, b, c in zip(*(x.split(LENGTHS) for x in (q, k, v)), strict=True):
         heads = [x.transpose(0, 1)[None] for x in (a, b, c)]
-        rows.append(F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)[0].transpose(0, 1))
+        rows.append(
+            F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
+        )
     return torch.cat(rows)
 
 
@@ -44,7 +46,12 @@ def test_bfloat16_rows_come_out_as_float32_ones_do() -> None:
 def llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     )
     return LlamaForCausalLM._from_config(config, attn_implementation="varlen").eval()
 

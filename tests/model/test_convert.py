@@ -76,7 +76,9 @@ def test_transformers_loads_an_export_with_equal_logits(
     model = make_model(temporal=False)
     folder = checkpoint.save(model, tokenizer, tmp_path / "ours")
     convert.convert(folder, tmp_path / "hf", "transformers")
-    theirs, report = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    theirs, report = VideoLlavaForConditionalGeneration.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     inputs = convert.probe_inputs(model.config, torch.float32)
@@ -91,43 +93,55 @@ def test_transformers_loads_an_export_with_equal_logits(
     assert marks == [64, 65]
 
 
-def test_their_own_saves_are_read_in_every_layout(
-    make_model: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("layout", ["hub", "newer"])
+def test_their_own_folders_are_read_in_every_layout(
+    make_model: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture, layout: str
 ) -> None:
-    from transformers import VideoLlavaForConditionalGeneration
-
     model = make_model(temporal=False)
     convert.convert(checkpoint.save(model, None, tmp_path / "ours"), tmp_path / "hf", "transformers")
-    theirs = VideoLlavaForConditionalGeneration.from_pretrained(tmp_path / "hf")
-    theirs.config.videollava = None  # what a folder that never was ours lacks
-    for legacy in (True, False):
-        theirs.save_pretrained(tmp_path / "saved", save_original_format=legacy)
-        config = json.loads((tmp_path / "saved/config.json").read_text())
-        config.pop("videollava")
-        (tmp_path / "saved/config.json").write_text(json.dumps(config))
-        with caplog.at_level(logging.WARNING):
-            loaded = checkpoint.load(tmp_path / "saved").model
-        assert "drops the video encoder's temporal attention" in caplog.text
-        assert "motion is seen by the language model alone" in caplog.text
-        assert (loaded.config.image_token_id, loaded.config.text_config.vocab_size) == (64, 66)
-        torch.testing.assert_close(probe(loaded)[..., :64], probe(model), rtol=0, atol=1e-5)
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    config.pop("videollava")  # what a folder that never was ours lacks
+    (tmp_path / "hf/config.json").write_text(json.dumps(config))
+    if layout == "newer":  # as transformers 5 names them inside
+        tensors = load_file(tmp_path / "hf/model.safetensors")
+        inner = ("language_model.model.", "language_model."), ("_tower.vision_model.", "_tower.")
+        for name in list(tensors):
+            new = "model." + name.replace(*inner[0]).replace(*inner[1])
+            tensors[new.replace("model.language_model.lm_head", "lm_head")] = tensors.pop(name)
+        save_file(tensors, tmp_path / "hf/model.safetensors")
+    with caplog.at_level(logging.WARNING):
+        loaded = checkpoint.load(tmp_path / "hf").model
+    assert "drops the video encoder's temporal attention" in caplog.text
+    assert "motion is seen by the language model alone" in caplog.text
+    assert (loaded.config.image_token_id, loaded.config.text_config.vocab_size) == (64, 66)
+    assert loaded.config.video_config.num_frames == 4
+    inputs = convert.probe_inputs(model.config, torch.float32)
+    torch.testing.assert_close(loaded(**inputs).logits[..., :64], model(**inputs).logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"temporal": True}, "the video encoder has temporal attention"),
+        ({"temporal": True}, "video encoder has temporal attention"),
         ({"temporal": False, "towers": ["image"]}, "needs both encoders"),
         ({"temporal": False, "projector_type": "mlp3x_gelu"}, "transformers' projector is mlp2x_gelu"),
     ],
 )
-def test_what_transformers_cannot_hold_is_refused(
+def test_what_transformers_cannot_hold_goes_under_our_class_and_says_so(
     make_model: Callable[..., Any], tmp_path: Path, fields: dict[str, Any], why: str
 ) -> None:
+    from transformers import AutoModelForImageTextToText
+
     folder = checkpoint.save(make_model(**fields), None, tmp_path / "ours")
-    with pytest.raises(InputError, match=why):
-        convert.convert(folder, tmp_path / "hf", "transformers")
-    assert [p.name for p in tmp_path.iterdir()] == ["ours"]
+    result = convert.convert(folder, tmp_path / "hf", "transformers")
+    assert why in result.note
+    assert "exported under this package's class" in result.note
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    assert config["model_type"] == "videollava"  # transformers alone knows no such type: nothing loads half
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "hf")
+    assert torch.equal(probe(model.eval()), probe(checkpoint.load(folder).model))
+    convert.convert(tmp_path / "hf", tmp_path / "back", "ours")
+    _same(folder, tmp_path / "back")
 
 
 @pytest.mark.parametrize("name", ["image", "audio_lora"])
@@ -187,7 +201,9 @@ def test_merging_equals_the_adapter_beside_its_base(adapter: Path, tmp_path: Pat
     assert loaded.tokenizer is not None
 
 
-def test_an_unmerged_adapter_goes_to_the_original_and_merges_there(adapter: Path, saved: Path, tmp_path: Path) -> None:
+def test_an_unmerged_adapter_goes_to_the_original_and_merges_there(
+    adapter: Path, saved: Path, tmp_path: Path
+) -> None:
     convert.convert(adapter, tmp_path / "llava-lora", "original")
     written = torch.load(tmp_path / "llava-lora/adapter_model.bin", weights_only=True)
     assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in written
@@ -202,7 +218,10 @@ def test_an_unmerged_adapter_goes_to_the_original_and_merges_there(adapter: Path
 def test_adapters_that_do_not_fit_are_refused(adapter: Path, saved: Path, tmp_path: Path) -> None:
     tensors = load_file(adapter / "adapter_model.safetensors")
     key = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
-    save_file({**tensors, key.replace("layers.0", "layers.9"): tensors[key].clone()}, adapter / "adapter_model.safetensors")
+    save_file(
+        {**tensors, key.replace("layers.0", "layers.9"): tensors[key].clone()},
+        adapter / "adapter_model.safetensors",
+    )
     with pytest.raises(InputError, match=r"without their other half .*layers\.9"):
         merge(adapter, tmp_path / "merged")
     save_file({**tensors, key: torch.zeros(2, 40)}, adapter / "adapter_model.safetensors")
@@ -214,7 +233,7 @@ def test_adapters_that_do_not_fit_are_refused(adapter: Path, saved: Path, tmp_pa
     with pytest.raises(InputError, match="use_dora: true, which cannot be merged"):
         merge(adapter, tmp_path / "merged")
     shutil.rmtree(saved)
-    with pytest.raises(InputError, match="its base .* is not here"):
+    with pytest.raises(InputError, match=r"its base .* is not here"):
         merge(adapter, tmp_path / "merged")
 
 
@@ -226,6 +245,11 @@ def test_a_projector_alone_goes_to_the_original(model: Any, tmp_path: Path) -> N
     convert.convert(tmp_path / "projector", tmp_path / "out", "original")
     written = torch.load(tmp_path / "out/mm_projector.bin", weights_only=True)
     assert torch.equal(written["model.mm_projector.2.weight"], weights["linear_2.weight"])
+    convert.convert(tmp_path / "out", tmp_path / "back", "ours")
+    back = load_file(tmp_path / "back/projector.safetensors")
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in back.items())
+    assert json.loads((tmp_path / "back/projector.json").read_text()) == {"projector_type": "mlp2x_gelu"}
 
 
 MEASURE = """
@@ -243,7 +267,12 @@ def test_memory_stays_near_the_largest_shard(shared: Path, tmp_path: Path) -> No
     """Models of zeros in the hub's layout, 3 shards of about 27 MiB: read, renamed and written one by one."""
     config = json.loads((shared / "reference/video_llava/config.json").read_text())
     tensors = load_file(shared / "reference/video_llava/model.safetensors")
-    config |= {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 16}
+    config |= {
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    }
     size = {96: 768, 192: 2048}
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
@@ -262,7 +291,9 @@ def test_memory_stays_near_the_largest_shard(shared: Path, tmp_path: Path) -> No
         (source / "config.json").write_text(json.dumps(config))
     largest = max(file.stat().st_size for file in (tmp_path / "bin").iterdir()) / 2**20
     ways = [("safetensors", "ours", "ours"), ("bin", "ours2", "ours"), ("ours", "back", "original")]
-    arguments = [word for source, to, form in ways for word in (str(tmp_path / source), str(tmp_path / to), form)]
+    arguments = [
+        word for source, to, form in ways for word in (str(tmp_path / source), str(tmp_path / to), form)
+    ]
     command = [sys.executable, "-c", MEASURE, *arguments]
     grown = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert grown < 1.5 * largest + 8, f"{grown:.0f} MiB for a largest shard of {largest:.0f} MiB"

@@ -1,4 +1,7 @@
-"""Held to the original's code: ../shared/reference, and the same models in the other layouts the original has."""
+"""Held to the original's code.
+
+../shared/reference, and the same models in the other layouts the original has.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +125,9 @@ def _tower_folder(folder: Path, kind: str, tensors: dict[str, Tensor], config: d
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_encoders_in_folders_of_their_own(parts: Any, case: dict[str, Tensor], tmp_path: Path, beside: bool) -> None:
+def test_encoders_in_folders_of_their_own(
+    parts: Any, case: dict[str, Tensor], tmp_path: Path, beside: bool
+) -> None:
     folder, tensors, config = parts()
     for kind, name in (("image", "LanguageBind_Image"), ("video", "LanguageBind_Video_merge")):
         place = tmp_path / name if beside else tmp_path / "elsewhere" / name
@@ -131,7 +136,7 @@ def test_encoders_in_folders_of_their_own(parts: Any, case: dict[str, Tensor], t
     _write(folder, tensors, config)
     _hold(folder, case)
     shutil.rmtree(tmp_path / ("LanguageBind_Image" if beside else "elsewhere"))
-    with pytest.raises(InputError, match="mm_image_tower is .*; its weights are not in the checkpoint"):
+    with pytest.raises(InputError, match=r"mm_image_tower is .*; its weights are not in the checkpoint"):
         checkpoint.load(folder)
 
 
@@ -148,7 +153,9 @@ def _language_folder(folder: Path, tensors: dict[str, Tensor], config: dict[str,
     """The language model alone, as a folder of transformers."""
     folder.mkdir()
     own = {n: t for n, t in tensors.items() if "tower" not in n and "projector" not in n}
-    _write(folder, own, {k: v for k, v in config.items() if not k.startswith("mm_")} | {"model_type": "llama"})
+    _write(
+        folder, own, {k: v for k, v in config.items() if not k.startswith("mm_")} | {"model_type": "llama"}
+    )
 
 
 def test_a_projector_alone_on_its_base(parts: Any, case: dict[str, Tensor], tmp_path: Path) -> None:
@@ -166,11 +173,16 @@ def test_a_projector_alone_on_its_base(parts: Any, case: dict[str, Tensor], tmp_
 
 @pytest.mark.parametrize("widened", [False, True])
 def test_lora_folders(parts: Any, case: dict[str, Tensor], tmp_path: Path, widened: bool) -> None:
-    """adapter_model and non_lora_trainables.bin on a language model; the base is worked out from the answer."""
+    """adapter_model and non_lora_trainables.bin on a language model.
+
+    The base is worked out from the answer.
+    """
     folder, tensors, config = parts("llava-lora")
     torch.manual_seed(0)
     pairs: dict[str, Tensor] = {}
-    for name in [n for n in tensors if n.endswith(("q_proj.weight", "down_proj.weight")) and "tower" not in n]:
+    for name in [
+        n for n in tensors if n.endswith(("q_proj.weight", "down_proj.weight")) and "tower" not in n
+    ]:
         down, up = torch.randn(4, tensors[name].shape[1]), torch.randn(tensors[name].shape[0], 4) * 0.02
         tensors[name] = tensors[name] - 8 / 4 * up @ down
         stem = "base_model.model." + name.removesuffix(".weight")
@@ -193,7 +205,7 @@ def test_lora_folders(parts: Any, case: dict[str, Tensor], tmp_path: Path, widen
 
 
 def test_added_tokens_of_a_lora_base_take_the_mean_of_the_others(parts: Any) -> None:
-    _, tensors, config = parts()
+    _, tensors, _ = parts()
     source = original.Source(config=None, main=None, rows=322)  # type: ignore[arg-type]
     table = source._adapt("lm_head.weight", tensors["lm_head.weight"])
     assert table.shape == (322, 96)
@@ -206,7 +218,9 @@ def test_other_projector_types(parts: Any, kind: str) -> None:
     config["mm_projector_type"] = kind
     last = {name: tensors.pop(name) for name in list(tensors) if "mm_projector" in name}
     if kind == "linear":
-        tensors |= {f"model.mm_projector.{part}": last[f"model.mm_projector.0.{part}"] for part in ("weight", "bias")}
+        tensors |= {
+            f"model.mm_projector.{part}": last[f"model.mm_projector.0.{part}"] for part in ("weight", "bias")
+        }
     _write(folder, tensors, config)
     if kind == "identity":  # 64 wide features into a model 96 wide
         with pytest.raises(InputError, match="equal widths, not 64 and 96"):
@@ -214,7 +228,9 @@ def test_other_projector_types(parts: Any, kind: str) -> None:
         return
     projector = checkpoint.load(folder).model.model.multi_modal_projector
     features = torch.randn(5, 64)
-    expected = torch.nn.functional.linear(features, *(last[f"model.mm_projector.0.{p}"] for p in ("weight", "bias")))
+    expected = torch.nn.functional.linear(
+        features, *(last[f"model.mm_projector.0.{p}"] for p in ("weight", "bias"))
+    )
     torch.testing.assert_close(projector(features), expected)
 
 
@@ -233,11 +249,18 @@ def test_selected_layer_and_feature_follow_the_config(parts: Any) -> None:
 def test_languagebind_variants(shared: Path, tmp_path: Path, how: str) -> None:
     """Un-merged LoRA in PEFT's newer names; an audio encoder whose grid is still CLIP's square one."""
     source = shared / "reference/languagebind_audio_lora"
-    tensors, config = load_file(source / "model.safetensors"), json.loads((source / "config.json").read_text())
+    tensors, config = (
+        load_file(source / "model.safetensors"),
+        json.loads((source / "config.json").read_text()),
+    )
     expected = checkpoint.load(source).model.vision_model
     if how == "merged":
         tensors = {
-            (name.replace("_proj.", "_proj.base_layer.") if "self_attn" in name and "lora_" not in name else name): t
+            (
+                name.replace("_proj.", "_proj.base_layer.")
+                if "self_attn" in name and "lora_" not in name
+                else name
+            ): t
             for name, t in tensors.items()
         }
     else:
@@ -247,7 +270,9 @@ def test_languagebind_variants(shared: Path, tmp_path: Path, how: str) -> None:
     _write(tmp_path / "pair", tensors, config)
     found = checkpoint.load(tmp_path / "pair").model.vision_model
     if how == "merged":
-        for (name, ours), (_, theirs) in zip(found.named_parameters(), expected.named_parameters(), strict=True):
+        for (name, ours), (_, theirs) in zip(
+            found.named_parameters(), expected.named_parameters(), strict=True
+        ):
             assert torch.equal(ours, theirs), name
     else:
         places = found.embeddings.position_embedding.weight

@@ -17,7 +17,10 @@ Row = tuple[list[int], Sequence[int], Sequence[int]]  # ids, which images, which
 @pytest.fixture
 def media() -> dict[str, Tensor]:
     torch.manual_seed(1)
-    return {"pixel_values_images": torch.randn(4, 3, 16, 16), "pixel_values_videos": torch.randn(2, 4, 3, 16, 16)}
+    return {
+        "pixel_values_images": torch.randn(4, 3, 16, 16),
+        "pixel_values_videos": torch.randn(2, 4, 3, 16, 16),
+    }
 
 
 def _rows(config: Any) -> list[Row]:
@@ -67,7 +70,9 @@ def test_a_mixed_pack_equals_its_samples_one_by_one(model: Any, media: dict[str,
     expected = _gradients(model)
     packed = model(**_pack(rows), **media, num_items_in_batch=7)
     packed.loss.backward()
-    torch.testing.assert_close(packed.logits[0], torch.cat([out.logits[0] for out in outs]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        packed.logits[0], torch.cat([out.logits[0] for out in outs]), rtol=0, atol=1e-6
+    )
     torch.testing.assert_close(packed.loss, loss, rtol=1e-6, atol=1e-6)
     found = _gradients(model)
     assert found.keys() == expected.keys()
@@ -87,7 +92,9 @@ def test_left_padded_rows_equal_single_ones(model: Any, media: dict[str, Tensor]
         torch.testing.assert_close(logits[number, -len(row[0]) :], alone, rtol=0, atol=2e-6)
 
 
-def test_in_training_the_head_sees_targets_alone_and_the_loss_is_the_same(model: Any, media: dict[str, Tensor]) -> None:
+def test_in_training_the_head_sees_targets_alone_and_the_loss_is_the_same(
+    model: Any, media: dict[str, Tensor]
+) -> None:
     inputs = {**_pack(_rows(model.config)), **media}
     whole = model(**inputs)
     whole.loss.backward()
@@ -165,7 +172,9 @@ def test_placeholders_lie_outside_the_language_models_table(model: Any) -> None:
     assert model.get_input_embeddings().num_embeddings == model.lm_head.out_features == 64
 
 
-@pytest.mark.parametrize(("kind", "layers"), [("mlp2x_gelu", 2), ("linear", 1), ("mlp3x_gelu", 3), ("identity", 0)])
+@pytest.mark.parametrize(
+    ("kind", "layers"), [("mlp2x_gelu", 2), ("linear", 1), ("mlp3x_gelu", 3), ("identity", 0)]
+)
 def test_projector_types(kind: str, layers: int) -> None:
     projector = Projector(kind, 8, 8)
     assert len(list(projector.parameters())) == 2 * layers

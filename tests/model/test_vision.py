@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +33,9 @@ def test_temporal_attention_mixes_frames_of_one_position_only(video: LanguageBin
     attention = video.encoder.layers[0].temporal_attn
     assert isinstance(attention, TemporalAttention)
     clips = torch.randn(2, 4, 5, 32)
-    one_by_one = torch.stack([torch.stack([_attend(attention, clip[:, n]) for n in range(5)], 1) for clip in clips])
+    one_by_one = torch.stack(
+        [torch.stack([_attend(attention, clip[:, n]) for n in range(5)], 1) for clip in clips]
+    )
     torch.testing.assert_close(attention(clips), one_by_one)
 
 
@@ -76,7 +80,24 @@ def test_other_frame_counts_interpolate_and_say_so_once(
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert video(torch.randn(1, 7, 3, 16, 16)).last_hidden_state.shape == (7, 5, 32)
-    assert [record.message.split(":")[0] for record in caplog.records] == ["7 frames given to an encoder trained on 4"]
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "7 frames given to an encoder trained on 4"
+    ]
+
+
+def test_the_number_of_frames_can_be_changed_for_good(
+    make_model: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model()
+    before = model.model.video_tower.encoder.layers[0].temporal_embedding.clone()
+    with caplog.at_level(logging.WARNING):
+        model.set_frames(7)
+    assert "interpolated from 4 frames to 7: retune it" in caplog.text
+    after = model.model.video_tower.encoder.layers[0].temporal_embedding
+    assert after.shape == (1, 7, 32)
+    torch.testing.assert_close(after[:, ::2], before)
+    assert model.config.video_tokens() == 35
+    assert model.encode_videos(torch.randn(1, 7, 3, 16, 16)).shape == (1, 35, 32)
 
 
 def test_patch_dropout_keeps_the_class_token_and_the_same_patches_in_every_frame(shape: Model) -> None:
@@ -95,7 +116,12 @@ def test_patch_dropout_keeps_the_class_token_and_the_same_patches_in_every_frame
 
 def test_the_position_grid_need_not_be_square() -> None:
     config = LanguageBindVisionConfig(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=[16, 40], patch_size=8
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=[16, 40],
+        patch_size=8,
     )
     tower = LanguageBindVisionModel(config)
     assert tower(torch.randn(1, 3, 16, 40)).last_hidden_state.shape == (1, 11, 32)
@@ -140,6 +166,8 @@ def test_a_pair_scores_normalised_embeddings_and_learns(shape: Model) -> None:
     pixels, ids = torch.randn(3, 3, 16, 16), torch.randint(0, 50, (3, 6))
     out = pair(pixels, ids)
     torch.testing.assert_close(out.image_embeds.norm(dim=-1), torch.ones(3))
-    torch.testing.assert_close(out.logits_per_image, pair.logit_scale.exp() * pair.encode_vision(pixels) @ pair.encode_text(ids).T)
+    torch.testing.assert_close(
+        out.logits_per_image, pair.logit_scale.exp() * pair.encode_vision(pixels) @ pair.encode_text(ids).T
+    )
     torch.nn.functional.cross_entropy(out.logits_per_image, torch.arange(3)).backward()
     assert all(p.grad is not None for name, p in pair.named_parameters())

@@ -41,11 +41,13 @@ def test_a_run_is_start_metrics_end(tmp_path: Path) -> None:
     log_metrics(4, loss=0.1)  # outside a run: nowhere to go, and no trouble
 
 
-@pytest.mark.parametrize(("error", "status"), [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("bad"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
 def test_how_it_ended_is_told(tmp_path: Path, error: BaseException, status: str) -> None:
     journal = open_journal(tmp_path, "align", "key")
+    journal.start("align", {}, {})
     with pytest.raises(type(error)), journal:
-        journal.start("align", {}, {})
         raise error
     assert events(journal.path, "end")[0]["status"] == status
 
@@ -104,7 +106,9 @@ def test_reading_stops_at_the_last_whole_line(tmp_path: Path) -> None:
     assert [event["event"] for event in read_events(path, 0, limit=4)[0]] != []
 
 
-def test_track_writes_lineage_and_only_rank_0_writes(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_track_writes_lineage_and_only_rank_0_writes(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VIDEOLLAVA_FOLLOWED", "1")
     monkeypatch.setenv("VIDEOLLAVA_PARENT", "above")
     monkeypatch.setenv("SOME_API_KEY", "hunter2hunter2")

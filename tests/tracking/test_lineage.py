@@ -69,7 +69,10 @@ def test_the_input_key_before_a_run_is_the_locked_one_after_it(
         "prepare": {"outs": [{"path": "data", "md5": "d.dir"}]},
         "train": {
             "cmd": "t",
-            "deps": [{"path": "code", "md5": folder_md5(tmp_path / "code")}, {"path": "data", "md5": "d.dir"}],
+            "deps": [
+                {"path": "code", "md5": folder_md5(tmp_path / "code")},
+                {"path": "data", "md5": "d.dir"},
+            ],
             "params": {"params.yaml": {"seed": 0, "train": {"epochs": 2, "lr": 0.001}}},
             "outs": [{"path": "model", "md5": "m.dir"}],
         },
@@ -99,7 +102,9 @@ def test_lineage_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read_lineage(tmp_path).commit == ""
 
     def git(*arguments: str) -> None:
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], cwd=tmp_path, check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], cwd=tmp_path, check=True
+        )
 
     git("init", "--quiet")
     git("add", "-A")

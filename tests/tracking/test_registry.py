@@ -55,7 +55,9 @@ def test_a_version_carries_scores_and_lineage(workspace: Path, params: Params, t
     assert run.data.metrics["easy_vqa.accuracy"] == 90.0
 
 
-def test_no_weights_are_copied_and_old_versions_stay_loadable(workspace: Path, params: Params, trained) -> None:
+def test_no_weights_are_copied_and_old_versions_stay_loadable(
+    workspace: Path, params: Params, trained
+) -> None:
     trained("first weights", 90.0)
     first, _ = register(workspace, params)
     trained("second weights", 91.0)
@@ -84,9 +86,13 @@ def test_damage_and_loss_are_named(workspace: Path, params: Params, trained) -> 
     remote = workspace.parent / "remote"
     (remote / "files" / "md5" / file.md5[:2]).mkdir(parents=True)
     (remote / "files" / "md5" / file.md5[:2] / file.md5[2:]).write_text("first")
-    (workspace / ".dvc" / "config").write_text(f"[core]\n    remote = far\n['remote \"far\"']\n    url = {remote}\n")
+    (workspace / ".dvc" / "config").write_text(
+        f"[core]\n    remote = far\n['remote \"far\"']\n    url = {remote}\n"
+    )
     assert stores(workspace)[1] == Store(str(remote))
-    assert (resolve(version.reference, workspace, params.tracking) / "model.safetensors").read_text() == "first"
+    assert (
+        resolve(version.reference, workspace, params.tracking) / "model.safetensors"
+    ).read_text() == "first"
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x"])
@@ -126,7 +132,9 @@ def test_pyfunc_loads_by_alias_and_answers(workspace: Path, params: Params, trai
 
     model = mlflow.pyfunc.load_model("models:/videollava@champion")
     assert model.predict([{"question": "what?", "images": ["a.png"]}]) == ["first: what? 1 0"]
-    frame = pandas.DataFrame({"question": ["q", "r"], "images": [["a", "b"], None], "videos": [None, "c.mp4"]})
+    frame = pandas.DataFrame(
+        {"question": ["q", "r"], "images": [["a", "b"], None], "videos": [None, "c.mp4"]}
+    )
     assert model.predict(frame) == ["first: q 2 0", "first: r 0 1"]
 
 
@@ -213,7 +221,9 @@ def test_two_promotions_at_once_cannot_both_win(workspace: Path, params: Params,
     assert len(trail(workspace, params.tracking)) == 1
 
 
-def test_a_lapsed_lock_is_overtaken_and_a_held_one_is_not(workspace: Path, params: Params, monkeypatch) -> None:
+def test_a_lapsed_lock_is_overtaken_and_a_held_one_is_not(
+    workspace: Path, params: Params, monkeypatch
+) -> None:
     import videollava.registry.promotion as module
 
     client = open_store(workspace, params.tracking).client
@@ -221,14 +231,21 @@ def test_a_lapsed_lock_is_overtaken_and_a_held_one_is_not(workspace: Path, param
     client.create_registered_model("videollava.promotion-lock.1", tags={"expires": str(time.time() - 1)})
     with _promotion_lock(client, "videollava"):
         assert max(module._locks(client, "videollava")) == 2
-        with pytest.raises(PromotionConflict, match="is moving the champion"), _promotion_lock(client, "videollava"):
+        with (
+            pytest.raises(PromotionConflict, match="is moving the champion"),
+            _promotion_lock(client, "videollava"),
+        ):
             raise AssertionError("two held the lock")
     assert module._locks(client, "videollava") == {}
 
 
-def test_an_unpushed_remote_store_is_asked_over_s3_only_where_named(workspace: Path, trained, tmp_path: Path) -> None:
+def test_an_unpushed_remote_store_is_asked_over_s3_only_where_named(
+    workspace: Path, trained, tmp_path: Path
+) -> None:
     trained("first", 90.0)
-    manifest = read_manifest(workspace, __import__("videollava.registry.manifest", fromlist=["x"]).folder_key(workspace))
+    manifest = read_manifest(
+        workspace, __import__("videollava.registry.manifest", fromlist=["x"]).folder_key(workspace)
+    )
     shutil.rmtree(workspace / ".dvc" / "cache")
     with pytest.raises(InputError, match="kind of remote not supported"):
         materialise(manifest, [Store("gs://bucket/x")], tmp_path / "c")

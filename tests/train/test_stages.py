@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from micro import micro
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from videollava.model import checkpoint
 from videollava.train import finetune, pretrain
@@ -45,3 +47,20 @@ def test_the_schedule_is_the_originals() -> None:
     assert rates[:4] == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert rates[-1] == pytest.approx(0.0, abs=1e-3)
     assert rates[3:] == sorted(rates[3:], reverse=True)
+
+
+def test_lora_learns_the_language_model_alone_and_comes_out_merged(workspace: Callable[[str], Path]) -> None:
+    folder = workspace("lora")
+    params = micro("finetune.adapter=lora", "finetune.lora={r: 4, alpha: 8, dropout: 0.1}")
+    pretrain.run(params, folder)
+    finetune.run(params, folder)
+    target = folder / "models/videollava"
+    merged = checkpoint.load(target).model
+    base = AutoModelForCausalLM.from_pretrained(folder / "models/bases/language")
+    ours, theirs = merged.model.language_model.state_dict(), base.model.state_dict()
+    changed = {name for name, value in theirs.items() if not torch.equal(ours[name], value)}
+    assert changed
+    assert all(name.endswith("_proj.weight") for name in changed)
+    names = load_file(target / "adapter/adapter_model.safetensors").keys()
+    assert any("multi_modal_projector" in name for name in names)
+    assert not any("tower" in name for name in names)

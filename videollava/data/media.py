@@ -50,6 +50,9 @@ T = TypeVar("T")
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn of decompression bombs
 DECODE_SECONDS = 60.0
 MAX_RATIO = 16  # beyond it, only the middle of a crop's long side is resized
+MAX_SQUARE = (
+    6000  # pictures with a longer side are shrunk before padding: a square of it would take gigabytes
+)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -170,8 +173,9 @@ def image_to_pixels(
     crop: the short side is resized to `size` (bicubic, no antialias) and the middle cut out.
     pad: first padded to a square with the mean colour (LLaVA's expand2square), so nothing is cut off.
     """
-    padded = _pad(image) if aspect == "pad" else image
-    return _to_pixels(np.array(padded)[None], size, MODALITIES[kind])[0]
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    picture = _pad(rgb) if aspect == "pad" else rgb
+    return _to_pixels(np.array(picture)[None], size, MODALITIES[kind])[0]
 
 
 def frames_to_pixels(frames: NDArray[np.uint8], size: int) -> Tensor:
@@ -220,7 +224,7 @@ def _to_pixels(pictures: NDArray[Any], size: int, row: Modality) -> Tensor:
     elif height > MAX_RATIO * width:
         pictures = pictures[:, _middle(height, MAX_RATIO * width)]
     # Channels last in memory (a view): how pictures are stored, and the faster way to interpolate them.
-    stored = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    stored = torch.from_numpy(np.require(pictures, requirements="W")).permute(0, 3, 1, 2)
     scale, shift = _affine(row)
     if stored.shape[2:] == (size, size) and not row.low:
         return stored.to(torch.float32, memory_format=torch.contiguous_format).mul_(scale).add_(shift)
@@ -267,8 +271,8 @@ def _pad(image: Image.Image) -> Image.Image:
     if width == height:
         return image
     side = max(width, height)
-    if side * side > MAX_PIXELS:  # a sliver: its square would not fit in memory
-        return _pad(image.reduce(int(side // MAX_PIXELS**0.5) + 1))
+    if side > MAX_SQUARE:
+        return _pad(image.reduce(-(-side // MAX_SQUARE)))
     square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in CLIP_MEAN))
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
@@ -276,7 +280,9 @@ def _pad(image: Image.Image) -> Image.Image:
 
 def _open_image(source: Source, where: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+        image = Image.open(
+            io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()), formats=_FORMATS
+        )
         if image.width * image.height <= MAX_PIXELS:
             image.load()
             return image

@@ -14,7 +14,7 @@ from videollava.errors import InputError
 
 __all__ = ["Segments", "segments_of"]
 
-_SHORT = 160  # characters: longer texts hardly ever come twice, so they are not remembered
+_SHORT = 256  # characters: longer texts hardly ever come twice, so they are not remembered
 
 
 class Segments:
@@ -31,6 +31,10 @@ class Segments:
         self.eos: int = tokenizer.eos_token_id
         self._plain = _plain_encoder(tokenizer)
         self._colon = self._plain(":")
+        if any(self._plain(f": {text}")[: len(self._colon)] != self._colon for text in ("a", "1", "\n", "?")):
+            raise InputError(
+                "the tokenizer joins a colon to the space after it: take one that splits at spaces"
+            )
         # Only a tokenizer that adds a space of its own reads these two alike.
         self._adds_space = self._plain("\n") == self._strip_colon(" \n")
         self._remember = lru_cache(maxsize=16384)(self._read)

@@ -9,7 +9,7 @@ from pathlib import Path
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks, statistics
 from videollava.evaluate.page import Markup, clip, document, join, section, table, tag
-from videollava.evaluate.results import Answer, Results, by_kind, interval, read_results
+from videollava.evaluate.results import Answer, Results, by_kind, read_results
 from videollava.evaluate.statistics import Interval
 
 __all__ = [
@@ -105,8 +105,8 @@ def compare_results(a: Results, b: Results, names: tuple[str, str] = ("A", "B"))
     kinds = by_kind(a.answers.values())
     return Contrast(
         benchmark=a.benchmark,
-        a=interval(a.values),
-        b=interval(b.values),
+        a=a.score,
+        b=b.score,
         paired=_paired(pairs),
         by_kind={k: _paired([Change(x, b.answers[x.id]) for x in found]) for k, found in kinds.items() if k},
         fixed=tuple(pair for pair in pairs if pair.after.value > pair.before.value),
@@ -183,7 +183,9 @@ def to_html(comparison: Comparison) -> str:
 def comparison_table(contrasts: Sequence[Contrast]) -> Markup:
     """Scores, differences and tests of each benchmark, and of its kinds of question below it."""
     rows = [row for contrast in contrasts for row in _rows(contrast)]
-    indented = [(tag("span", name.strip(), class_="sub" if name[0] == " " else None), *c) for name, *c in rows]
+    indented = [
+        (tag("span", name.strip(), class_="sub" if name[0] == " " else None), *c) for name, *c in rows
+    ]
     return table(_HEADS, indented)
 
 

@@ -25,7 +25,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 
 
 class Album:
-    """Pictures of media, each made once and none beyond `budget` characters in all.
+    """Pictures of media, each made once; no more than `budget` characters of them are given out.
 
     Media are numbers of the prepared data, or paths below `workspace`. What has no picture is counted:
     `refused` for a reason (the first is `problem`), `left_out` for the budget.
@@ -39,10 +39,15 @@ class Album:
         self._shards: Shards | None = None
 
     def picture(self, medium: int | str) -> Markup:
-        """An <img>, a strip of frames, or a note why there is none."""
+        """An <img>, a strip of frames, or a note why there is none. Shown twice, it counts twice."""
         if medium not in self._made:
             self._made[medium] = self._make(medium)
-        return self._made[medium]
+        made = self._made[medium]
+        if len(made) > self.budget:
+            self.left_out += 1
+            return tag("span", "picture left out", class_="note")
+        self.budget -= len(made)
+        return made
 
     def is_video(self, medium: int | str) -> bool:
         """Whether it has frames; False too where it can't be told."""
@@ -53,16 +58,11 @@ class Album:
 
     def _make(self, medium: int | str) -> Markup:
         try:
-            made = self._draw(self._kind(medium), self._source(medium))
+            return self._draw(self._kind(medium), self._source(medium))
         except InputError as error:
             self.refused += 1
             self.problem = self.problem or str(error)
             return tag("span", "no picture", class_="note")
-        if len(made) > self.budget:
-            self.left_out += 1
-            return tag("span", "picture left out", class_="note")
-        self.budget -= len(made)
-        return made
 
     def _draw(self, kind: str, source: bytes | Path) -> Markup:
         if kind == "video":

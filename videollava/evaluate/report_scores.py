@@ -20,7 +20,7 @@ from videollava.evaluate.compare import (
     verdict,
 )
 from videollava.evaluate.page import Markup, clip, join, table, tag
-from videollava.evaluate.results import Answer, Results, by_kind, interval
+from videollava.evaluate.results import Answer, Results, by_kind, full_marks, interval, judge_name
 from videollava.evaluate.statistics import Interval
 from videollava.gate import primary
 
@@ -37,8 +37,6 @@ __all__ = [
 
 NONE = "–"
 ROUNDING = 0.0501  # metrics may be given to one decimal
-FULL = {"mme": 2000.0, **{f"video-chatgpt-{part}": 5.0 for part in ("correctness", "detail", "context")}}
-FULL |= {f"video-chatgpt-{part}": 5.0 for part in ("temporal", "consistency")}
 MISTAKES = 8
 MOST_TILES = 4
 
@@ -112,7 +110,7 @@ def chart(scores: Sequence[Scored]) -> Markup:
                 one.blind,
                 one.chance,
                 one.champion,
-                FULL.get(one.benchmark, 100.0),
+                full_marks(one.benchmark),
             )
             for one in scores
         ]
@@ -205,11 +203,13 @@ def _score(
     value = _headline(name, figures)
     if value is None:
         raise InputError(f"metrics.json: {name}: no score; run `videollava evaluate` again")
-    found = interval(results.values) if results else None
+    found = results.score if results else None
     is_mean = found is not None and abs(found.value - value) < ROUNDING
     blind = _number(figures, f"blind_{_headline_key(name)}", "blind_accuracy", "blind_score")
     contrast, refused = _contrast(champion, results)
     theirs = _headline(name, champion_figures)
+    if theirs is not None and not contrast and judge_name(figures) != judge_name(champion_figures):
+        refused = refused or "The two were graded by different judges."
     if is_mean and contrast:
         theirs = contrast.a.value
     return Scored(
@@ -275,7 +275,7 @@ def _champion_cells(one: Scored) -> list[str]:
 
 
 def _kind_row(kind: str, found: Sequence[Answer], one: Scored, results: Results) -> list[str]:
-    whole = interval([answer.value for answer in found])
+    whole = interval([answer.value for answer in found], full_marks(one.benchmark))
     row: list[str] = [kind, f"{len(found):,}", _with_interval(whole.value, whole)]
     if results.blind:
         dark = [results.blind[answer.id].value for answer in found if answer.id in results.blind]

@@ -19,11 +19,22 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.evaluate.statistics import Interval, bootstrap
 
-__all__ = ["Answer", "Results", "by_kind", "interval", "judge_name", "read_metrics", "read_results"]
+__all__ = [
+    "Answer",
+    "Results",
+    "by_kind",
+    "full_marks",
+    "interval",
+    "judge_name",
+    "read_metrics",
+    "read_results",
+]
 
 BLIND = ".blind"
 MARK = re.compile(r"\s*<(?:image|video)>\s*")
 TEXTS = ("question", "answer", "prediction")
+JUDGED_TO_5 = "video-chatgpt-"  # benchmarks graded 0-5
+FULL = {"mme": 2000.0}
 TAIL = 0.025  # of a two-sided 95% interval
 
 
@@ -53,9 +64,9 @@ class Results:
     judge: str = ""
 
     @property
-    def values(self) -> list[float]:
-        """What each answer adds, in the file's order."""
-        return [answer.value for answer in self.answers.values()]
+    def score(self) -> Interval:
+        """The mean of what the answers add, with its interval."""
+        return interval([answer.value for answer in self.answers.values()], full_marks(self.benchmark))
 
 
 def read_results(folder: Path, metrics: Mapping[str, Any] | None = None) -> dict[str, Results]:
@@ -112,18 +123,23 @@ def by_kind(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
     return dict(sorted(kinds.items()))
 
 
-def interval(values: Sequence[float]) -> Interval:
+def full_marks(benchmark: str) -> float:
+    """The best score there is: 100 for all but a judge's grades and MME's sum."""
+    return 5.0 if benchmark.startswith(JUDGED_TO_5) else FULL.get(benchmark, 100.0)
+
+
+def interval(values: Sequence[float], full: float = 100.0) -> Interval:
     """The mean with its 95% bootstrap interval.
 
-    Where all answers are right, or all wrong, there is nothing to draw from: the exact binomial bound then
+    Where all answers have full marks, or none, there is nothing to draw from: the exact binomial bound then
     (Clopper-Pearson).
     """
     whole = bootstrap(values)
-    edge = 100 * TAIL ** (1 / len(values))
-    if set(values) == {100.0}:
-        return Interval(whole.value, edge, 100.0)
+    edge = full * TAIL ** (1 / len(values))
+    if set(values) == {full}:
+        return Interval(whole.value, edge, full)
     if set(values) == {0.0}:
-        return Interval(whole.value, 0.0, 100 - edge)
+        return Interval(whole.value, 0.0, full - edge)
     return whole
 
 
@@ -146,10 +162,13 @@ def _read_answer(line: bytes, where: str) -> Answer:
         row = json.loads(line)
     except ValueError as error:
         raise InputError(f"{where}: not JSON ({error}); run `videollava evaluate` again") from error
-    wanted = ("question_id", *TEXTS)
-    missing = [key for key in wanted if not isinstance(row, dict) or not isinstance(row.get(key), str | int)]
-    if missing or not isinstance(row.get("correct"), bool):
-        raise InputError(f"{where}: lacks {(*missing, 'correct')[0]!r}; run `videollava evaluate` again")
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: must be an object; run `videollava evaluate` again")
+    for key in ("question_id", *TEXTS):
+        if not isinstance(row.get(key), str | int):
+            raise InputError(f"{where}: {key} is {row.get(key)!r}; run `videollava evaluate` again")
+    if not isinstance(row.get("correct"), bool):
+        raise InputError(f"{where}: correct must be true or false; run `videollava evaluate` again")
     score = row.get("score")
     if score is not None and not _is_number(score):
         raise InputError(f"{where}: score is {score!r}, not a number; run `videollava evaluate` again")
@@ -157,7 +176,7 @@ def _read_answer(line: bytes, where: str) -> Answer:
     return Answer(
         id=str(row["question_id"]),
         kind=str(row.get("kind") or ""),
-        question=MARK.sub(" ", question).strip(),
+        question=MARK.sub(" ", question).strip() if "<" in question else question,
         answer=answer,
         prediction=prediction,
         correct=row["correct"],

@@ -24,7 +24,7 @@ from videollava.params import Params
 from videollava.tracking import input_key, log_metrics
 from videollava.tracking.journal import current
 from videollava.tracking.lineage import digest, folder_md5
-from videollava.train.assemble import cpu_attention
+from videollava.train.assemble import choose_attention
 
 __all__ = ["evaluate", "run"]
 
@@ -44,7 +44,7 @@ def evaluate(params: Params, workspace: Path, model_folder: Path, target: Path, 
     sparing = params.evaluate.precision == "bf16"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = checkpoint.load(model_folder, dtype=torch.bfloat16 if sparing else torch.float32, device=device)
-    loaded.model.set_attn_implementation({"text_config": "varlen"} | cpu_attention(torch.device(device)))
+    choose_attention(loaded.model, torch.device(device))
     shutil.rmtree(target, ignore_errors=True)
     (target / "predictions").mkdir(parents=True)
     metrics: dict[str, Any] = {}

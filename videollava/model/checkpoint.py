@@ -22,6 +22,7 @@ from videollava.errors import InputError
 from videollava.model.encoders import LanguageBind, LanguageBindTextModel, LanguageBindVisionModel
 from videollava.model.formats.detect import detect, open_foreign
 from videollava.model.formats.files import Spec, find_weights, read_config, short, write_config, write_shards
+from videollava.model.formats.hub import find_checkpoint
 from videollava.model.formats.lora import read_adapter
 from videollava.model.formats.original import find_base
 from videollava.model.formats.towers import read_tower_from
@@ -67,14 +68,14 @@ def load(
     base: Path | str | None = None,
     quantize: Quantization | None = None,
 ) -> Loaded:
-    """Load a checkpoint folder of any format known here; weights keep their saved type unless `dtype` is
-    given.
+    """Load a checkpoint of any format known here, a folder or hub id; weights keep their saved type unless
+    `dtype` is given.
 
     Formats: ours; the original Video-LLaVA (whole, or LoRA or projector alone on its `base`) and
     LanguageBind; transformers' Video-LLaVA and CLIP; OpenCLIP. quantize: hold the language model in 4 or 8
     bits (CUDA).
     """
-    folder = Path(path)
+    folder = find_checkpoint(path)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         return _load_adapted(folder, dtype, device, base, quantize)
     form = detect(folder)

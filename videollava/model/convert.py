@@ -24,6 +24,7 @@ from videollava.model import checkpoint
 from videollava.model.formats import hf, original, original_export
 from videollava.model.formats.detect import detect, open_foreign
 from videollava.model.formats.files import Spec, find_weights, read_config, write_config, write_stream
+from videollava.model.formats.hub import find_checkpoint
 from videollava.model.formats.lora import ADAPTER_FILES, Adapter, read_adapter
 from videollava.model.video_llava import VideoLlavaConfig
 
@@ -40,10 +41,14 @@ TOKENIZER_EXTRAS = ("special_tokens_map.json", "added_tokens.json", "chat_templa
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written; `difference`: the largest between logits before and after, None if not compared."""
+    """What was written; `difference`: the largest between logits before and after, None if not compared.
+
+    note: what the user should know of the result, or "".
+    """
 
     folder: Path
     difference: float | None
+    note: str = ""
 
 
 def convert(
@@ -51,12 +56,14 @@ def convert(
 ) -> Converted:
     """Write the checkpoint `src`, of whatever format, as `dst` in the format `to`.
 
-    A LoRA folder of ours or a projector alone stay what they are. base: the model under an original LoRA or
-    projector-only folder. check: compare logits (by default where the model fits into memory). InputError
-    where the target cannot hold the model, weights do not fit their config, or logits differ; `dst` is then
-    not written.
+    A LoRA folder of ours and a projector alone stay what they are. base: the model under an original LoRA or
+    projector-only folder. What transformers' class cannot hold is exported there under ours, with a note.
+    check: compare logits (by default where the model fits into memory). InputError where the target cannot
+    hold the model, weights do not fit their config, or logits differ; `dst` is then not written.
     """
-    source, target = Path(src), Path(dst)
+    source, target = find_checkpoint(src), Path(dst)
+    if base is None and to == "ours" and original.holds_projector_alone(source):
+        return _write(target, lambda aside: original.write_projector(source, aside))
     if (source / PROJECTOR_CONFIG).is_file():
         return _write(target, lambda aside: _convert_projector(source, aside, to))
     if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
@@ -69,16 +76,19 @@ def convert(
         _copy_tokenizer(tokenizer, aside, to, config)
 
     before = _logits(source, base) if _fits(source, check) else None
-    return _write(target, write, lambda aside: _compare(before, aside, to))
+    written = _write(target, write, lambda aside: _compare(before, aside, exported.logits))
+    return dataclasses.replace(written, note=exported.note)
 
 
 @dataclass(frozen=True)
 class Export:
-    """A target format: its config.json, its names, and weights of its own."""
+    """A target format: its config.json, its names, weights of its own, and how its logits are had."""
 
     config: Mapping[str, Any]
     rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
     extra: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    logits: Callable[[Path], Tensor] = dataclasses.field(default_factory=lambda: _logits)
+    note: str = ""
 
 
 def _export_ours(config: Any) -> Export:
@@ -94,7 +104,17 @@ def _export_original(config: Any) -> Export:
 
 def _export_transformers(config: Any) -> Export:
     _require_whole(config, "transformers")
-    return Export(hf.export_config(config), lambda tensors: hf.from_ours(tensors, config))
+    obstacle = hf.find_obstacle(config)
+    if obstacle:
+        note = (
+            f"{obstacle}. So it is exported under this package's class: from_pretrained reads it once "
+            "videollava.model.video_llava is imported, and plain transformers refuses it"
+        )
+        log.warning(note)
+        return dataclasses.replace(_export_ours(config), note=note)
+    return Export(
+        hf.export_config(config), lambda tensors: hf.from_ours(tensors, config), logits=_transformers_logits
+    )
 
 
 EXPORTS: dict[Target, Callable[[Any], Export]] = {
@@ -202,11 +222,8 @@ def _logits(folder: Path, base: Path | str | None = None) -> Tensor:
     return probe(checkpoint.load(folder, base=base).model)
 
 
-def _compare(before: Tensor | None, aside: Path, to: Target) -> float | None:
-    if before is None:
-        return None
-    after = _transformers_logits(aside) if to == "transformers" else _logits(aside)
-    return compare(before, after[..., : before.shape[-1]])
+def _compare(before: Tensor | None, aside: Path, logits: Callable[[Path], Tensor]) -> float | None:
+    return None if before is None else compare(before, logits(aside)[..., : before.shape[-1]])
 
 
 def compare(before: Tensor, after: Tensor) -> float:
@@ -309,7 +326,7 @@ def merge(
 
     Logits of the merged model are held against the base with the adapter beside it.
     """
-    folder, target = Path(adapter), Path(dst)
+    folder, target = find_checkpoint(adapter), Path(dst)
     read_config(folder, "adapter_config.json")
     foreign = (folder / "config.json").is_file() and original.is_original(read_config(folder))
     if foreign:
@@ -333,7 +350,7 @@ def merge(
         _write_checked(config, shards, _export_ours(config), aside)
         _copy_tokenizer(tokenizer, aside, "ours", config)
 
-    return _write(target, write, lambda aside: _compare(before, aside, "ours"))
+    return _write(target, write, lambda aside: _compare(before, aside, _logits))
 
 
 @torch.inference_mode()

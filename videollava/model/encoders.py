@@ -189,7 +189,11 @@ class LanguageBind(LanguageBindPreTrainedModel):
         )
 
     def forward(
-        self, pixel_values: Tensor | None, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
     ) -> LanguageBindOutput:
         text = self.text_model(input_ids, attention_mask)
         text_embeds = F.normalize(self.text_projection(text.pooler_output), dim=-1)

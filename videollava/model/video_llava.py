@@ -34,6 +34,7 @@ from videollava.model.encoders import (
     LanguageBindVisionConfig,
     LanguageBindVisionModel,
 )
+from videollava.model.vision import set_frames
 
 __all__ = [
     "ATTENTION",
@@ -260,6 +261,15 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
     def encode_videos(self, pixels_MTCHW: Tensor) -> Tensor:
         """(M, T, C, H, W) -> video encoder's features (M, T * (patches + 1), vision width); no projector."""
         return self.model.encode_videos(pixels_MTCHW)
+
+    def set_frames(self, frames: int) -> None:
+        """Take `frames` frames of every video from now on.
+
+        Embeddings of time are interpolated (retune them).
+        """
+        set_frames(self.model.video_tower, frames)
+        self.config.video_config.num_frames = frames
+        self.config.video_seq_length = self.config.video_tokens()
 
     def forward(
         self,

@@ -36,6 +36,7 @@ __all__ = [
     "LanguageBindVisionModel",
     "Modality",
     "resize_positions",
+    "set_frames",
     "start_from_image",
     "tower_config",
 ]
@@ -308,6 +309,24 @@ class LanguageBindVisionModel(LanguageBindPreTrainedModel):
         kept = kept.repeat_interleave(frames, dim=0) + 1
         index = F.pad(kept, (1, 0))[..., None].expand(-1, -1, hidden.shape[-1])
         return hidden.gather(1, index)
+
+
+def set_frames(tower: LanguageBindVisionModel, frames: int) -> None:
+    """Make `frames` the number of a video encoder, in place, its embeddings of time interpolated.
+
+    Its features change: retune before trusting them.
+    """
+    if tower.config.temporal_attention and frames != tower.config.num_frames:
+        log.warning(
+            "the video encoder's embeddings of time are interpolated from %d frames to %d: retune it",
+            tower.config.num_frames,
+            frames,
+        )
+        for layer in tower.encoder.layers:
+            if isinstance(layer, LanguageBindLayer):
+                old = layer.temporal_embedding
+                layer.temporal_embedding = nn.Parameter(resize_frames(old.data, frames), old.requires_grad)
+    tower.config.num_frames = frames
 
 
 def start_from_image(video: LanguageBindVisionModel, image: LanguageBindVisionModel) -> None:

@@ -70,7 +70,7 @@ class Manifest:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Manifest:
-        """Read `config` back; InputError where its hash does not fit its files or a path leaves the folder."""
+        """Read `config` back; InputError where its hash does not fit or a path leaves the folder."""
         try:
             manifest = cls(config["key"], tuple(File(**file) for file in config["files"]))
             stated = config["manifest_sha256"]
@@ -130,7 +130,7 @@ def stores(workspace: Path) -> list[Store]:
 
 
 def model_cache(workspace: Path | None = None) -> Path:
-    """Where versions are unfolded: $VIDEOLLAVA_CACHE, the workspace's .mlflow, else the user's cache folder."""
+    """Where versions are unfolded: $VIDEOLLAVA_CACHE, the workspace's .mlflow, else the user's cache."""
     if named := os.environ.get("VIDEOLLAVA_CACHE"):
         return Path(named) / "models"
     if workspace is not None and (workspace / "dvc.yaml").is_file():
@@ -139,7 +139,8 @@ def model_cache(workspace: Path | None = None) -> Path:
 
 
 def materialise(manifest: Manifest, places: Sequence[Store], cache: Path) -> Path:
-    """A folder with the manifest's files: links into a local store, or checked downloads. Made once, then reused.
+    """A folder with the manifest's files: links into a local store, or checked downloads. Made once, then
+    reused.
 
     Hard links where the file system allows (they outlive `dvc gc`), else symbolic links. InputError names a
     file that no store holds, or whose content is not what the version was registered with.
@@ -173,7 +174,7 @@ def _place(file: File, places: Iterable[Store], target: Path) -> None:
     raise InputError(
         f"{file.path} (md5 {file.md5}) of this version cannot be had; tried "
         + "; ".join(tried or ["no store"])
-        + "; push it from where it was trained (`dvc push`), or set a remote that holds it (`dvc remote add -d`)"
+        + "; `dvc push` it from where it was trained, or set a remote that has it (`dvc remote add -d`)"
     )
 
 

@@ -74,7 +74,8 @@ def promote(
 ) -> tuple[Decision, Move | None]:
     """Gate a version and make it champion. The move is None where the gate refused or it is champion already.
 
-    force: move in spite of the gate; the trail says so. PromotionConflict where the champion changed meanwhile.
+    force: move in spite of the gate; the trail says so. PromotionConflict where the champion changed
+    meanwhile.
     """
     store = open_store(workspace, params.tracking)
     version = find_version(workspace, params.tracking, reference, store)
@@ -103,7 +104,7 @@ def move_champion(
         now = _aliases(store.client, tracking.model).get(CHAMPION, 0)
         if now != expected:
             raise PromotionConflict(
-                f"the champion is version {now or 'none'}, the gate compared with {expected or 'none'}: gate again"
+                f"the champion is version {now or 'none'}, the gate compared {expected or 'none'}: gate again"
             )
         move = Move("promote", version.number, now, _who(), _now(), tuple(reasons), forced)
         _apply(store.client, tracking.model, move, previous=now, workspace=workspace)
@@ -161,7 +162,8 @@ def _titles(moves: Sequence[Move]) -> list[int]:
 
 
 def _apply(client: Any, model: str, move: Move, previous: int, workspace: Path) -> None:
-    # The trail goes first: a move that was cut short shows there, and the next one reads the alias, not the trail.
+    # The trail goes first: a move that was cut short shows there, and the next one reads the alias, not the
+    # trail.
     record = json.dumps(asdict(move))
     client.set_registered_model_tag(model, f"audit.{time.time_ns():020d}", record)
     client.set_registered_model_alias(model, CHAMPION, str(move.to))

@@ -1,4 +1,4 @@
-"""Versions of the model in the MLflow registry: registered by reference, listed with scores and lineage, resolved to folders."""
+"""Versions in the MLflow registry: made by reference, listed with scores and lineage, resolved to folders."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def read_metrics(workspace: Path) -> dict[str, dict[str, Any]]:
 
 
 def registered(workspace: Path, tracking: Tracking, store: Any = None) -> Version | None:
-    """The version made of exactly what lies in the workspace (same model files, same dvc.lock), if there is one."""
+    """The version made of what lies in the workspace (same model files, same dvc.lock), if any."""
     store = store or open_store(workspace, tracking)
     lock = read_lineage(workspace).lock
     wanted = (folder_key(workspace), lock)
@@ -90,8 +90,8 @@ def registered(workspace: Path, tracking: Tracking, store: Any = None) -> Versio
 def register(workspace: Path, params: Params, run_id: str = "", store: Any = None) -> tuple[Version, bool]:
     """Make a version of the workspace's model, unless there is one of the same files and dvc.lock already.
 
-    run_id: the MLflow run it belongs to (the retraining's); without one, the run of the evaluate stage or a new
-    one. Returns the version and whether it is new. No weights are copied: see manifest.py.
+    run_id: the MLflow run it belongs to (the retraining's); without one, the run of the evaluate stage or a
+    new one. Returns the version and whether it is new. No weights are copied: see manifest.py.
     """
     store = store or open_store(workspace, params.tracking)
     existing = registered(workspace, params.tracking, store)
@@ -133,10 +133,18 @@ def list_versions(workspace: Path, tracking: Tracking, store: Any = None) -> lis
 
 
 def find_version(workspace: Path, tracking: Tracking, reference: str, store: Any = None) -> Version:
-    """`models:/NAME@ALIAS`, `models:/NAME/3`, or for our own model just `3` or an alias; InputError otherwise."""
+    """`models:/NAME@ALIAS`, `models:/NAME/3`, or of our own model `3`, an alias, or "" (the newest).
+
+    InputError where there is none.
+    """
     from mlflow.exceptions import MlflowException
 
     store = store or open_store(workspace, tracking)
+    if not reference:
+        found = list_versions(workspace, tracking, store)
+        if not found:
+            raise InputError(f"no version of {tracking.model} in the registry at {store.uri}; `make retrain` makes one")
+        return found[0]
     name, alias, number = _parse(reference, tracking.model)
     try:
         if alias:
@@ -151,7 +159,8 @@ def find_version(workspace: Path, tracking: Tracking, reference: str, store: Any
 
 
 def resolve(reference: str, workspace: Path = Path("."), tracking: Tracking | None = None) -> Path:
-    """A folder with the model: a folder as it is, or a registered version's files linked together (or downloaded).
+    """A folder with the model: a folder as it is, or a registered version's files linked together (or
+    downloaded).
 
     InputError where the version is unknown or none of its stores holds a file.
     """
@@ -159,7 +168,7 @@ def resolve(reference: str, workspace: Path = Path("."), tracking: Tracking | No
         folder = Path(reference)
         if not (folder / "config.json").is_file():
             raise InputError(
-                f"{reference}: no model folder (no config.json in it); give a folder or models:/videollava@champion"
+                f"{reference}: no config.json in there; give a model folder or models:/videollava@champion"
             )
         return folder
     if tracking is None:
@@ -229,7 +238,8 @@ def _log_model(store: Any, name: str, run_id: str, manifest: Manifest, places: l
     versions = {k.removeprefix("version."): v for k, v in library_versions().items()}
     needs = [f"{need}=={versions[need].split('+')[0]}" if need in versions else need for need in REQUIREMENTS]
     with warnings.catch_warnings():
-        # It warns about its own type hints on import, and asks for an example that it would load the model for.
+        # It warns about its own type hints on import, and asks for an example that it would load the model
+        # for.
         warnings.simplefilter("ignore")
         import mlflow.pyfunc
         from mlflow.models import Model

@@ -34,7 +34,9 @@ class VideoLlavaModel(PythonModel):
         places = [*(Store(**store) for store in config["stores"]), *stores(here)]
         self.assistant = load(materialise(Manifest.from_config(config), places, model_cache(here)))
 
-    def predict(self, context: Any, model_input: DataFrame, params: Mapping[str, Any] | None = None) -> list[str]:
+    def predict(
+        self, context: Any, model_input: DataFrame, params: Mapping[str, Any] | None = None
+    ) -> list[str]:
         """Answers to a data frame, or to a list of `{"question", "images", "videos"}`."""
         return list(self.assistant.answer_batch(_samples(model_input)))
 

@@ -31,7 +31,8 @@ def track(stage: str, params: Params, workspace: Path) -> Iterator[Journal]:
     """Run a stage's body with its journal open: params and lineage first, metrics as they come, the end.
 
     Metrics come by `log_metrics(step, loss=...)` from anywhere in the body. Ranks other than 0 write nothing.
-    Under a flow (VIDEOLLAVA_FOLLOWED=1) the flow forwards; else this process does, when the run is long or last.
+    Under a flow (VIDEOLLAVA_FOLLOWED=1) the flow forwards; else this process does, when the run is long or
+    last.
     """
     if int(os.environ.get("RANK", "0")):
         with Journal(None) as silent:

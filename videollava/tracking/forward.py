@@ -1,8 +1,8 @@
 """Journals sent on to MLflow, best effort: each event once, whatever is killed, whenever the server answers.
 
-Beside a journal lies `<journal>.<server>.json`: the MLflow run it became and the byte it was sent up to. It is
-written after the server took a batch. A batch sent twice (killed in between) changes nothing there: runs are
-found again by the journal's identity, and metrics carry the journal's own times.
+Beside a journal lies `<journal>.<server>.json`: the MLflow run it became and the byte it was sent up to. It
+is written after the server took a batch. A batch sent twice (killed in between) changes nothing there: runs
+are found again by the journal's identity, and metrics carry the journal's own times.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def connect(workspace: Path, tracking: Tracking) -> Store:
 
 
 def replay(workspace: Path, tracking: Tracking, store: Store | None = None) -> Forwarded:
-    """Send what is new in every journal of the workspace. Never raises for the server's sake: see `.error`."""
+    """Send what is new in all journals of the workspace. A server's troubles are in `.error`, not raised."""
     runs = workspace / "runs"
     paths = journals(runs)
     if not paths:
@@ -119,7 +119,7 @@ def replay(workspace: Path, tracking: Tracking, store: Store | None = None) -> F
 
 
 class Follower(threading.Thread):
-    """Replays the workspace's journals every few seconds while others write them; waits longer after failures."""
+    """Replays the workspace's journals every few seconds; waits longer after failures."""
 
     def __init__(self, workspace: Path, tracking: Tracking, interval: float = 3.0) -> None:
         super().__init__(name="follower", daemon=True)
@@ -310,7 +310,7 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
 
 
 def _set_uri(uri: str) -> None:
-    """mlflow.set_tracking_uri for this process alone: it also writes the variable that `tracking_uri` reads."""
+    """mlflow.set_tracking_uri without its writing the environment variable that `tracking_uri` reads."""
     import mlflow
 
     before = os.environ.get("MLFLOW_TRACKING_URI")

@@ -82,7 +82,7 @@ class Journal:
         self._append("artifact", {"path": str(path.resolve()), "folder": folder}, sync=True)
 
     def link(self, stage: str, key: str, inputs: str) -> None:
-        """A stage that did not run: whoever made its outputs, found by these keys, is named in the run's tags."""
+        """A stage that did not run: the run that made its outputs, found by these keys, is to be named."""
         self._append("link", {"stage": stage, "key": key, "inputs": inputs}, sync=True)
 
     def end(self, status: Status = "FINISHED", error: str = "") -> None:
@@ -129,7 +129,8 @@ def open_journal(runs: Path, stage: str, key: str) -> Journal:
     last = max(folder.glob(f"{stem}-*.jsonl"), default=None)
     if last is not None:
         first, ended = _outline(last)
-        if first and ended != "FINISHED":
+        elsewhere = bool(first) and first["pid"] != os.getpid() and _alive(first["pid"])
+        if first and ended != "FINISHED" and not elsewhere:
             return Journal(last, first["id"])
     number = int(last.stem.rsplit("-", 1)[1]) + 1 if last is not None else 1
     return Journal(folder / f"{stem}-{number:03d}.jsonl", uuid.uuid4().hex)
@@ -151,7 +152,7 @@ def journals(runs: Path) -> list[Path]:
 
 
 def read_events(path: Path, offset: int = 0, limit: int = 1 << 22) -> tuple[list[dict[str, Any]], int]:
-    """Events from byte `offset` on, at most `limit` bytes of them, and the offset after the last whole one."""
+    """Events from byte `offset` on, some `limit` bytes of them, and the offset after the last."""
     with path.open("rb") as stream:
         stream.seek(offset)
         block = stream.read(limit)
@@ -208,7 +209,7 @@ def _all_events(path: Path) -> Iterable[dict[str, Any]]:
 
 
 def _outline(path: Path) -> tuple[dict[str, Any], str]:
-    """The last start event (with the identity of the first), and the status it ended with, "" if it did not."""
+    """The last start event (with the first's identity), and the status it ended with, if it did."""
     start: dict[str, Any] = {}
     ended = ""
     for event in _all_events(path):

@@ -161,7 +161,7 @@ def folder_md5(folder: Path) -> str:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested values (mappings, dataclasses) as dotted keys and texts, secrets left out; a list is one JSON text."""
+    """Nested values as dotted keys and texts, secrets left out; a list is one JSON text."""
     value = _fields(value)
     if isinstance(value, Mapping):
         flat: dict[str, str] = {}
@@ -176,7 +176,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def scrub(text: str) -> str:
-    """`text` without passwords in addresses, signed queries, or the values of secret environment variables."""
+    """`text` without passwords in addresses, signed queries, or secrets of the environment."""
     text = re.sub(r"(\w+://)[^/\s:@]+:[^/\s@]+@", r"\1***@", text)
     text = re.sub(
         r"([?&](?:X-Amz-[\w-]+|sig|signature|token|key)=)[^&\s\"']+", r"\1***", text, flags=re.IGNORECASE

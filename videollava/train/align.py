@@ -30,7 +30,7 @@ from videollava.model.video_llava import IGNORED
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
 from videollava.train.accelerate import make_accelerator
-from videollava.train.assemble import cpu_attention
+from videollava.train.assemble import encoder_attention
 from videollava.train.loop import Job, train
 
 __all__ = ["contrastive_loss", "run"]
@@ -179,7 +179,7 @@ def _train(
     workspace: Path,
     logged_before: int = 0,
 ) -> int:
-    pair.set_attn_implementation({"": "sdpa"} | cpu_attention(accelerator.device))
+    pair.vision_model.set_attn_implementation(encoder_attention(accelerator.device))
     job = Job(
         name=f"align-{name}",
         model=pair,

@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from videollava.errors import InputError
 from videollava.model import checkpoint
-from videollava.model.video_llava import ATTENTION, Projector, VideoLlavaForConditionalGeneration, model_config
+from videollava.model.attention import VARLEN
+from videollava.model.video_llava import Projector, VideoLlavaForConditionalGeneration, model_config
 from videollava.params import Model, Train
+from videollava.train import adapters
 
-__all__ = ["assemble", "load_language", "load_projector", "save_projector"]
+__all__ = ["assemble", "choose_attention", "encoder_attention", "load_language", "load_projector", "save_projector"]
 
 
 def assemble(
@@ -28,7 +30,10 @@ def assemble(
     sparing = settings.precision == "bf16"
     frozen = torch.bfloat16 if sparing else torch.float32
     learned = frozen if settings.deepspeed != "none" else torch.float32
-    language, tokenizer = load_language(models / "bases/language", learned if language_learns else frozen)
+    adapted = settings.adapter != "none" and language_learns
+    options = adapters.quantized() if settings.adapter == "qlora" and adapted else {}
+    whole = language_learns and not adapted
+    language, tokenizer = load_language(models / "bases/language", learned if whole else frozen, **options)
     # Parts are loaded once and put in place: nothing of 7B is made and thrown away.
     with torch.device("meta"):
         model = VideoLlavaForConditionalGeneration(model_config(shape, language.config))
@@ -41,23 +46,32 @@ def assemble(
         _check_tower(getattr(model.config, "vision_config" if kind == "image" else "video_config"), tower.config, folder)
         setattr(model.model, f"{kind}_tower", tower)
     model.model.multi_modal_projector = load_projector(model, models / "projector").to(learned)
-    model.set_attn_implementation(ATTENTION | cpu_attention(device))
+    choose_attention(model, device)
     return model.to(device), tokenizer
 
 
-def cpu_attention(device: torch.device) -> dict[str, str]:
+def choose_attention(model: Any, device: torch.device) -> None:
+    """Packed attention in the language model; in the encoders what is quickest on this device."""
+    model.model.language_model.set_attn_implementation(VARLEN)
+    for kind in ("image", "video"):
+        tower = getattr(model.model, f"{kind}_tower", None)
+        if tower is not None:
+            tower.set_attn_implementation(encoder_attention(device))
+
+
+def encoder_attention(device: torch.device) -> str:
     """On a CPU, bfloat16 matrix products beat the fused kernel several times at an encoder's short rows."""
-    return {} if device.type != "cpu" else {"vision_config": "eager", "video_config": "eager"}
+    return "eager" if device.type == "cpu" else "sdpa"
 
 
-def load_language(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_language(folder: Path, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     """A causal language model (Llama architecture) and its tokenizer from a transformers folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; run `videollava bases`")
     with checkpoint.quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 

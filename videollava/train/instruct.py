@@ -6,6 +6,7 @@ In: data/prepared, models/bases/language, models/encoders, and for stage 2 model
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from videollava.model import checkpoint
 from videollava.model.attention import packed_kwargs
 from videollava.params import Params, Train
 from videollava.tracking import input_key
-from videollava.train import assemble
+from videollava.train import adapters, assemble
 from videollava.train.accelerate import make_accelerator, peak_flops
 from videollava.train.cost import Prices, encoder_flops, language_prices
 from videollava.train.features import encode_split
@@ -56,6 +57,10 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
     torch.manual_seed(params.seed)
     model, tokenizer = assemble.assemble(params.model, models, settings, kind.language_learns, accelerator.device)
     groups = choose_learners(model, settings, kind.language_learns)
+    learner = model
+    if settings.adapter != "none" and kind.language_learns:
+        learner = adapters.add_adapter(model, settings.lora)
+        groups = adapters.adapter_groups(learner, settings)
     layout = Layout.of(
         params.model,
         model.config.text_config.vocab_size,
@@ -86,7 +91,7 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
     packs = [Packs(prepared, stage, tokenizer, layout, plan, features) for plan in plans]
     job = Job(
         name=stage,
-        model=model,
+        model=learner,
         groups=groups,
         forward=partial(forward, same_calls=_same_calls(packs[0], accelerator.num_processes)),
         packs=packs,
@@ -102,7 +107,7 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
         _say(job, lengths)
     train(job)
     if accelerator.is_main_process:
-        _save(stage, model, tokenizer, settings, models)
+        _save(stage, learner, tokenizer, params, models)
     accelerator.wait_for_everyone()
 
 
@@ -183,11 +188,20 @@ def _say(job: Job, lengths: Lengths) -> None:
     )
 
 
-def _save(stage: str, model: Any, tokenizer: Any, settings: Train, models: Path) -> None:
+def _save(stage: str, model: Any, tokenizer: Any, params: Params, models: Path) -> None:
+    """Stage 1: the projector. Stage 2: the whole model; an adapter merged into it, and un-merged beside it."""
     if stage == "pretrain":
         assemble.save_projector(model, models / "projector")
         return
-    target = models / "videollava"
-    if target.exists():
-        shutil.rmtree(target)
+    target, adapter = models / "videollava", models / "videollava.adapter"
+    shutil.rmtree(target, ignore_errors=True)
+    settings = params.finetune
+    if settings.adapter != "none":
+        model.save_pretrained(adapter)
+        # Into the base at its own precision: a quantised one would round what was learned away.
+        plain = dataclasses.replace(settings, adapter="none", deepspeed="none")
+        base, _ = assemble.assemble(params.model, models, plain, False, torch.device("cpu"))
+        model = adapters.merge_adapter(base, adapter)
     checkpoint.save(model.eval(), tokenizer, target)
+    if settings.adapter != "none":
+        adapter.rename(target / "adapter")

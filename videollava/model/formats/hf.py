@@ -20,12 +20,11 @@ from transformers import AutoConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN as CLIP_MEAN
 from transformers.image_utils import OPENAI_CLIP_STD as CLIP_STD
 
-from videollava.errors import InputError
 from videollava.model.formats.clip import clip_vision_config
 from videollava.model.formats.files import Weights, find_weights, read_config, write_config
 from videollava.model.video_llava import VideoLlavaConfig
 
-__all__ = ["Source", "export_config", "from_ours", "open_source", "write_processor"]
+__all__ = ["Source", "export_config", "find_obstacle", "from_ours", "open_source", "write_processor"]
 
 log = logging.getLogger(__name__)
 
@@ -135,36 +134,28 @@ _L14 = {
 }
 
 
-def check_exportable(config: VideoLlavaConfig) -> None:
-    """InputError where transformers' class cannot hold this model, saying why and what to do instead."""
+def find_obstacle(config: VideoLlavaConfig) -> str:
+    """Why transformers' class cannot hold this model, or ""."""
     image, video = config.vision_config, config.video_config
-    shapes = [{name: getattr(tower, name) for name in CLIP} for tower in (image, video)]
-    remedy = (
-        "; export to ours or original instead. A folder of ours loads with transformers' from_pretrained "
-        "too, once "
-        "videollava.model.video_llava is imported"
-    )
-    if video.temporal_attention and "video" in config.towers:
-        raise InputError(
-            "the video encoder has temporal attention, which transformers' Video-LLaVA has no place for: "
-            "exported "
-            "there it would lose it in silence and answer worse" + remedy
-        )
     if tuple(config.towers) != ("image", "video"):
-        raise InputError(
-            f"transformers' Video-LLaVA needs both encoders, this model has {config.towers}" + remedy
+        return (
+            f"transformers' Video-LLaVA needs both encoders, this model has {', '.join(config.towers)} alone"
         )
-    if shapes[0] != shapes[1]:
-        raise InputError("transformers' Video-LLaVA has one shape for both encoders; these differ" + remedy)
+    if video.temporal_attention:
+        return (
+            "this model's video encoder has temporal attention, for which transformers' Video-LLaVA has no "
+            "place: "
+            "there it would be lost in silence, and video answers with it"
+        )
+    if any(getattr(image, name) != getattr(video, name) for name in CLIP):
+        return "transformers' Video-LLaVA has one shape for both encoders, and these differ"
     if config.projector_type != "mlp2x_gelu":
-        raise InputError(
-            f"transformers' projector is mlp2x_gelu, this one is {config.projector_type}" + remedy
-        )
+        return f"transformers' projector is mlp2x_gelu, this one is {config.projector_type}"
+    return ""
 
 
 def export_config(config: VideoLlavaConfig) -> dict[str, Any]:
-    """theirs: config.json for transformers' VideoLlavaForConditionalGeneration."""
-    check_exportable(config)
+    """config.json for transformers' VideoLlavaForConditionalGeneration, which must be able to hold it."""
     kept: str | None = getattr(config, "transformers_config", None)
     if kept is not None:
         return dict(json.loads(kept))

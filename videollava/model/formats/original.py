@@ -24,9 +24,19 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from videollava.errors import InputError
 from videollava.model.encoders import LanguageBindVisionConfig
 from videollava.model.formats import languagebind
-from videollava.model.formats.files import Spec, Weights, find_weights, has_weights, read_config, read_shard
+from videollava.model.formats.files import (
+    Spec,
+    Weights,
+    find_weights,
+    has_weights,
+    read_config,
+    read_shard,
+    write_config,
+    write_shard,
+)
+from videollava.model.formats.hub import locate
 from videollava.model.formats.lora import Adapter, read_adapter
-from videollava.model.formats.towers import known_tower, locate, read_tower_from
+from videollava.model.formats.towers import known_tower, read_tower_from
 from videollava.model.video_llava import IGNORED, VideoLlavaConfig
 
 __all__ = ["Source", "expand_marks", "is_original", "open_source", "prepare"]
@@ -115,14 +125,15 @@ def open_source(folder: Path, base: Path | str | None = None) -> Source:
     main_folder = folder if has_weights(folder) else find_base(folder, config, base)
     main = find_weights(main_folder)
     specs = main.specs()
-    towers, shapes = _find_towers(folder, config, specs)
+    towers, encoders = _find_towers(folder, config, specs)
     projector = _read_projector(folder)
     if adapter:
         own = {name: tensor for name, tensor in adapter.whole.items() if PROJECTOR.match(name)}
-        adapter.require({n: spec[1] for n, spec in specs.items()} | {n: tuple(t.shape) for n, t in own.items()})
+        shapes = {name: spec[1] for name, spec in specs.items()}
+        adapter.require(shapes | {name: tuple(tensor.shape) for name, tensor in own.items()})
         projector = projector or own
     return Source(
-        config=ours_config(config, shapes, _buffers(specs)),
+        config=ours_config(config, encoders, _buffers(specs)),
         main=main,
         towers=towers,
         projector=projector,
@@ -161,6 +172,20 @@ def _read_projector(folder: Path) -> dict[str, Tensor]:
         for name, t in tensors.items()
         if "mm_projector" in name
     }
+
+
+def holds_projector_alone(folder: Path) -> bool:
+    """Whether this is what stage 1 of the original leaves: mm_projector.bin, and no whole model."""
+    return any((folder / name).is_file() for name in PROJECTOR_FILES) and not has_weights(folder)
+
+
+def write_projector(source: Path, folder: Path) -> None:
+    """mm_projector.bin as a projector of ours: projector.safetensors and projector.json."""
+    renamed = {_rename(name): tensor for name, tensor in _read_projector(source).items()}
+    weights = {name.removeprefix("model.multi_modal_projector."): t for name, t in renamed.items()}
+    kind = "linear" if len(weights) == 2 else f"mlp{len(weights) // 2}x_gelu"
+    write_shard(weights, folder / "projector.safetensors")
+    write_config({"projector_type": kind}, folder, "projector.json")
 
 
 def _find_towers(
@@ -211,6 +236,10 @@ def ours_config(
         raise InputError(f"mm_vision_select_feature {select!r} is not known; it may be {', '.join(SELECT)}")
     if "mpt" in str(config.get("architectures", "")).lower():
         raise InputError("this checkpoint's language model is MPT; Llama architectures alone are supported")
+    if config.get("mm_use_im_start_end"):
+        log.warning(
+            "this checkpoint was trained with start and end marks around media, which prompts here lack"
+        )
     some = next(iter(towers.values()))
     language = LlamaConfig(**{name: config[name] for name in LANGUAGE if name in config})
     return VideoLlavaConfig(

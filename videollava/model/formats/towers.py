@@ -16,7 +16,7 @@ from videollava.model.encoders import LanguageBindVisionConfig
 from videollava.model.formats import clip, languagebind
 from videollava.model.formats.files import Spec, find_weights, read_config
 
-__all__ = ["known_tower", "locate", "read_tower_from"]
+__all__ = ["known_tower", "read_tower_from"]
 
 log = logging.getLogger(__name__)
 
@@ -31,25 +31,6 @@ VIT_L14 = {
     "projection_dim": 768,
     "hidden_act": "gelu",
 }
-
-
-def locate(name: str, near: Path) -> Path | None:
-    """The local folder of `name` (a path or hub id): as it is, in or beside `near`, or in the hub cache."""
-    last = Path(name).name
-    for place in (Path(name), near / name, near / last, near.parent / name, near.parent / last):
-        if (place / "config.json").is_file() or (place / clip.OPENCLIP_CONFIG).is_file():
-            return place
-    return _cached(name)
-
-
-def _cached(name: str) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
 
 
 def read_tower_from(folder: Path, weights: bool = True) -> tuple[LanguageBindVisionConfig, dict[str, Tensor]]:

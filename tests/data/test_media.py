@@ -1,0 +1,369 @@
+"""Media: the original's pixels to the last digit that counts, and files that are not what they claim."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from videollava.data import media
+from videollava.data.media import (
+    depth_to_pixels,
+    frame_indices,
+    frames_to_pixels,
+    image_to_pixels,
+    load_pixels,
+    read_depth,
+    read_frames,
+    read_image,
+)
+from videollava.errors import InputError
+
+TOLERANCE = 2e-3  # the references are float16
+MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (media.CLIP_MEAN, media.CLIP_STD))
+CASES = [
+    "audio_0.wav",
+    "depth_0.png",
+    "extreme_ironing.jpg",
+    "image_0.jpg",
+    "sample_demo_1.mp4",
+    "thermal_0.jpg",
+    "video_0.mp4",
+]
+
+
+def noise(height: int, width: int, *, frames: int = 0, seed: int = 0) -> np.ndarray[Any, Any]:
+    shape = (frames, height, width, 3) if frames else (height, width, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def clip(
+    width: int = 96, height: int = 64, frames: int = 12, codec: str = "libx264", kind: str = "mp4"
+) -> bytes:
+    """A bar that moves right by four columns a frame."""
+    av = pytest.importorskip("av")
+
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(frames):
+            picture = np.zeros((height, width, 3), np.uint8)
+            picture[:, index * 4 : index * 4 + 8] = 220
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def sound_only() -> bytes:
+    av = pytest.importorskip("av")
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def turned(data: bytes, matrix: tuple[int, ...]) -> bytes:
+    """The mp4 with this rotation in its track header."""
+    changed = bytearray(data)
+    start = changed.find(b"tkhd") + 4 + 4 + 20 + 16
+    changed[start : start + 36] = struct.pack(">9i", *matrix)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reference_media(shared: Path, name: str) -> None:
+    from safetensors import safe_open
+
+    kind = json.loads((shared / "reference" / "media.json").read_text())[name]["kind"]
+    with safe_open(shared / "reference" / "media.safetensors", "pt") as file:
+        expected = file.get_tensor(f"{name}.pixel_values").float()
+    path = shared / "media" / kind / name
+    pixels = load_pixels(kind, path, 224)
+    assert pixels.dtype == torch.float32
+    assert pixels.is_contiguous()
+    torch.testing.assert_close(
+        pixels.transpose(0, 1) if kind == "video" else pixels, expected, rtol=0, atol=TOLERANCE
+    )
+    assert torch.equal(load_pixels(kind, path.read_bytes(), 224), pixels)
+
+
+def test_reference_frame_indices(shared: Path) -> None:
+    for case in json.loads((shared / "reference" / "media.json").read_text()).values():
+        if case["kind"] == "video":
+            assert frame_indices(case["frames"], 8).tolist() == case["indices"]
+    assert frame_indices(2, 8).tolist() == [0, 0, 0, 0, 0, 0, 0, 1]
+    assert frame_indices(9, 1).tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["image/desert.jpg", "image/sample_img_13.png", "image/sample_img_22.png"])
+def test_alpha_is_dropped_as_the_original_does(shared: Path, name: str) -> None:
+    path = shared / "media" / name
+    image = read_image(path)
+    with Image.open(path) as original:
+        assert original.mode == "RGBA"
+        assert np.array_equal(np.array(image), np.array(original.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    original = Image.fromarray(noise(9, 7)).convert(mode)
+    image = read_image(saved(original, "JPEG" if mode == "CMYK" else "PNG"))
+    assert (image.mode, image.size) == ("RGB", (7, 9))
+    if mode != "CMYK":
+        assert np.array_equal(np.array(image), np.array(original.convert("RGB")))
+
+
+def test_palette_with_alpha() -> None:
+    original = Image.fromarray(noise(9, 7)).convert("P")
+    image = read_image(saved(original, transparency=bytes(range(256))))
+    assert np.array_equal(np.array(image), np.array(original.convert("RGB")))
+
+
+def test_16_bit_grey_is_scaled() -> None:
+    image = read_image(saved(Image.fromarray(np.array([[0, 256, 32768, 65535]], np.uint16))))
+    assert np.array(image)[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
+
+
+def test_exif_orientation_is_left_alone() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    assert read_image(saved(Image.fromarray(noise(9, 7)), "JPEG", exif=exif)).size == (7, 9)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims this size."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [10_000, 40_000])
+@pytest.mark.parametrize("warned", ["ignore", "error"])
+def test_bombs_are_refused(side: int, warned: Literal["ignore", "error"]) -> None:
+    with (
+        warnings.catch_warnings(action=warned),
+        pytest.raises(InputError, match=r"a\.png: too large an image .* scale it down"),
+    ):
+        read_image(bomb(side, side), "a.png")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello", saved(Image.fromarray(noise(50, 50)))[:2000], bomb(10, 10)],
+    ids=["empty", "text", "truncated", "no pixels"],
+)
+def test_broken_images_are_refused(data: bytes) -> None:
+    with pytest.raises(InputError, match=r"a\.png: cannot be read as image .*leave it out"):
+        read_image(data, "a.png")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone"
+    for read in (read_image, read_depth, lambda file: read_frames(file, 8)):
+        with pytest.raises(InputError, match="gone: not found"):
+            read(path)
+
+
+def squared(image: Image.Image) -> Image.Image:
+    """LLaVA's padding, pixel by pixel."""
+    width, height = image.size
+    side = max(width, height)
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = (122, 116, 104)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = np.array(image)
+    return Image.fromarray(square)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 25), (25, 40), (30, 30), (64, 21)])
+def test_padding_shows_the_whole_picture(width: int, height: int) -> None:
+    image = Image.fromarray(noise(height, width))
+    padded = image_to_pixels(image, 32, "pad")
+    assert torch.equal(padded, image_to_pixels(squared(image), 32))
+    cropped = image_to_pixels(image, 32)
+    assert cropped.shape == padded.shape == (3, 32, 32)
+    assert (width == height) == torch.equal(cropped, padded)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (97, 64), (64, 131), (40, 33), (480, 360)])
+def test_images_as_the_original_transforms_them(width: int, height: int) -> None:
+    image = Image.fromarray(noise(height, width))
+    scaled = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    size = (int(64 * height / width), 64) if width <= height else (64, int(64 * width / height))
+    resized = torch.nn.functional.interpolate(scaled, size=size, mode="bicubic", align_corners=False)[0]
+    top, left = round((size[0] - 64) / 2), round((size[1] - 64) / 2)
+    expected = (resized[:, top : top + 64, left : left + 64] - MEAN) / STD
+    torch.testing.assert_close(image_to_pixels(image, 64), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 70), (70, 96), (201, 64)])
+def test_videos_are_normalised_then_resized(width: int, height: int) -> None:
+    frames = noise(height, width, frames=3)
+    normal = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+    size = (int(height / width * 64), 64) if width < height else (64, int(width / height * 64))
+    resized = torch.nn.functional.interpolate(normal, size=size, mode="bilinear", align_corners=False)
+    top, left = round((size[0] - 64) / 2), round((size[1] - 64) / 2)
+    expected = resized[..., top : top + 64, left : left + 64]
+    pixels = frames_to_pixels(frames, 64)
+    assert pixels.shape == (3, 3, 64, 64)
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=2e-5)
+
+
+def test_what_callers_hold_is_left_as_it_was() -> None:
+    frames = noise(20, 30, frames=2)
+    frames.flags.writeable = False
+    for size in (10, 20):
+        first = frames_to_pixels(frames[:, :, :20], size)
+        assert torch.equal(frames_to_pixels(frames[:, :, :20], size), first)
+    grey = Image.fromarray(noise(9, 9)).convert("L")
+    assert torch.equal(image_to_pixels(grey, 9), image_to_pixels(grey.convert("RGB"), 9))
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 1), (1, 20_000)])
+def test_slivers_stay_small(monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> None:
+    monkeypatch.setattr(media, "MAX_SQUARE", 600)
+    image = Image.new("RGB", (width, height), (255, 0, 0))
+    for aspect in ("crop", "pad"):
+        pixels = image_to_pixels(image, 32, aspect)  # type: ignore[arg-type]
+        assert pixels.shape == (3, 32, 32)
+        assert torch.isfinite(pixels).all()
+
+
+def test_depth_is_in_metres_up_to_ten() -> None:
+    depth = np.array([[0, 5], [10_000, 40_000]], np.uint16)
+    read = read_depth(saved(Image.fromarray(depth)))
+    assert read.tolist() == depth.tolist()
+    pixels = depth_to_pixels(read, 2)
+    shares = torch.tensor([[0.001, 0.001], [1.0, 1.0]])
+    torch.testing.assert_close(pixels, (shares.expand(3, 2, 2) - MEAN) / STD, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="16-bit PNG, one channel of millimetres, not RGB"):
+        read_depth(saved(Image.fromarray(noise(4, 4))), "d.png")
+
+
+def test_unknown_modality() -> None:
+    with pytest.raises(
+        InputError, match="no modality 'smell'; there are: image, video, thermal, depth, audio"
+    ):
+        load_pixels("smell", b"", 224)
+
+
+@pytest.mark.parametrize("name", ["sample_demo_22.mp4", "sample_demo_3.mp4"])
+def test_real_videos(shared: Path, name: str) -> None:
+    path = shared / "media" / "video" / name
+    frames = read_frames(path, 8)
+    assert frames.dtype == np.uint8
+    assert frames.shape == ((8, 360, 204, 3) if name == "sample_demo_22.mp4" else (8, 360, 640, 3))
+    assert np.array_equal(read_frames(path.read_bytes(), 8), frames)
+    assert np.array_equal(media._read_av(path, 8), frames), "both decoders must see the same pixels"
+
+
+def bar(frame: np.ndarray[Any, Any]) -> float:
+    return float((frame[..., 0] > 110).nonzero()[1].mean())
+
+
+def test_frames_are_the_asked_ones_in_order() -> None:
+    centres = [bar(frame) for frame in read_frames(clip(frames=12), 12)]
+    assert centres == pytest.approx([index * 4 + 3.5 for index in range(12)], abs=0.6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_short_clips_repeat_frames(count: int) -> None:
+    frames = read_frames(clip(frames=count), 8)
+    assert frames.shape == (8, 64, 96, 3)
+    assert len({bar(frame) for frame in frames}) == count
+
+
+@pytest.mark.parametrize("decoder", ["_read_decord", "_read_av"])
+def test_rotation_is_applied(decoder: str) -> None:
+    data = clip(frames=2)
+    read = getattr(media, decoder)
+    upright, right = read(data, 2), (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+    assert np.array_equal(read(turned(data, right), 2), np.rot90(upright, 3, (1, 2)))
+
+
+def test_what_decord_cannot_read_is_read_by_av() -> None:
+    odd = clip(width=72)  # decord 0.6 fails on this width
+    with pytest.raises(ValueError, match="size must exactly match"):
+        media._read_decord(odd, 4)
+    assert read_frames(odd, 4).shape == (4, 64, 72, 3)
+
+
+def test_av1() -> None:
+    av = pytest.importorskip("av")
+
+    if "libsvtav1" not in av.codecs_available:
+        pytest.skip("this PyAV cannot write AV1")
+    assert read_frames(clip(codec="libsvtav1"), 4).shape == (4, 64, 96, 3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [bytes, lambda: b"hello" * 100, lambda: bytes(5000), lambda: clip(frames=20)[:1500], sound_only],
+    ids=["empty", "text", "zeros", "truncated", "sound"],
+)
+def test_broken_videos_are_refused(make: Callable[[], bytes]) -> None:
+    with pytest.raises(InputError, match=r"v\.mp4: cannot be read as video \(.+\): .*re-encode it as H\.264"):
+        read_frames(make(), 8, "v.mp4")
+
+
+def test_a_video_cut_short_is_not_taken_for_a_shorter_one(shared: Path) -> None:
+    whole = (shared / "media" / "video" / "sample_demo_3.mp4").read_bytes()  # its header is in front
+    with pytest.raises(InputError, match=r"cut short: \d+ of 146 frames"):
+        read_frames(whole[: len(whole) * 2 // 3], 8)
+
+
+def test_a_decoder_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(media, "_read_decord", lambda source, frames: ended.wait(30))
+    monkeypatch.setattr(media, "DECODE_SECONDS", 0.01)
+    assert read_frames(clip(frames=3), 3).shape == (3, 64, 96, 3)
+    with pytest.raises(InputError, match="cannot be read as video"):
+        read_frames(b"broken", 3)
+    ended.set()
+
+
+def test_without_decord(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = clip(frames=3)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert read_frames(data, 3).shape == (3, 64, 96, 3)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match="install decord or av"):
+        read_frames(data, 3)
+
+
+def test_without_av_a_broken_video_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match=r"re-encode it as H\.264 \(or install av\)"):
+        read_frames(b"broken", 3)

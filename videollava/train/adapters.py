@@ -1,0 +1,71 @@
+"""LoRA and QLoRA on the language model; the projector learns whole beside it, as in the original.
+
+The adapter's targets are the linear layers of the language model's blocks, named by a pattern: "all-linear" would
+take the encoders and the projector too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videollava.errors import InputError
+from videollava.params import Lora, Train
+
+__all__ = ["TARGETS", "adapter_groups", "add_adapter", "merge_adapter", "quantized"]
+
+PROJECTOR = "multi_modal_projector"
+TARGETS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+
+
+def add_adapter(model: Any, lora: Lora) -> Any:
+    """Put a LoRA into the language model of `model`; what learns: the adapter, and a copy of the projector."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=TARGETS,
+        modules_to_save=[PROJECTOR],
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def adapter_groups(adapted: Any, settings: Train) -> list[dict[str, Any]]:
+    """AdamW groups: the projector, with a rate of its own where one is set, and the low-rank pairs."""
+    learned = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    rate = settings.projector_learning_rate or settings.learning_rate
+    return [
+        {"params": [p for name, p in learned.items() if PROJECTOR in name], "lr": rate},
+        {"params": [p for name, p in learned.items() if PROJECTOR not in name], "lr": settings.learning_rate},
+    ]
+
+
+def merge_adapter(base: Any, folder: Path) -> Any:
+    """`base` (not quantised) with the adapter of `folder` added into its weights."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+
+
+def quantized() -> dict[str, Any]:
+    """`from_pretrained` arguments that hold the language model in 4 bits (NF4, computing in bfloat16)."""
+    if not torch.cuda.is_available():
+        raise InputError("finetune.adapter qlora needs a CUDA GPU (bitsandbytes); use adapter: lora here")
+    try:
+        import bitsandbytes  # noqa: F401
+        from transformers import BitsAndBytesConfig
+    except ImportError as error:
+        raise InputError("finetune.adapter qlora needs bitsandbytes: pip install 'videollava[quantize]'") from error
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": config}
