@@ -162,8 +162,9 @@ class Align:
     video_learning_rate: float = 5e-4
     warmup_ratio: float = 0.05
     weight_decay: float = 0.05
-    patch_dropout: float = 0.5
-    flips: bool = False  # mirror and turn pictures: for captions that name no place or direction
+    patch_dropout: float = 0.0
+    video_patch_dropout: float = 0.5
+    flips: tuple[str, ...] = ()  # sources whose captions name no place: their pictures are mirrored and turned
     keep_pixels: bool = False  # hold what was decoded in memory (float16)
     precision: Literal["fp32", "bf16"] = "bf16"
     workers: int = 2

@@ -46,7 +46,9 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 
-def test_the_configured_server_is_used(standing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_configured_server_is_used(
+    standing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PREFECT_API_URL", standing)
     with server.prefect_server(tmp_path) as (url, own):
         assert (url, own) == (standing, False)
@@ -70,7 +72,9 @@ def test_a_dead_configured_server_is_an_error(monkeypatch: pytest.MonkeyPatch, t
         pass
 
 
-def test_one_that_runs_locally_is_used(standing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_one_that_runs_locally_is_used(
+    standing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(server, "LOCAL", standing)
     with server.prefect_server(tmp_path) as (url, own):
         assert (url, own) == (standing, False)

@@ -90,7 +90,9 @@ def test_one_retraining_at_a_time(workspace: Path) -> None:
 
 
 def test_a_clone_is_clean_shares_the_cache_and_keeps_what_it_may_resume_from(workspace: Path) -> None:
-    (workspace / ".dvc" / "config").write_text("[core]\n    remote = far\n['remote \"far\"']\n    url = ../../far\n")
+    (workspace / ".dvc" / "config").write_text(
+        "[core]\n    remote = far\n['remote \"far\"']\n    url = ../../far\n"
+    )
     git(workspace, "commit", "--quiet", "-am", "remote")
     (workspace / "stage.py").write_text("# an edit that nobody committed\n")
     with occupy(workspace) as (root, _):

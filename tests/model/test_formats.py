@@ -169,17 +169,17 @@ def gguf(tmp_path: Path) -> Path:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(8)
-    tokens = ["<unk>", "<s>", "</s>", "a", "b", "c", "Ġ", "ab"]
+    tokens = ["<unk>", "<s>", "</s>", "a", "b", "c", "Ġ", "ab", "ca"]
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
-    writer.add_token_types([2, 3, 3, 1, 1, 1, 1, 1])
-    writer.add_token_merges(["a b"])
+    writer.add_token_types([2, 3, 3, 1, 1, 1, 1, 1, 1])
+    writer.add_token_merges(["a b", "c a"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
-    shapes = {"token_embd": (8, 32), "output_norm": (32,), "output": (8, 32)}
+    shapes = {"token_embd": (9, 32), "output_norm": (32,), "output": (9, 32)}
     for layer in range(2):
         names = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
         names |= {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from videollava.data.toy import COLORS, STEPS, Scene
 
-__all__ = ["draw", "encode", "shape_mask"]
+__all__ = ["draw", "encode", "shape_mask", "still"]
 
 Frames = NDArray[np.uint8]
 CONTRAST = 100.0  # least RGB distance between the shape and any pixel behind it
@@ -18,6 +18,32 @@ CONTRAST = 100.0  # least RGB distance between the shape and any pixel behind it
 
 def draw(scene: Scene) -> Frames:
     """The frames of a clip, (T, H, W, 3) RGB."""
+    return _draw(scene)[0]
+
+
+def still(scene: Scene, side: int = 64) -> tuple[bytes, str]:
+    """One frame's central square as PNG of `side` pixels, and where in it the shape is ("top left", "middle")."""
+    from PIL import Image
+
+    frames, middles = _draw(scene)
+    chosen = int(np.random.default_rng([*scene.seed, 4]).integers(len(frames)))
+    short = min(scene.width, scene.height)
+    left, top = (scene.width - short) // 2, (scene.height - short) // 2
+    picture = Image.fromarray(frames[chosen][top : top + short, left : left + short])
+    file = io.BytesIO()
+    picture.resize((side, side), Image.Resampling.BILINEAR).save(file, "PNG")
+    x, y = middles[chosen]
+    return file.getvalue(), _name_place((x - left) / short, (y - top) / short)
+
+
+def _name_place(x: float, y: float) -> str:
+    column, row = (min(2, int(3 * share)) for share in (x, y))
+    words = [("top", "", "bottom")[row], ("left", "", "right")[column]]
+    return " ".join(word for word in words if word) or "middle"
+
+
+def _draw(scene: Scene) -> tuple[Frames, list[tuple[float, float]]]:
+    """The frames, and the middle of the shape in each, in pixels."""
     random = np.random.default_rng([*scene.seed, 3])
     color = np.array(COLORS[scene.shows.color], np.float32)
     back = _background(scene, color, random)
@@ -25,10 +51,11 @@ def draw(scene: Scene) -> Frames:
     height, width = mask.shape[:2]
     frames = np.empty((scene.frames, *back.shape), np.uint8)
     frames[:] = np.rint(back)
-    for frame, (x, y) in zip(frames, _path(scene, width, height, random), strict=True):
+    corners = _path(scene, width, height, random)
+    for frame, (x, y) in zip(frames, corners, strict=True):
         part = frame[y : y + height, x : x + width]
         part[:] = np.rint(part * (1 - mask) + color * mask)
-    return frames
+    return frames, [(x + width / 2, y + height / 2) for x, y in corners]
 
 
 def encode(frames: Frames, rate: int) -> bytes:

@@ -6,6 +6,7 @@ In: the `align` split, one kind of medium. Out: one `PairBatch` a step and rank.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def plan_pairs(pairs: int, batch_size: int, ranks: int, seed: int, epoch: int) -
 class Pairs(Dataset[PairBatch]):
     """Item p is batch p of the plan. `pixels` keeps what was decoded (float16), where the caller says it fits.
 
-    flips: pictures are mirrored and turned at random, seeded by (seed, epoch, pair): right for captions that name no place.
+    flips: sources whose pictures are mirrored and turned at random, seeded by (seed, epoch, pair): right for captions
+    that name no place.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Pairs(Dataset[PairBatch]):
         *,
         positions: int = 77,
         seed: tuple[int, int] = (0, 0),
-        flips: bool = False,
+        flips: Sequence[str] = (),
         pixels: dict[int, Tensor] | None = None,
     ) -> None:
         self.shards, self.records = Shards(prepared), load_split(prepared, "align")
@@ -89,7 +91,7 @@ class Pairs(Dataset[PairBatch]):
         for pair in self.plan.pack(number).tolist():
             row = self.rows[pair]
             try:
-                media.append(self._turn(self._read(row), pair))
+                media.append(self._turn(self._read(row), row))
             except InputError as error:
                 dropped.append(str(error))
                 continue
@@ -109,10 +111,10 @@ class Pairs(Dataset[PairBatch]):
             self.pixels[medium] = read_pixels(self.shards, medium, self.kind, self.layout).half()
         return self.pixels[medium].float()
 
-    def _turn(self, pixels: Tensor, pair: int) -> Tensor:
-        if not self.flips:
+    def _turn(self, pixels: Tensor, row: int) -> Tensor:
+        if self.records["source"][row].as_py() not in self.flips:
             return pixels
-        draw = np.random.default_rng([*self.seed, pair]).random(3)
+        draw = np.random.default_rng([*self.seed, row]).random(3)
         if draw[0] < 0.5:
             pixels = pixels.flip(-1)
         if draw[1] < 0.5:

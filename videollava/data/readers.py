@@ -189,6 +189,9 @@ def _clip(source: Source, split: str, entry: Any, place: str) -> Iterator[tuple[
             yield "test-toy_video_qa", _conversation(item, source, medium, [(question, answer)], kind)
         return
     yield "align", _caption(name, source, medium, first)
+    match entry.get("still"):
+        case {"image": str(path), "caption": str(text)}:
+            yield "align", _caption(f"{name}-still", source, Medium("image", path), text)
     yield "pretrain", _caption(name, source, medium, _random(source, name).choice([first, *more]))
     yield from _conversations(name, source, medium, pairs)
 

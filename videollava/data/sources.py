@@ -12,13 +12,14 @@ from typing import get_args
 
 from videollava.data.archives import TarWriter
 from videollava.data.pool import Pool
-from videollava.data.toy import Scene, Split, annotation, path, scenes
+from videollava.data.toy import Scene, Split, annotation, path, scenes, still_path
 from videollava.errors import InputError
 from videollava.params import Source
 
 __all__ = ["package_version", "write_clips", "write_package"]
 
 Advance = Callable[[int], None]
+Encoded = tuple[bytes, bytes, str]  # clip, still, where the still shows the shape
 CLIPS_A_TASK = 25
 
 
@@ -83,20 +84,23 @@ def _write_split(pool: Pool, folder: Path, split: Split, drawn: list[Scene], adv
     hashes = set()
     with TarWriter(folder / f"{split}.tar") as tar, (folder / f"{split}.jsonl").open("w") as lines:
         clips = _flatten(pool.stream(_encode_scenes, tasks))
-        for index, (scene, clip) in enumerate(zip(drawn, clips, strict=True)):
+        for index, (scene, (clip, still, place)) in enumerate(zip(drawn, clips, strict=True)):
             tar.add(path(split, index), clip)
-            lines.write(json.dumps(annotation(split, index, scene)) + "\n")
+            # Alignment learns from stills where a thing is; the test set is clips alone.
+            if split == "train":
+                tar.add(still_path(split, index), still)
+            lines.write(json.dumps(annotation(split, index, scene, place if split == "train" else "")) + "\n")
             hashes.add(hashlib.sha256(clip).hexdigest())
             advance(1)
     return hashes
 
 
-def _encode_scenes(drawn: list[Scene]) -> list[bytes]:
-    from videollava.data.drawing import draw, encode
+def _encode_scenes(drawn: list[Scene]) -> list[Encoded]:
+    from videollava.data.drawing import draw, encode, still
 
-    return [encode(draw(scene), scene.rate) for scene in drawn]
+    return [(encode(draw(scene), scene.rate), *still(scene)) for scene in drawn]
 
 
-def _flatten(groups: Iterator[list[bytes]]) -> Iterator[bytes]:
+def _flatten(groups: Iterator[list[Encoded]]) -> Iterator[Encoded]:
     for group in groups:
         yield from group

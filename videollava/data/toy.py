@@ -33,6 +33,7 @@ __all__ = [
     "path",
     "questions",
     "scenes",
+    "still_path",
 ]
 
 Split = Literal["train", "test"]
@@ -275,8 +276,13 @@ def _ask_both(shows: Combination, random: np.random.Generator) -> Question:
     return _ask("is_both", "yes" if yes else "no", "yes_no", shows, random, asked=words)
 
 
-def annotation(split: Split, index: int, scene: Scene) -> dict[str, Any]:
-    """What is written about a clip: one line of `<split>.jsonl`."""
+def still_path(split: Split, index: int) -> str:
+    """Where the still of a clip lies in its archive."""
+    return f"{split}/{index:05d}.png"
+
+
+def annotation(split: Split, index: int, scene: Scene, place: str = "") -> dict[str, Any]:
+    """What is written about a clip: one line of `<split>.jsonl`; `place` says where its still shows the shape."""
     shows = scene.shows
     return {
         "id": f"{split}-{index:05d}",
@@ -290,4 +296,7 @@ def annotation(split: Split, index: int, scene: Scene) -> dict[str, Any]:
         "rate": scene.rate,
         "captions": captions(shows),
         "questions": [list(question) for question in questions(scene)],
+        "still": {"image": still_path(split, index), "caption": f"a {shows.color} {shows.shape} at the {place}"}
+        if place
+        else None,
     }

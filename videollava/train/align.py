@@ -95,8 +95,16 @@ def _lay_out_positions(weight: Tensor, grid: tuple[int, int], size: float = 0.2)
     weight[1:, : 4 * quarter] = size * torch.cat([f(phase) for phase in phases for f in (torch.sin, torch.cos)], dim=1)
 
 
+@torch.no_grad()
+def _lay_out_frames(embedding: Tensor, size: float = 0.2) -> None:
+    """Start the embeddings of time (1, frames, dim) as sines of the frame's number, so that frames have an order."""
+    half = embedding.shape[2] // 2
+    phases = torch.arange(embedding.shape[1])[:, None] / 100 ** (torch.arange(half) / half)
+    embedding[0, :, : 2 * half] = size * torch.cat([phases.sin(), phases.cos()], dim=1)
+
+
 def _begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> LanguageBind:
-    """The image encoder again, with temporal attention that at first changes nothing; the text encoder frozen."""
+    """The image encoder again, with temporal attention that at first adds nothing; the text encoder frozen."""
     pair = LanguageBind(pair_config(params.model, "video", len(tokenizer), POSITIONS))
     missing, unexpected = pair.load_state_dict(image.state_dict(), strict=False)
     if unexpected or any("temporal" not in name for name in missing):
@@ -105,6 +113,7 @@ def _begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> Languag
         if layer.temporal:
             nn.init.zeros_(layer.temporal_attn.out_proj.weight)
             nn.init.zeros_(layer.temporal_attn.out_proj.bias)
+            _lay_out_frames(layer.temporal_embedding)
     pair.text_model.requires_grad_(False)
     pair.text_projection.requires_grad_(False)
     return pair
@@ -158,12 +167,12 @@ def _learn(
             plan_pairs(pairs, settings.batch_size, accelerator.num_processes, params.seed, epoch),
             positions=POSITIONS,
             seed=(params.seed, epoch),
-            flips=align.flips and not video,
+            flips=() if video else align.flips,
             pixels=pixels,
         )
         for epoch in range(settings.epochs)
     ]
-    pair.vision_model.config.patch_dropout = align.patch_dropout
+    pair.vision_model.config.patch_dropout = align.video_patch_dropout if video else align.patch_dropout
     steps = _train(pair, kind, packs, settings, accelerator, params, workspace, logged_before)
     pair.vision_model.config.patch_dropout = 0.0
     return steps

@@ -1,0 +1,161 @@
+"""`make retrain` end to end: a real Prefect server, DVC and MLflow; on a toy graph, and on our own with micro parameters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from videollava.params import Tracking
+from videollava.registry import champion, list_versions
+from videollava.tracking.forward import connect
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STAGES = ["fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate"]
+# As `python -m flows.retrain`, but blind to a server that happens to run on this machine.
+MAIN = "import sys; import flows.server as s; s.LOCAL = 'http://127.0.0.1:9/api'; from flows.local import main; sys.exit(main())"
+
+
+def start(checkout: Path, code: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(code), "PREFECT_HOME": str(checkout.parent / "no-profile")}
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "VIDEOLLAVA_FOLLOWED"):
+        environment.pop(name, None)
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, *arguments],
+        cwd=checkout,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def retrain(checkout: Path, code: Path, *arguments: str) -> str:
+    running = start(checkout, code, *arguments)
+    output, _ = running.communicate()
+    assert running.returncode == 0, output
+    return output
+
+
+def git(folder: Path, *arguments: str) -> str:
+    line = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
+    return subprocess.run(line, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def runs_of(checkout: Path) -> dict[str, list[str]]:
+    """Status of every MLflow run, by name."""
+    store = connect(checkout, Tracking())
+    found: dict[str, list[str]] = {}
+    for run in store.client.search_runs([store.experiment]):
+        found.setdefault(run.info.run_name, []).append(run.info.status)
+    return found
+
+
+def tasks_of(checkout: Path) -> list[tuple[str, str]]:
+    """(name, state) of Prefect's task runs, in order."""
+    with sqlite3.connect(checkout / ".prefect" / "prefect.db") as database:
+        rows = database.execute("select name, state_type from task_run order by start_time").fetchall()
+    database.close()
+    return rows
+
+
+def test_a_killed_flow_leaves_nothing_and_goes_on(
+    workspace: Path, mentions: Callable[[str], list[int]]
+) -> None:
+    (workspace / "hang").touch()
+    running = start(workspace, REPOSITORY)
+    deadline = time.monotonic() + 240
+    while not (workspace / "hanging").exists():
+        assert running.poll() is None, running.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    (workspace / "hang").unlink()
+    output = retrain(workspace, REPOSITORY)
+    assert mentions(str(workspace)) == []
+    assert "fetch       unchanged" in output
+    assert "finetune    ran" in output
+    assert "model models:/videollava/1 (new) @champion" in output
+    assert runs_of(workspace) == {
+        "retrain": ["FINISHED", "KILLED"],
+        "fetch": ["FINISHED"],
+        "finetune": ["FINISHED"],
+        "evaluate": ["FINISHED"],
+    }
+    (made,) = (workspace / "runs" / "finetune").glob("*.jsonl")
+    assert made.read_text().count('"start"') == 2
+    assert git(workspace, "status", "--short").split() == ["??", "dvc.lock"]
+    # Nothing is stale now: no server, no version.
+    shutil.rmtree(workspace / ".prefect")
+    again = retrain(workspace, REPOSITORY)
+    assert "nothing to retrain" in again
+    assert "model models:/videollava/1 @champion" in again
+    assert not (workspace / ".prefect" / "prefect.db").exists()
+    assert len(list_versions(workspace, Tracking())) == 1
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This repository's files as they are now, committed in a repository of their own."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    folder = tmp_path / "checkout"
+    for name in git(REPOSITORY, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
+        if (REPOSITORY / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    git(folder, "init", "--quiet")
+    git(folder, "add", "-A")
+    git(folder, "commit", "--quiet", "-m", "start")
+    return folder
+
+
+def test_the_whole_pipeline_on_micro_parameters(
+    checkout: Path, mentions: Callable[[str], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "train"))
+    from micro import MICRO, sources
+
+    settings = [
+        *MICRO,
+        sources(checkout.parent / "pictures"),
+        "gate.minimum={}",
+        "gate.minimum_over_blind=-100",
+    ]
+    output = retrain(checkout, checkout, *(word for item in settings for word in ("--set", item)))
+    for stage in STAGES:
+        assert f"\n{stage:<12}ran " in output
+    assert "toy_video_qa" in output
+    assert "model models:/videollava/1 (new) @champion" in output
+    assert mentions(str(checkout)) == []
+    assert git(checkout, "status", "--short").split() == ["M", "params.yaml", "??", "dvc.lock"]
+    assert runs_of(checkout) == {name: ["FINISHED"] for name in ("retrain", *STAGES)}
+    assert tasks_of(checkout) == [(name, "COMPLETED") for name in (*STAGES, "register", "gate", "promote")]
+    version = champion(checkout, Tracking())
+    assert version.lineage.commit == git(checkout, "rev-parse", "HEAD").strip()
+    assert "toy_video_qa" in version.metrics
+    again = retrain(checkout, checkout)
+    assert "nothing to retrain" in again
+    ask = (
+        "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]);"
+        "m = mlflow.pyfunc.load_model('models:/videollava@champion');"
+        "print(m.predict([{'question': 'what shape is it?'}]))"
+    )
+    uri = connect(checkout, Tracking()).uri
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ask, uri],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("['")
