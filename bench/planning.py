@@ -1,4 +1,4 @@
-"""Start-up cost at the paper's scale: index, packing and rank balance for 1.26 M (stage 1) and 0.77 M (stage 2) samples.
+"""Start-up cost at the paper's scale: packing and rank balance for 1.26 M (stage 1) and 0.77 M (stage 2) samples.
 
     python bench/planning.py
 

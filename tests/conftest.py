@@ -12,5 +12,7 @@ def shared() -> Path:
     """The folder of genuine annotation files, reference tensors and media beside the checkout."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip("../shared (genuine annotation files, reference tensors, media) is not beside this checkout")
+        pytest.skip(
+            "../shared (genuine annotation files, reference tensors, media) is not beside this checkout"
+        )
     return folder

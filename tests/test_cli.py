@@ -45,7 +45,9 @@ def test_a_mistake_is_one_line_without_a_traceback(
     monkeypatch.chdir(tmp_path)
     status, out, error = run(capsys, "finetune")
     assert (status, out) == (2, "")
-    assert error.splitlines() == ["videollava finetune: params.yaml: not found; write one with `videollava profile tiny`"]
+    assert error.splitlines() == [
+        "videollava finetune: params.yaml: not found; write one with `videollava profile tiny`"
+    ]
 
 
 def test_score_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

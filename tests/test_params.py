@@ -28,7 +28,10 @@ def test_the_committed_params_are_the_tiny_profile() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"finetune": {"lerning_rate": 1}}, "unknown key 'finetune.lerning_rate' .did you mean 'learning_rate'"),
+        (
+            {"finetune": {"lerning_rate": 1}},
+            "unknown key 'finetune.lerning_rate' .did you mean 'learning_rate'",
+        ),
         ({"finetun": {}}, "unknown key 'finetun' .did you mean 'finetune'"),
         ({"finetune": {"epochs": "two"}}, "finetune.epochs must be int, not 'two'"),
         ({"finetune": {"epochs": True}}, "finetune.epochs must be int"),

@@ -22,7 +22,10 @@ STAGES = {
     "prepare": ("videollava.data.prepare", "archives -> tar shards and an index in data/prepared"),
     "bases": ("videollava.train.bases", "the language model to start from -> models/bases"),
     "align": ("videollava.train.align", "contrastive alignment of the encoders -> models/encoders"),
-    "pretrain": ("videollava.train.pretrain", "stage 1: the projector learns on captions -> models/projector"),
+    "pretrain": (
+        "videollava.train.pretrain",
+        "stage 1: the projector learns on captions -> models/projector",
+    ),
     "finetune": ("videollava.train.finetune", "stage 2: projector and language model -> models/videollava"),
     "evaluate": ("videollava.evaluate.stage", "predictions, scores, report -> evaluation, metrics.json"),
 }
@@ -39,7 +42,9 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on stderr and status 2."""
-    parser = argparse.ArgumentParser(prog="videollava", description="Train, evaluate, register and use Video-LLaVA.")
+    parser = argparse.ArgumentParser(
+        prog="videollava", description="Train, evaluate, register and use Video-LLaVA."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         command.add(commands.add_parser(name, help=command.about, description=command.about))
@@ -57,9 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_params(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one, such as finetune.epochs=2"
+        "--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one, such as finetune.epochs=2",
     )
 
 
@@ -119,7 +130,9 @@ def _run_profile(arguments: Arguments) -> None:
     if arguments.name is None:
         active = load_params(arguments.params).profile if arguments.params.is_file() else ""
         for name in profile_names():
-            print(f"{'*' if name == active else ' '} {name:16} {profile_text(name).splitlines()[0].lstrip('# ')}")
+            print(
+                f"{'*' if name == active else ' '} {name:16} {profile_text(name).splitlines()[0].lstrip('# ')}"
+            )
         return
     arguments.params.write_text(profile_text(arguments.name))
     print(f"{arguments.params}: profile {arguments.name}")
@@ -140,7 +153,9 @@ def _run_models(arguments: Arguments) -> None:
         print(json.dumps([asdict(version) for version in versions], indent=2, default=dict))
         return
     for version in versions:
-        scores = {name: values.get("accuracy", values.get("score")) for name, values in version.metrics.items()}
+        scores = {
+            name: values.get("accuracy", values.get("score")) for name, values in version.metrics.items()
+        }
         shown = "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
         marks = f" [{', '.join(version.aliases)}]" if version.aliases else ""
         commit = version.lineage.commit[:12] + ("+" if version.lineage.dirty else "")
@@ -184,9 +199,13 @@ def _run_track(arguments: Arguments) -> int:
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmark")
-    parser.add_argument("--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order")
+    parser.add_argument(
+        "--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order"
+    )
     parser.add_argument("--answers", type=Path, help="the predictions")
-    parser.add_argument("--judge-replies", type=Path, help="a judge's replies, where it is a judged benchmark")
+    parser.add_argument(
+        "--judge-replies", type=Path, help="a judge's replies, where it is a judged benchmark"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--per-question", action="store_true")
 
@@ -195,7 +214,11 @@ def _run_score(arguments: Arguments) -> None:
     from videollava.evaluate.score import as_json, as_text, score
 
     figures = score(
-        arguments.benchmark, arguments.gold, arguments.answers, arguments.judge_replies, arguments.per_question
+        arguments.benchmark,
+        arguments.gold,
+        arguments.answers,
+        arguments.judge_replies,
+        arguments.per_question,
     )
     print(as_json(figures) if arguments.json else as_text(figures))
 
@@ -249,7 +272,9 @@ def _add_ask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question")
     parser.add_argument("--image", action="append", default=[], type=Path)
     parser.add_argument("--video", action="append", default=[], type=Path)
-    parser.add_argument("--model", default="models:/videollava@champion", help="a registered version or a folder")
+    parser.add_argument(
+        "--model", default="models:/videollava@champion", help="a registered version or a folder"
+    )
 
 
 def _run_ask(arguments: Arguments) -> None:
@@ -270,7 +295,9 @@ COMMANDS = {
     "promote": Command("make a version champion, if the gate lets it", _add_version, _run_promote),
     "rollback": Command("make the previous champion champion again", _nothing, _run_rollback),
     "track": Command("send journals that MLflow has not seen yet", _nothing, _run_track),
-    "score": Command("figures of a predictions file, as the official code gives them", _add_score, _run_score),
+    "score": Command(
+        "figures of a predictions file, as the official code gives them", _add_score, _run_score
+    ),
     "normalise": Command("apply an official answer normaliser to lines", _add_normalise, _run_normalise),
     "compare": Command("two evaluations, question by question", _add_compare, _run_compare),
     "convert": Command("a checkpoint into another format", _add_convert, _run_convert),

@@ -31,8 +31,8 @@ __all__ = [
     "Params",
     "Prepare",
     "Source",
-    "Train",
     "Tracking",
+    "Train",
     "load_params",
     "parse_params",
     "profile_names",
@@ -164,7 +164,9 @@ class Align:
     weight_decay: float = 0.05
     patch_dropout: float = 0.0
     video_patch_dropout: float = 0.5
-    flips: tuple[str, ...] = ()  # sources whose captions name no place: their pictures are mirrored and turned
+    flips: tuple[
+        str, ...
+    ] = ()  # sources whose captions name no place: their pictures are mirrored and turned
     keep_pixels: bool = False  # hold what was decoded in memory (float16)
     precision: Literal["fp32", "bf16"] = "bf16"
     workers: int = 2
@@ -290,7 +292,9 @@ def profile_names() -> list[str]:
 def profile_text(name: str) -> str:
     """The YAML of one preset, comments included."""
     if name not in profile_names():
-        raise InputError(f"no profile {name!r}{_nearest(name, profile_names())}; there are: {', '.join(profile_names())}")
+        raise InputError(
+            f"no profile {name!r}{_nearest(name, profile_names())}; there are: {', '.join(profile_names())}"
+        )
     return (PROFILES / f"{name}.yaml").read_text()
 
 
@@ -315,7 +319,9 @@ def _override(raw: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 def _build(kind: type, raw: Any, origin: str, where: str) -> Any:
     if not isinstance(raw, Mapping):
-        raise InputError(f"{origin}: {where or 'the file'} must be a mapping of keys, not {type(raw).__name__}")
+        raise InputError(
+            f"{origin}: {where or 'the file'} must be a mapping of keys, not {type(raw).__name__}"
+        )
     hints = typing.get_type_hints(kind)
     for key in raw:
         if key not in hints:
@@ -343,12 +349,16 @@ def _convert(hint: Any, value: Any, origin: str, where: str) -> Any:
     if kind is tuple:
         if not isinstance(value, list | tuple):
             raise InputError(f"{origin}: {where} must be a list")
-        return tuple(_convert(typing.get_args(hint)[0], item, origin, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(
+            _convert(typing.get_args(hint)[0], item, origin, f"{where}[{i}]") for i, item in enumerate(value)
+        )
     if kind is not None and issubclass(kind, Mapping):
         if not isinstance(value, Mapping):
             raise InputError(f"{origin}: {where} must be a mapping")
         inner = typing.get_args(hint)[1]
-        return types.MappingProxyType({k: _convert(inner, v, origin, f"{where}.{k}") for k, v in value.items()})
+        return types.MappingProxyType(
+            {k: _convert(inner, v, origin, f"{where}.{k}") for k, v in value.items()}
+        )
     return _scalar(hint, value, origin, where)
 
 

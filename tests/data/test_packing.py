@@ -43,7 +43,7 @@ def test_ranks_run_as_many_packs_and_share_them_all() -> None:
     for step in range(len(plan)):
         rows = [list(plan.packs_of(step, rank)) for rank in range(4)]
         assert len({len(row) for row in rows}) == 1
-        assert sorted(sum(rows, [])) == list(range(plan.steps[step], plan.steps[step + 1]))
+        assert sorted(p for row in rows for p in row) == list(range(plan.steps[step], plan.steps[step + 1]))
         samples = np.concatenate([plan.pack(p) for row in rows for p in row])
         assert plan.targets[step] == lengths.targets[samples].sum()
 

@@ -39,7 +39,11 @@ def write_sources(folder: Path) -> str:
             caption = [("<image>\nDescribe it.", f"a {color} {shape}")]
             questions = [("<image>\nwhat color is the shape?", color), ("what shape is it?", shape)]
             for use, turns in (("align", caption), ("pretrain", caption), ("finetune", questions)):
-                talk = [{"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)]
+                talk = [
+                    {"from": who, "value": text}
+                    for turn in turns
+                    for who, text in zip(("human", "gpt"), turn, strict=True)
+                ]
                 items[use].append({"id": f"{use}-{number}", "image": name, "conversations": talk})
     sources = []
     for use, rows in items.items():

@@ -16,11 +16,16 @@ from videollava.train import finetune, pretrain
 from videollava.train.loop import learning_rate
 
 
-def test_stage_1_changes_the_projector_alone_and_stage_2_not_the_encoders(workspace: Callable[[str], Path]) -> None:
+def test_stage_1_changes_the_projector_alone_and_stage_2_not_the_encoders(
+    workspace: Callable[[str], Path],
+) -> None:
     folder, params = workspace("work"), micro()
     language = checkpoint.quiet and (folder / "models/bases/language/model.safetensors").read_bytes()
     pretrain.run(params, folder)
-    assert {p.name for p in (folder / "models/projector").iterdir()} == {"projector.json", "projector.safetensors"}
+    assert {p.name for p in (folder / "models/projector").iterdir()} == {
+        "projector.json",
+        "projector.safetensors",
+    }
     assert (folder / "models/bases/language/model.safetensors").read_bytes() == language
     finetune.run(params, folder)
     whole = checkpoint.load(folder / "models/videollava").model
@@ -36,7 +41,9 @@ def test_cached_features_train_as_decoded_media_do(workspace: Callable[[str], Pa
         folder = workspace(f"cached-{cached}")
         params = micro(f"pretrain.cache_features={cached}")
         pretrain.run(params, folder)
-        state = torch.load(next((folder / "checkpoints").glob("pretrain-*/step-*/state.pt")), weights_only=True)
+        state = torch.load(
+            next((folder / "checkpoints").glob("pretrain-*/step-*/state.pt")), weights_only=True
+        )
         losses.append(torch.cat([p.flatten() for p in state["model"].values()]))
     # Features are kept in bfloat16.
     assert torch.allclose(losses[0], losses[1], atol=5e-3)

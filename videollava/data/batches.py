@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Layout:
     video_tokens: int
     image_token_id: int
     video_token_id: int
-    image_aspect: str = "pad"
+    image_aspect: Literal["crop", "pad"] = "pad"
     max_text_tokens: int | None = None
 
     @classmethod
@@ -92,18 +92,32 @@ class Batch:
             "image_features": self.image_features,
             "video_features": self.video_features,
         }
-        return {name: value.to(device, non_blocking=True) for name, value in given.items() if value is not None}
+        return {
+            name: value.to(device, non_blocking=True) for name, value in given.items() if value is not None
+        }
 
 
 class Packs(Dataset[Batch]):
     """Item p is pack p of the plan."""
 
     def __init__(
-        self, folder: Path, split: str, tokenizer: Any, layout: Layout, plan: Plan, features: Features | None = None
+        self,
+        folder: Path,
+        split: str,
+        tokenizer: Any,
+        layout: Layout,
+        plan: Plan,
+        features: Features | None = None,
     ) -> None:
         self.shards = Shards(folder)
         self.records = load_split(folder, split)
-        self.split, self.tokenizer, self.layout, self.plan, self.features = split, tokenizer, layout, plan, features
+        self.split, self.tokenizer, self.layout, self.plan, self.features = (
+            split,
+            tokenizer,
+            layout,
+            plan,
+            features,
+        )
 
     def __len__(self) -> int:
         return len(self.plan.packs) - 1
@@ -141,7 +155,9 @@ class Packs(Dataset[Batch]):
         expanded = expand(
             encoded, layout.image_tokens, layout.video_tokens, layout.image_token_id, layout.video_token_id
         )
-        return expanded, [(kind, self._medium(kind, number)) for kind, number in zip(kinds, record["media"], strict=True)]
+        return expanded, [
+            (kind, self._medium(kind, number)) for kind, number in zip(kinds, record["media"], strict=True)
+        ]
 
     def _medium(self, kind: str, number: int) -> Any:
         if self.features is not None:
@@ -202,4 +218,4 @@ def _lay_in_row(number: int, encoded: Sequence[Encoded]) -> Batch:
     labels[starts] = IGNORED
     positions = np.arange(len(ids)) - np.repeat(starts, lengths)
     row = [torch.from_numpy(array.astype(np.int64))[None] for array in (ids, labels, positions)]
-    return Batch(number, *row, lengths=lengths)
+    return Batch(number, row[0], row[1], row[2], lengths)

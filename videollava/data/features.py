@@ -24,7 +24,9 @@ class Features:
         self.folder = folder
         about = json.loads((folder / "features.json").read_text())
         self.shapes: dict[str, list[int]] = about["shapes"]
-        self.rows = {kind: {medium: row for row, medium in enumerate(media)} for kind, media in about["media"].items()}
+        self.rows = {
+            kind: {medium: row for row, medium in enumerate(media)} for kind, media in about["media"].items()
+        }
         self.arrays = {
             kind: np.memmap(folder / f"{kind}.bin", np.int16, "r", shape=(len(self.rows[kind]), *shape))
             for kind, shape in self.shapes.items()

@@ -24,7 +24,7 @@ __all__ = ["Lengths", "Plan", "pack_capacity", "plan_epoch"]
 FILL = 0.99
 # A capacity is good if its first steps are this full; long samples can make a larger one worse
 # (3.9 videos a pack is 3 videos and a hole).
-GOOD_FILL, TRIAL_STEPS, TRIALS = 0.975, 20, 12
+GOOD_FILL, TRIAL_STEPS, MOST_SMALLER = 0.975, 20, 1.35
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ class Plan:
         return float(np.mean(ratios) - 1.0)
 
 
-def pack_capacity(tokens: NDArray[np.int64], batch_size: int, ranks: int, budget: int) -> list[tuple[int, int]]:
+def pack_capacity(
+    tokens: NDArray[np.int64], batch_size: int, ranks: int, budget: int
+) -> list[tuple[int, int]]:
     """Candidates, best first: packs a rank runs in a step, and the tokens a pack may hold.
 
     With each of them a step holds `batch_size` samples. The capacity is at most `budget` and is lowered to what
@@ -98,7 +100,8 @@ def pack_capacity(tokens: NDArray[np.int64], batch_size: int, ranks: int, budget
         )
     per_step = min(batch_size, len(tokens)) * float(tokens.mean())
     fewest = max(1, math.ceil(per_step / (FILL * ranks * budget)))
-    counts = range(fewest, fewest + TRIALS)
+    # Packs much smaller than the budget would be full at the price of many small steps.
+    counts = range(fewest, max(fewest, int(MOST_SMALLER * fewest)) + 1)
     return [(count, max(longest, math.ceil(per_step / (FILL * ranks * count)))) for count in counts]
 
 
@@ -135,7 +138,9 @@ def _lay_out(lengths: Lengths, order: NDArray[np.int64], ranks: int, micro_steps
         chosen = carried + order[taken:upto].tolist()
         taken = max(taken, min(upto, len(order)))
         last = taken == len(order)
-        count = ranks * (micro_steps if not last else _micro_steps(chosen, tokens, ranks, micro_steps, capacity))
+        count = ranks * (
+            micro_steps if not last else _micro_steps(chosen, tokens, ranks, micro_steps, capacity)
+        )
         packs, carried = _fill_packs(chosen, tokens, cost, count, capacity)
         for pack in _deal(packs, cost, ranks):
             samples.extend(pack)

@@ -100,7 +100,12 @@ class Pairs(Dataset[PairBatch]):
             captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt"
         )
         return PairBatch(
-            number, text["input_ids"], text["attention_mask"], torch.stack(media), [1] * len(captions), dropped
+            number,
+            text["input_ids"],
+            text["attention_mask"],
+            torch.stack(media),
+            [1] * len(captions),
+            dropped,
         )
 
     def _read(self, row: int) -> Tensor:
@@ -126,18 +131,33 @@ class Captions(Dataset[PairBatch]):
     """Item p is batch p of the plan: captions of all kinds of media, each in two views that lack different words."""
 
     def __init__(
-        self, prepared: Path, tokenizer: Any, plan: Plan, *, seed: tuple[int, int], positions: int = 77, lost: float = 0.15
+        self,
+        prepared: Path,
+        tokenizer: Any,
+        plan: Plan,
+        *,
+        seed: tuple[int, int],
+        positions: int = 77,
+        lost: float = 0.15,
     ) -> None:
         rows = load_split(prepared, "align")["conversations"].to_pylist()
         self.captions = [json.loads(row)[-1][1] for row in rows]
-        self.tokenizer, self.plan, self.seed, self.positions, self.lost = tokenizer, plan, seed, positions, lost
+        self.tokenizer, self.plan, self.seed, self.positions, self.lost = (
+            tokenizer,
+            plan,
+            seed,
+            positions,
+            lost,
+        )
 
     def __len__(self) -> int:
         return len(self.plan.packs) - 1
 
     def __getitem__(self, number: int) -> PairBatch:
         captions = [self.captions[row] for row in self.plan.pack(number).tolist()]
-        text = self.tokenizer(captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt")
+        text = self.tokenizer(
+            captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt"
+        )
         ids, mask = text["input_ids"], text["attention_mask"]
         draw = np.random.default_rng([*self.seed, number])
         first, second = (mask * torch.from_numpy(draw.random(mask.shape) >= self.lost) for _ in range(2))

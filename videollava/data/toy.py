@@ -296,7 +296,10 @@ def annotation(split: Split, index: int, scene: Scene, place: str = "") -> dict[
         "rate": scene.rate,
         "captions": captions(shows),
         "questions": [list(question) for question in questions(scene)],
-        "still": {"image": still_path(split, index), "caption": f"a {shows.color} {shows.shape} at the {place}"}
+        "still": {
+            "image": still_path(split, index),
+            "caption": f"a {shows.color} {shows.shape} at the {place}",
+        }
         if place
         else None,
     }

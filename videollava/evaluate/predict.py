@@ -43,7 +43,9 @@ class Item:
 
 def read_items(prepared: Path, benchmark: str) -> list[Item]:
     """The questions of `test-<benchmark>`, in the order of the index."""
-    rows = load_split(prepared, f"test-{benchmark}").select(["id", "kind", "conversations", "media"]).to_pylist()
+    rows = (
+        load_split(prepared, f"test-{benchmark}").select(["id", "kind", "conversations", "media"]).to_pylist()
+    )
     items = []
     for row in rows:
         turns = [Turn(role, text) for role, text in json.loads(row["conversations"])]
@@ -111,12 +113,20 @@ def predict(
                 file.flush()
                 rate = done / max(1e-9, now - began)
                 left = (len(todo) - done) / rate
-                print(f"{target.stem} {done}/{len(todo)}  {rate:,.0f} questions/s  {left:.0f} s left", flush=True)
+                print(
+                    f"{target.stem} {done}/{len(todo)}  {rate:,.0f} questions/s  {left:.0f} s left",
+                    flush=True,
+                )
     return answers
 
 
 def prompt_sample(
-    model: Any, tokenizer: Any, question: str, images: Sequence[Tensor], videos: Sequence[Tensor], where: str = ""
+    model: Any,
+    tokenizer: Any,
+    question: str,
+    images: Sequence[Tensor],
+    videos: Sequence[Tensor],
+    where: str = "",
 ) -> Sample:
     """A question with its media (pixels or features) as the generator takes it."""
     kinds = ["image"] * len(images) + ["video"] * len(videos)

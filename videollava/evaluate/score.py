@@ -31,6 +31,7 @@ def score(
     """
     one = benchmarks.get(benchmark)
     figures = one.score(list(gold), answers, replies, per_question)
+    figures.pop("marks", None)  # the evaluate stage's
     published = papers.reference(benchmark)
     paper = {"paper": list(published)} if published else {}
     return {"benchmark": one.id, "headline": one.headline, **paper, **figures}

@@ -37,7 +37,9 @@ def run(params: Params, workspace: Path) -> None:
     current().artifact(workspace / "evaluation/report.html", "report")
 
 
-def evaluate(params: Params, workspace: Path, model_folder: Path, target: Path, key: str = "") -> dict[str, Any]:
+def evaluate(
+    params: Params, workspace: Path, model_folder: Path, target: Path, key: str = ""
+) -> dict[str, Any]:
     """Scores of a model on `params.evaluate.benchmarks`; predictions and report go to `target`."""
     key = key or digest([folder_md5(model_folder), params.evaluate.benchmarks])[:16]
     scratch = workspace / "checkpoints" / f"evaluate-{key}"
@@ -63,7 +65,10 @@ def _measure(
     choices, prepared = params.evaluate, workspace / "data/prepared"
     items = read_items(prepared, name)
     layout = Layout.of(
-        params.model, loaded.model.config.text_config.vocab_size, template="v1", image_aspect=benchmarks.get(name).aspect
+        params.model,
+        loaded.model.config.text_config.vocab_size,
+        template="v1",
+        image_aspect=benchmarks.get(name).aspect,
     )
     features = encode_media(loaded.model, prepared, items, layout, choices.workers)
     options = {"max_new_tokens": choices.max_new_tokens, "batch_tokens": choices.batch_tokens}
@@ -72,8 +77,12 @@ def _measure(
     metrics: dict[str, Any] = {"accuracy": scores["accuracy"], "chance": _chance(items), "n": len(items)}
     if choices.blind:
         means = mean_features(features)
-        blind = predict(loaded.model, loaded.tokenizer, items, means, scratch / f"{name}.blind.jsonl", **options)
-        metrics["blind_accuracy"] = _score(name, items, blind, predictions / f"{name}.blind.jsonl")["accuracy"]
+        blind = predict(
+            loaded.model, loaded.tokenizer, items, means, scratch / f"{name}.blind.jsonl", **options
+        )
+        metrics["blind_accuracy"] = _score(name, items, blind, predictions / f"{name}.blind.jsonl")[
+            "accuracy"
+        ]
     return metrics | {"by_kind": scores["by_kind"]}
 
 
@@ -81,7 +90,12 @@ def _score(name: str, items: Sequence[Item], answers: dict[str, str], target: Pa
     with open(target, "w") as file:
         for item in items:
             said = answers[item.id]
-            row = {"question_id": item.id, "kind": item.kind, "question": item.question, "answer": item.answer}
+            row = {
+                "question_id": item.id,
+                "kind": item.kind,
+                "question": item.question,
+                "answer": item.answer,
+            }
             correct = exact(said) == exact(item.answer)
             file.write(json.dumps(row | {"prediction": said, "correct": correct, "media": item.media}) + "\n")
     return benchmarks.get(name).score([], target)

@@ -143,7 +143,9 @@ def find_version(workspace: Path, tracking: Tracking, reference: str, store: Any
     if not reference:
         found = list_versions(workspace, tracking, store)
         if not found:
-            raise InputError(f"no version of {tracking.model} in the registry at {store.uri}; `make retrain` makes one")
+            raise InputError(
+                f"no version of {tracking.model} in the registry at {store.uri}; `make retrain` makes one"
+            )
         return found[0]
     name, alias, number = _parse(reference, tracking.model)
     try:

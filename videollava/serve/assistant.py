@@ -69,15 +69,23 @@ class Assistant:
     def _sample(self, sample: Mapping[str, Any], number: int) -> Sample:
         unknown = set(sample) - {"question", "images", "videos"}
         if unknown or not isinstance(sample.get("question"), str):
-            raise InputError(f"sample {number}: give question, images, videos; found {', '.join(sorted(map(str, sample)))}")
+            raise InputError(
+                f"sample {number}: give question, images, videos; found {', '.join(sorted(map(str, sample)))}"
+            )
         images = [self._image(item) for item in sample.get("images") or ()]
         videos = [self._video(item) for item in sample.get("videos") or ()]
         if len(images) + len(videos) > MOST_MEDIA:
-            raise InputError(f"sample {number}: {len(images) + len(videos)} media, at most {MOST_MEDIA} fit a prompt")
-        return prompt_sample(self.model, self.tokenizer, sample["question"], images, videos, f"sample {number}")
+            raise InputError(
+                f"sample {number}: {len(images) + len(videos)} media, at most {MOST_MEDIA} fit a prompt"
+            )
+        return prompt_sample(
+            self.model, self.tokenizer, sample["question"], images, videos, f"sample {number}"
+        )
 
     def _image(self, source: str | Path | bytes) -> Tensor:
-        return image_to_pixels(read_image(_source(source)), int(self.model.config.vision_config.image_size), "pad")
+        return image_to_pixels(
+            read_image(_source(source)), int(self.model.config.vision_config.image_size), "pad"
+        )
 
     def _video(self, source: str | Path | bytes) -> Tensor:
         config = self.model.config.video_config

@@ -1,34 +1,55 @@
-"""One `accelerate` set-up for every way to run: one device, DDP, DeepSpeed ZeRO."""
+"""One `accelerate` set-up for every way to run: one device, DDP, DeepSpeed ZeRO; one process, torchrun, deepspeed."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import nn
 
-from videollava.errors import InputError
 from videollava.params import Train
 from videollava.train.cost import PEAK_TFLOPS
+from videollava.train.zero import deepspeed_plugin
 
-__all__ = ["make_accelerator", "peak_flops"]
+__all__ = ["exchanging", "make_accelerator", "peak_flops"]
 
-CONFIGS = Path("infra/deepspeed")
+PATIENCE = timedelta(hours=3)  # ranks wait while rank 0 encodes features or saves
 
 
 def make_accelerator(settings: Train) -> Any:
     """The Accelerator of this process; the launcher's environment says which rank it is."""
     from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     precision = "bf16" if settings.precision == "bf16" else "no"
-    plugin = _deepspeed(settings) if settings.deepspeed != "none" else None
+    on_cpu = not torch.cuda.is_available()
+    if settings.deepspeed != "none":
+        # `cpu=True` would make accelerate forget DeepSpeed: it finds the CPU by itself, but has to be told of gloo.
+        group = InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": "gloo"} if on_cpu else {}))
+        return Accelerator(
+            mixed_precision=precision,
+            deepspeed_plugin=deepspeed_plugin(settings),
+            step_scheduler_with_optimizer=False,
+            kwargs_handlers=[group],
+        )
+    # Buffers are constants here, and gradients need no second copy to be sent from.
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Accelerator(
         mixed_precision=precision,
-        deepspeed_plugin=plugin,
-        cpu=not torch.cuda.is_available(),
+        cpu=on_cpu,
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[parallel, InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+
+
+def exchanging(accelerator: Any, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """The context of one micro-step: ranks exchange gradients, and DeepSpeed steps, at the `last` one only."""
+    # DeepSpeed steps inside `accelerator.backward`, which goes by this flag.
+    accelerator.gradient_state._set_sync_gradients(last)
+    context: AbstractContextManager[Any] = nullcontext() if last else accelerator.no_sync(model)
+    return context
 
 
 def peak_flops(device: torch.device) -> float:
@@ -37,22 +58,3 @@ def peak_flops(device: torch.device) -> float:
         return 0.0
     name = torch.cuda.get_device_name(device)
     return next((peak * 1e12 for model, peak in PEAK_TFLOPS.items() if model in name), 0.0)
-
-
-def _deepspeed(settings: Train) -> Any:
-    try:
-        import deepspeed
-        from accelerate import DeepSpeedPlugin
-    except ImportError as error:
-        raise InputError(
-            f"deepspeed: {settings.deepspeed} needs the deepspeed package: pip install 'videollava[deepspeed]'"
-        ) from error
-    if not torch.cuda.is_available():
-        deepspeed.init_distributed(dist_backend="gloo")
-    file = CONFIGS / f"{settings.deepspeed}.json"
-    if not file.is_file():
-        raise InputError(f"{file}: not found; run the stage in a checkout of the repository")
-    config = json.loads(file.read_text())
-    config["gradient_clipping"] = settings.clip
-    config["bf16"] = {"enabled": settings.precision == "bf16"}
-    return DeepSpeedPlugin(hf_ds_config=config)

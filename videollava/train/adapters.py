@@ -61,7 +61,9 @@ def quantized() -> dict[str, Any]:
         import bitsandbytes  # noqa: F401
         from transformers import BitsAndBytesConfig
     except ImportError as error:
-        raise InputError("finetune.adapter qlora needs bitsandbytes: pip install 'videollava[quantize]'") from error
+        raise InputError(
+            "finetune.adapter qlora needs bitsandbytes: pip install 'videollava[quantize]'"
+        ) from error
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -66,7 +66,9 @@ def run(params: Params, workspace: Path) -> None:
 
 def _take(source: str, kind: str, target: Path) -> None:
     if not source:
-        raise InputError(f"params.yaml: align.train is false, so bases.{kind}_encoder must name an encoder to take")
+        raise InputError(
+            f"params.yaml: align.train is false, so bases.{kind}_encoder must name an encoder to take"
+        )
     from videollava.model.formats.encoder import load_encoder
 
     pair, tokenizer = load_encoder(source, kind)
@@ -81,7 +83,9 @@ def _begin_image(params: Params, tokenizer: Any) -> LanguageBind:
         given, _ = load_encoder(params.bases.image_encoder, "image")
         pair.vision_model.load_state_dict(given.vision_model.state_dict())
     else:
-        _lay_out_positions(pair.vision_model.embeddings.position_embedding.weight, pair.config.vision_config.grid)
+        _lay_out_positions(
+            pair.vision_model.embeddings.position_embedding.weight, pair.config.vision_config.grid
+        )
     return pair
 
 
@@ -92,7 +96,9 @@ def _lay_out_positions(weight: Tensor, grid: tuple[int, int], size: float = 0.2)
     rates = 2.0 / 10000 ** (torch.arange(quarter) / quarter)
     rows, columns = torch.meshgrid(*(torch.arange(n).float() for n in grid), indexing="ij")
     phases = [axis.reshape(-1, 1) * rates for axis in (rows, columns)]
-    weight[1:, : 4 * quarter] = size * torch.cat([f(phase) for phase in phases for f in (torch.sin, torch.cos)], dim=1)
+    weight[1:, : 4 * quarter] = size * torch.cat(
+        [f(phase) for phase in phases for f in (torch.sin, torch.cos)], dim=1
+    )
 
 
 @torch.no_grad()
@@ -109,7 +115,8 @@ def _begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> Languag
     missing, unexpected = pair.load_state_dict(image.state_dict(), strict=False)
     if unexpected or any("temporal" not in name for name in missing):
         raise InputError(f"the video encoder cannot start from the image encoder: {missing + unexpected}")
-    for layer in pair.vision_model.encoder.layers:
+    layers: Any = pair.vision_model.encoder.layers
+    for layer in layers:
         if layer.temporal:
             nn.init.zeros_(layer.temporal_attn.out_proj.weight)
             nn.init.zeros_(layer.temporal_attn.out_proj.bias)
@@ -242,7 +249,9 @@ def _forward(
     return contrastive_loss(accelerator, first.float(), second.float(), captions, scale)
 
 
-def contrastive_loss(accelerator: Any, media_BD: Tensor, text_BD: Tensor, captions_BL: Tensor, scale: Tensor) -> Tensor:
+def contrastive_loss(
+    accelerator: Any, media_BD: Tensor, text_BD: Tensor, captions_BL: Tensor, scale: Tensor
+) -> Tensor:
     """Symmetric InfoNCE of this rank's pairs against the pairs of all ranks (normalised embeddings).
 
     Equal captions (captions_BL: their ids) are all right answers: with few distinct captions a batch holds many

@@ -16,7 +16,14 @@ from videollava.model.video_llava import Projector, VideoLlavaForConditionalGene
 from videollava.params import Model, Train
 from videollava.train import adapters
 
-__all__ = ["assemble", "choose_attention", "encoder_attention", "load_language", "load_projector", "save_projector"]
+__all__ = [
+    "assemble",
+    "choose_attention",
+    "encoder_attention",
+    "load_language",
+    "load_projector",
+    "save_projector",
+]
 
 
 def assemble(
@@ -43,7 +50,11 @@ def assemble(
     for kind in ("image", "video"):
         folder = models / "encoders" / kind
         tower = checkpoint.load(folder).model.vision_model.to(frozen)
-        _check_tower(getattr(model.config, "vision_config" if kind == "image" else "video_config"), tower.config, folder)
+        _check_tower(
+            getattr(model.config, "vision_config" if kind == "image" else "video_config"),
+            tower.config,
+            folder,
+        )
         setattr(model.model, f"{kind}_tower", tower)
     model.model.multi_modal_projector = load_projector(model, models / "projector").to(learned)
     choose_attention(model, device)
@@ -78,7 +89,10 @@ def load_language(folder: Path, dtype: torch.dtype, **options: Any) -> tuple[Any
 def save_projector(model: Any, folder: Path) -> None:
     """projector.safetensors and projector.json (its type)."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {n: p.detach().float().cpu().contiguous() for n, p in model.model.multi_modal_projector.named_parameters()}
+    weights = {
+        n: p.detach().float().cpu().contiguous()
+        for n, p in model.model.multi_modal_projector.named_parameters()
+    }
     save_file(weights, folder / "projector.safetensors")
     (folder / "projector.json").write_text(json.dumps({"projector_type": model.config.projector_type}) + "\n")
 
@@ -94,13 +108,22 @@ def load_projector(model: Any, folder: Path) -> Projector:
         expected = {name: tuple(p.shape) for name, p in projector.named_parameters()}
         found = {name: tuple(p.shape) for name, p in weights.items()}
         if expected != found:
-            raise InputError(f"{file}: has {found}, this model's projector needs {expected}; run `videollava pretrain`")
+            raise InputError(
+                f"{file}: has {found}, this model's projector needs {expected}; run `videollava pretrain`"
+            )
         projector.load_state_dict(weights)
     return projector
 
 
 def _check_tower(expected: Any, found: Any, folder: Path) -> None:
-    names = ("hidden_size", "num_hidden_layers", "patch_size", "image_size", "num_frames", "temporal_attention")
+    names = (
+        "hidden_size",
+        "num_hidden_layers",
+        "patch_size",
+        "image_size",
+        "num_frames",
+        "temporal_attention",
+    )
     for name in names:
         if getattr(expected, name) != getattr(found, name):
             raise InputError(

@@ -54,7 +54,9 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
     tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
     torch.manual_seed(params.seed)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = language_config(params.model.language, len(tokenizer), **{k: v for k, v in ids.items() if v is not None})
+    config = language_config(
+        params.model.language, len(tokenizer), **{k: v for k, v in ids.items() if v is not None}
+    )
     model = LlamaForCausalLM._from_config(config, attn_implementation="varlen")
     settings = Train(
         learning_rate=base.learning_rate,
@@ -89,7 +91,9 @@ class TextPacks(Packs):
     def _sample(self, row: int) -> tuple[Encoded, list[tuple[str, Any]]]:
         kinds = [self.shards.kind(number) for number in self.records["media"][row].as_py()]
         turns = [Turn(role, text) for role, text in json.loads(self.records["conversations"][row].as_py())]
-        encoded = encode(turns, kinds, self.tokenizer, self.layout.template, where=f"split {self.split}, row {row}")
+        encoded = encode(
+            turns, kinds, self.tokenizer, self.layout.template, where=f"split {self.split}, row {row}"
+        )
         text = [token for token in encoded.input_ids if token >= 0]
         return Encoded(text, list(text)), []
 
@@ -102,7 +106,9 @@ def _text_packs(
     budget = params.bases.batch_tokens
     batch = max(1, int(0.95 * budget / tokens.mean()))  # one pack a step
     plan = plan_epoch(lengths, batch_size=batch, ranks=1, budget=budget, seed=params.seed, epoch=epoch)
-    return TextPacks(prepared, split, tokenizer, Layout.of(params.model, len(tokenizer), template=template), plan)
+    return TextPacks(
+        prepared, split, tokenizer, Layout.of(params.model, len(tokenizer), template=template), plan
+    )
 
 
 def _forward(model: nn.Module, batch: Batch, share: Tensor | float) -> Tensor:

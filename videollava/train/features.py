@@ -53,7 +53,13 @@ def media_of(folder: Path, splits: Sequence[str]) -> dict[str, list[int]]:
 
 
 def encode_split(
-    model: Any, prepared: Path, splits: Sequence[str], layout: Layout, encoders: Path, store: Path, workers: int
+    model: Any,
+    prepared: Path,
+    splits: Sequence[str],
+    layout: Layout,
+    encoders: Path,
+    store: Path,
+    workers: int,
 ) -> Features:
     """Features of all media of `splits` by the model's frozen encoders (before the projector)."""
     media = media_of(prepared, splits)
@@ -64,10 +70,15 @@ def encode_split(
         return Features(folder)
     tokens = {"image": layout.image_tokens, "video": layout.video_tokens}
     size = sum(len(numbers) * tokens[kind] for kind, numbers in media.items()) * 2 * _width(model)
-    print(f"features of {sum(map(len, media.values()))} media: {size / 2**20:.0f} MiB in {store.name}/", flush=True)
+    print(
+        f"features of {sum(map(len, media.values()))} media: {size / 2**20:.0f} MiB in {store.name}/",
+        flush=True,
+    )
     store.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(store).free < 1.1 * size:
-        raise InputError(f"{store}: {size / 2**30:.1f} GiB needed for features; free disk or set cache_features: false")
+        raise InputError(
+            f"{store}: {size / 2**30:.1f} GiB needed for features; free disk or set cache_features: false"
+        )
     shards = Shards(prepared)
     return write_features(
         folder, {k: (m, _encode(model, Media(shards, m, k, layout), k, workers)) for k, m in media.items()}

@@ -55,7 +55,9 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
     accelerator = make_accelerator(settings)
     prepared, models = workspace / "data/prepared", workspace / "models"
     torch.manual_seed(params.seed)
-    model, tokenizer = assemble.assemble(params.model, models, settings, kind.language_learns, accelerator.device)
+    model, tokenizer = assemble.assemble(
+        params.model, models, settings, kind.language_learns, accelerator.device
+    )
     groups = choose_learners(model, settings, kind.language_learns)
     learner = model
     if settings.adapter != "none" and kind.language_learns:
@@ -73,7 +75,13 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
         store = workspace / "checkpoints/features"
         with accelerator.main_process_first():
             features = encode_split(
-                model, prepared, ("pretrain", "finetune"), layout, models / "encoders", store, settings.workers
+                model,
+                prepared,
+                ("pretrain", "finetune"),
+                layout,
+                models / "encoders",
+                store,
+                settings.workers,
             )
     prices = prices_of(model.config, kind.language_learns, with_encoders=features is None)
     lengths = lengths_of(prepared, stage, prices)
@@ -111,7 +119,9 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
     accelerator.wait_for_everyone()
 
 
-def forward(model: nn.Module, batch: Batch, share: Tensor | float, same_calls: tuple[str, ...] = ()) -> Tensor:
+def forward(
+    model: nn.Module, batch: Batch, share: Tensor | float, same_calls: tuple[str, ...] = ()
+) -> Tensor:
     """The packed row's loss: sum over its targets divided by `share`."""
     device = next(model.parameters()).device
     out = model(
@@ -157,7 +167,9 @@ def lengths_of(prepared: Path, split: str, prices: Prices) -> Lengths:
     """Tokens, targets and cost of every record of a split, from the index alone."""
     table = load_split(prepared, split)
     if table.num_rows == 0:
-        raise InputError(f"{prepared}/splits/{split}.arrow: no records; check fetch.sources and the quarantine list")
+        raise InputError(
+            f"{prepared}/splits/{split}.arrow: no records; check fetch.sources and the quarantine list"
+        )
     columns = [table[c].to_numpy().astype(np.int64) for c in ("tokens", "target_tokens", "images", "videos")]
     return Lengths(columns[0], columns[1], prices.cost(*columns))
 
@@ -181,9 +193,9 @@ def _say(job: Job, lengths: Lengths) -> None:
     plan = job.packs[0].plan
     learned = sum(p.numel() for g in job.groups for p in g["params"])
     print(
-        f"{job.name}: {len(lengths.tokens):,} samples, {int(lengths.tokens.sum()):,} tokens an epoch, {job.steps} steps, "
-        f"{plan.samples_of(0)} samples in the first; packs hold {plan.capacity:,} tokens and are {plan.fill(lengths):.1%} "
-        f"full; {learned:,} weights learn",
+        f"{job.name}: {len(lengths.tokens):,} samples, {int(lengths.tokens.sum()):,} tokens an epoch, "
+        f"{job.steps} steps, {plan.samples_of(0)} samples in the first; packs hold {plan.capacity:,} tokens "
+        f"and are {plan.fill(lengths):.1%} full; {learned:,} weights learn",
         flush=True,
     )
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videollava.data.batches import Batch, Packs, load_batches
+from videollava.data.batches import Batch, load_batches
 from videollava.errors import InputError
 from videollava.params import Train
 from videollava.tracking import log_metrics
+from videollava.train.accelerate import exchanging
 from videollava.train.progress import Progress
-from videollava.train.state import Checkpoint, find_checkpoint, write_checkpoint
+from videollava.train.state import Checkpoint, clear_aside, find_checkpoint, has_room, seal, write_checkpoint
+from videollava.train.trial import try_worst_pack
+from videollava.train.zero import learned_bytes, load_shards, save_shards
 
 __all__ = ["Job", "learning_rate", "train"]
 
@@ -37,14 +39,15 @@ class Job:
 
     groups: parameter groups for AdamW, each with its peak `lr`. forward: (model, batch, targets of the step) -> loss,
     the sum over the batch's targets divided by that number. packs: one dataset an epoch, its plan inside.
-    prices: FLOPs of each epoch's steps, this rank's share, for MFU (empty: not logged).
+    flops: of each epoch's steps, this rank's share, for MFU (empty: not logged). worst: epoch and number of the pack
+    that needs most memory; it is tried before the first step.
     """
 
     name: str
     model: nn.Module
     groups: list[dict[str, Any]]
     forward: Callable[[nn.Module, Batch, Tensor | float], Tensor]
-    packs: list[Packs]
+    packs: Sequence[Any]
     settings: Train
     checkpoints: Path
     seed: int
@@ -52,6 +55,7 @@ class Job:
     flops: list[np.ndarray[Any, Any]] = field(default_factory=list)
     peak_flops: float = 0.0
     max_dropped: float = 0.01
+    worst: tuple[int, int] | None = None
     logged_before: int = 0  # steps of an earlier job that this one's continue in the journal
 
     @property
@@ -71,12 +75,20 @@ def learning_rate(step: int, steps: int, warmup_ratio: float) -> float:
 def train(job: Job) -> None:
     """Run the job to its end, from the newest whole checkpoint if there is one."""
     accelerator, settings = job.accelerator, job.settings
-    optimizer = torch.optim.AdamW(job.groups, weight_decay=settings.weight_decay, betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(
+        job.groups,
+        weight_decay=settings.weight_decay,
+        betas=(0.9, 0.999),
+        # The default on CUDA makes copies of all weights at once.
+        fused=True if accelerator.device.type == "cuda" else None,
+    )
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
     model, optimizer = accelerator.prepare(job.model, optimizer)
     start, dropped = _resume(job, model, optimizer)
     model.train()
+    if start < job.steps:
+        try_worst_pack(job, model, optimizer)
     bar = Progress(job.name, job.steps, start, accelerator.is_main_process)
     for step, targets, batches in _steps(job, start):
         began = time.perf_counter()
@@ -99,7 +111,7 @@ def train(job: Job) -> None:
 
 @dataclass
 class _Seen:
-    """What a step's batches held, and the seconds spent waiting for them."""
+    """What a step's batches held, over all ranks at the end, and the seconds this rank waited for them."""
 
     tokens: int = 0
     samples: int = 0
@@ -114,7 +126,9 @@ def _steps(job: Job, start: int) -> Iterator[tuple[int, int, Iterator[Batch]]]:
     for packs in job.packs:
         plan, begin = packs.plan, max(0, start - first)
         rows = [plan.packs_of(step, rank) for step in range(begin, len(plan))]
-        loader = load_batches(packs, list(itertools.chain(*rows)), workers, job.accelerator.device.type == "cuda")
+        loader = load_batches(
+            packs, list(itertools.chain(*rows)), workers, job.accelerator.device.type == "cuda"
+        )
         stream = iter(loader) if rows else iter(())
         for step, row in zip(range(begin, len(plan)), rows, strict=True):
             yield first + step, int(plan.targets[step]), itertools.islice(stream, len(row))
@@ -133,24 +147,26 @@ def _learn(
     while following is not None:
         batch, following = following, _next(batches, seen)
         last = following is None
-        with _boundary(accelerator, model, last):
+        with exchanging(accelerator, model, last):
             loss = job.forward(model, batch, share)
             total += loss.detach()
             accelerator.backward(loss)
     if job.settings.clip > 0:
-        accelerator.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], job.settings.clip)
+        accelerator.clip_grad_norm_(
+            [p for g in optimizer.param_groups for p in g["params"]], job.settings.clip
+        )
     optimizer.step()
     optimizer.zero_grad()
-    return float(accelerator.reduce(total, "mean")), seen
+    return _over_ranks(accelerator, total, seen), seen
 
 
-def _boundary(accelerator: Any, model: nn.Module, last: bool) -> Any:
-    """Gradients are exchanged at the last micro-step only."""
-    if hasattr(model, "set_gradient_accumulation_boundary"):
-        model.set_gradient_accumulation_boundary(last)
-        return nullcontext()
-    accelerator.gradient_state._set_sync_gradients(last)
-    return nullcontext() if last else accelerator.no_sync(model)
+def _over_ranks(accelerator: Any, total: Tensor, seen: _Seen) -> float:
+    """The mean of `total`; what was seen becomes the sum over ranks."""
+    counts = [float(total), seen.tokens, seen.samples, seen.dropped]
+    sums = accelerator.reduce(torch.tensor(counts, dtype=torch.float64, device=accelerator.device), "sum")
+    loss, tokens, samples, dropped = sums.tolist()
+    seen.tokens, seen.samples, seen.dropped = int(tokens), int(samples), int(dropped)
+    return float(loss / accelerator.num_processes)
 
 
 def _next(batches: Iterator[Batch], seen: _Seen) -> Batch | None:
@@ -172,12 +188,11 @@ def _measure(job: Job, step: int, loss: float, seen: _Seen, seconds: float, rate
             f"{job.name}: the loss of step {step + 1} is {loss}; lower {job.name}.learning_rate "
             f"(now {job.settings.learning_rate}) or set {job.name}.precision: fp32"
         )
-    ranks = job.accelerator.num_processes
     values = {
         "loss": loss,
         "learning_rate": rate,
-        "tokens_per_second": seen.tokens * ranks / seconds,
-        "samples_per_second": seen.samples * ranks / seconds,
+        "tokens_per_second": seen.tokens / seconds,
+        "samples_per_second": seen.samples / seconds,
         "data_wait_share": min(1.0, seen.waited / seconds),
     }
     if job.flops and job.peak_flops:
@@ -197,7 +212,7 @@ def _flops_of(job: Job, step: int) -> float:
 
 def _bound_dropped(job: Job, dropped: int, steps: int) -> None:
     seen = sum(packs.plan.samples_of(s) for packs in job.packs for s in range(min(steps, len(packs.plan))))
-    if dropped > max(10, job.max_dropped * seen / job.accelerator.num_processes):
+    if dropped > max(10, job.max_dropped * seen):
         raise InputError(
             f"{job.name}: {dropped} of about {seen} records had media that did not decode, more than "
             f"prepare.max_quarantined ({job.max_dropped:.1%}); the shards in data/prepared are damaged: run prepare again"
@@ -236,32 +251,39 @@ def _save(job: Job, model: nn.Module, optimizer: Any, step: int, dropped: int) -
 
 def _save_sharded(job: Job, model: Any, step: int, about: dict[str, Any]) -> None:
     """Every rank writes its part; rank 0 seals the whole."""
-    from videollava.train.state import seal
-
-    aside = job.checkpoints / f"step-{step:08d}.tmp"
-    aside.mkdir(parents=True, exist_ok=True)
-    model.save_checkpoint(str(aside), tag="state", exclude_frozen_parameters=True)
-    job.accelerator.wait_for_everyone()
-    if job.accelerator.is_main_process:
+    accelerator = job.accelerator
+    if accelerator.is_main_process:
+        clear_aside(job.checkpoints, step)
+    # Decided together: a rank that fails alone would leave the others waiting.
+    enough = torch.tensor([float(has_room(job.checkpoints, learned_bytes(model)))], device=accelerator.device)
+    if float(accelerator.reduce(enough, "sum")) < accelerator.num_processes:
+        accelerator.print(f"checkpoint of step {step} not written (disk full): the one before it stays")
+        return
+    save_shards(model, job.checkpoints / f"step-{step:08d}.tmp")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
         seal(job.checkpoints, step, about)
-    job.accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
 
 
 def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int]:
     """Load the newest whole checkpoint; (steps done, records left out so far)."""
-    found = find_checkpoint(job.checkpoints)
+    from accelerate.utils import broadcast_object_list
+
+    # Rank 0 reads and verifies; the others believe it.
+    (found,) = broadcast_object_list([find_checkpoint(job.checkpoints) if job.accelerator.is_main_process else None])
     if found is None:
         return 0, 0
     _check_same_run(job, found)
     if job.settings.deepspeed != "none":
-        model.load_checkpoint(str(found.folder), tag="state", load_module_strict=False)
+        load_shards(model, found.folder)
     else:
         state = torch.load(found.folder / "state.pt", map_location="cpu", weights_only=True)
         missing = job.model.load_state_dict(state["model"], strict=False).unexpected_keys
         if missing:
             raise InputError(f"{found.folder}: parameters the model does not have: {', '.join(missing[:3])}")
         optimizer.load_state_dict(state["optimizer"])
-    print(f"{job.name}: goes on after step {found.step} of {job.steps} ({found.folder.name})", flush=True)
+    job.accelerator.print(f"{job.name}: goes on after step {found.step} of {job.steps} ({found.folder.name})", flush=True)
     return found.step, int(found.about.get("dropped", 0))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from videollava.errors import InputError
 
-__all__ = ["Checkpoint", "find_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "clear_aside", "find_checkpoint", "has_room", "seal", "write_checkpoint"]
 
 FORMAT = 1
 KEEP = 2
@@ -36,15 +36,28 @@ def write_checkpoint(folder: Path, step: int, about: dict[str, Any], fill: Calla
     """Write `step` by `fill(folder)`; True if it stands. A full disk is reported and training goes on."""
     aside = folder / f"step-{step:08d}.tmp"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        clear_aside(folder, step)
         fill(aside)
         seal(folder, step, about)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        print(f"checkpoint of step {step} not written ({error.strerror}): the one before it stays", flush=True)
+        print(
+            f"checkpoint of step {step} not written ({error.strerror}): the one before it stays", flush=True
+        )
         return False
     return True
+
+
+def clear_aside(folder: Path, step: int) -> None:
+    """An empty folder where the parts of `step` are written, whatever an earlier process left in it."""
+    aside = folder / f"step-{step:08d}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+
+
+def has_room(folder: Path, size: int) -> bool:
+    """Whether `size` bytes and a little more are free below `folder`."""
+    return shutil.disk_usage(folder).free > 1.05 * size
 
 
 def seal(folder: Path, step: int, about: dict[str, Any]) -> None:
@@ -80,7 +93,9 @@ def _inspect(folder: Path) -> tuple[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         return f"manifest.json: {error}", {}
     if manifest.get("format", 0) > FORMAT:
-        raise InputError(f"{folder}: checkpoint format {manifest['format']} is newer than this program's {FORMAT}")
+        raise InputError(
+            f"{folder}: checkpoint format {manifest['format']} is newer than this program's {FORMAT}"
+        )
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.is_file() or _sha256(path) != digest:

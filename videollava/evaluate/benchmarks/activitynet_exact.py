@@ -9,7 +9,7 @@ from typing import Any
 
 from videollava.evaluate.benchmarks.interface import Benchmark
 from videollava.evaluate.benchmarks.reading import documents, pick, read_answers, records, rows_with
-from videollava.evaluate.benchmarks.tally import counts, grouped, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
 from videollava.evaluate.benchmarks.video_qa import questions
 
 __all__ = ["BENCHMARK", "score"]
@@ -52,7 +52,10 @@ def score(
         "free_as_printed": 100 * sum(free) / divisor if divisor else None,
     }
     single = {key: 100 * value for key, value in right.items()}
-    return result(len(right), figures, counts(golds, given), per_question=single if per_question else None)
+    said = {key: row["answer"] for key, row in golds.items()}
+    marks = mark(given, single, said) if per_question else None
+    kept = single if per_question else None
+    return result(len(right), figures, counts(golds, given), per_question=kept, marks=marks)
 
 
 def _name(kind: int) -> str:

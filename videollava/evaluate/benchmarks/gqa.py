@@ -11,7 +11,7 @@ from videollava.errors import InputError
 from videollava.evaluate.benchmarks.image_questions import asked, llava_questions
 from videollava.evaluate.benchmarks.interface import SHORT, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import Document, documents, find, named, read_answers
-from videollava.evaluate.benchmarks.tally import counts, grouped, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
 
 __all__ = ["BENCHMARK", "questions", "score"]
 
@@ -46,9 +46,10 @@ def score(
         "by_words": grouped((len(asked_for[key]["question"].split()), value) for key, value in right.items()),
     }
     single = {key: 100 * value for key, value in right.items()}
-    return result(
-        len(right), figures, counts(asked_for, given), per_question=single if per_question else None
-    )
+    golds = {key: question["answer"] for key, question in asked_for.items()}
+    marks = mark(given, single, golds) if per_question else None
+    kept = single if per_question else None
+    return result(len(right), figures, counts(asked_for, given), per_question=kept, marks=marks)
 
 
 def _processed(text: str, row: Mapping[str, Any]) -> str:

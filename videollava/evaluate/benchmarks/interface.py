@@ -45,7 +45,9 @@ class Score(Protocol):
 
     `gold` are files or folders in any order, `replies` a judge's. Always there: `n` (what the score is an
     average over), the benchmark's `headline` key, `invalid`, `missing`, `extra`, `duplicates`, `malformed`;
-    with `per_question` a mapping from id to score as well. InputError names file, record and remedy.
+    with `per_question` a mapping from id to score as well, and `marks`: of each answer, by its line's own id,
+    the score and the gold's text. InputError names file, record and remedy; its subclass Absent says that
+    there is no gold.
     """
 
     def __call__(
@@ -66,7 +68,12 @@ class Submission(Protocol):
 @dataclass(frozen=True)
 class Benchmark:
     """`headline` is the key of the one figure of a score that stands for the whole; `size` the official
-    number of questions. `asks` gives what a judge has to be asked about an answers file.
+    number of questions. `asks` gives what a judge has to be asked about an answers file; `runs` whether its
+    score averages several runs of the judge.
+
+    blank: what cannot be answered (its medium is missing) stands in the answers as "", since the score would
+    leave a missing answer out; else it is missing there, which the score counts as wrong.
+    unpack: writes the media that lie inside the question files to a folder; gives how many.
     """
 
     id: str
@@ -79,4 +86,8 @@ class Benchmark:
     max_new_tokens: int = 128
     aspect: Literal["pad", "crop"] = "pad"
     submission: Submission | None = None
+    upload: str = ".json"  # how the submission's name ends
     asks: Callable[[Sequence[Path], Path], list[Ask]] | None = None
+    runs: bool = False
+    blank: bool = False
+    unpack: Callable[[Sequence[Path], Path], int] | None = None

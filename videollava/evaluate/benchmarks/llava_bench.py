@@ -23,7 +23,7 @@ from videollava.evaluate.benchmarks.reading import (
     rows_with,
 )
 from videollava.evaluate.benchmarks.replies import of_document
-from videollava.evaluate.benchmarks.tally import counts, result
+from videollava.evaluate.benchmarks.tally import counts, mark, result
 from videollava.evaluate.judge_prompts import PAIR, UNREADABLE_PAIR, Ask, first_usable, read_pair
 
 __all__ = ["BENCHMARK", "asks", "questions", "score"]
@@ -63,11 +63,14 @@ def score(
     reviewed = {key for key, _, _ in reviews}
     met: dict[str, Any] = {"missing": len(asked.keys() - reviewed), "extra": 0, "malformed": 0}
     met["duplicates"] = len(reviews) - len(reviewed)
-    if answers is not None:
-        met = counts(asked or reviewed, read_answers(answers))
-    invalid = sum(pair == UNREADABLE_PAIR for pair in pairs)
     single = {key: pair[1] for key, _, pair in reviews}
-    whole = result(len(pairs), figures, met, invalid=invalid, per_question=single if per_question else None)
+    marks = None
+    if answers is not None:
+        given = read_answers(answers)
+        met, marks = counts(asked or reviewed, given), mark(given, single)
+    invalid = sum(pair == UNREADABLE_PAIR for pair in pairs)
+    kept = single if per_question else None
+    whole = result(len(pairs), figures, met, invalid=invalid, per_question=kept, marks=marks)
     if per_question:
         whole["per_question_reference"] = {key: pair[0] for key, _, pair in reviews}
     return whole
@@ -168,4 +171,5 @@ BENCHMARK = Benchmark(
     size=60,
     max_new_tokens=1024,
     asks=asks,
+    blank=True,
 )

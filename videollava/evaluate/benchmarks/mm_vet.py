@@ -11,7 +11,7 @@ from videollava.evaluate.benchmarks.image_questions import asked, llava_question
 from videollava.evaluate.benchmarks.interface import Benchmark, Question
 from videollava.evaluate.benchmarks.reading import Answers, Document, documents, pick, read_answers
 from videollava.evaluate.benchmarks.replies import read_replies, runs_of
-from videollava.evaluate.benchmarks.tally import counts, grouped, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
 from videollava.evaluate.judge_prompts import GRADE, Ask, first_usable, read_grade
 
 __all__ = ["BENCHMARK", "asks", "questions", "score"]
@@ -62,7 +62,9 @@ def score(
     }
     single = {key: 100 * value for key, value in means.items()}
     met = counts(tasks, given)
-    return result(len(tasks), figures, met, invalid=invalid, per_question=single if per_question else None)
+    kept = single if per_question else None
+    marks = mark(given, single, {key: row["answer"] for key, row in tasks.items()}) if per_question else None
+    return result(len(tasks), figures, met, invalid=invalid, per_question=kept, marks=marks)
 
 
 def asks(gold: Sequence[Path], answers: Path, runs: int = 1) -> list[Ask]:
@@ -85,7 +87,8 @@ def _answers(path: Path | None) -> Answers:
     """Answers by "v1_0": the official mapping, or LLaVA's lines whose ids are the bare numbers."""
     given = read_answers(path)
     named = {_named(key): text for key, text in given.texts.items()}
-    return Answers(given.path, named, {}, given.duplicates, given.malformed)
+    rows = {_named(key): {"question_id": key} for key in given.texts}
+    return Answers(given.path, named, rows, given.duplicates, given.malformed)
 
 
 def _named(key: str) -> str:
@@ -135,4 +138,5 @@ BENCHMARK = Benchmark(
     size=218,
     max_new_tokens=1024,
     asks=asks,
+    runs=True,
 )

@@ -14,6 +14,7 @@ from videollava.evaluate.benchmarks.choices import choose, lettered
 from videollava.evaluate.benchmarks.image_questions import asked
 from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import (
+    Absent,
     Document,
     absent,
     documents,
@@ -21,7 +22,7 @@ from videollava.evaluate.benchmarks.reading import (
     read_answers,
     rows_with,
 )
-from videollava.evaluate.benchmarks.tally import counts, grouped, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
 
 __all__ = ["BENCHMARK", "questions", "score", "submission", "unpack_images"]
 
@@ -47,20 +48,24 @@ def questions(files: Sequence[Path], media: Path | None = None) -> Iterator[Ques
 def unpack_images(files: Sequence[Path], folder: Path) -> int:
     """Write the table's images, which are base64 in cells, as `<index>.jpg`; gives how many.
 
-    A short cell is the index of the row that has the image.
+    A short cell is the index of the row that has the image. A table may come without images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = {row["index"]: row for row in _rows(documents(files))}
+    written = 0
     for index, row in rows.items():
         cell = row.get("image", "")
         if cell in rows:
             cell = rows[cell]["image"]
+        if not cell:
+            continue
         try:
             image = base64.b64decode(cell, validate=True)
         except ValueError as error:
             raise InputError(f"row {index}: its image is not base64: {error}") from error
         (folder / f"{index}.jpg").write_bytes(image)
-    return len(rows)
+        written += 1
+    return written
 
 
 def score(
@@ -72,6 +77,8 @@ def score(
     No judge: an answer that the matching rules cannot read is wrong and counted in `invalid`.
     """
     rows = {row["index"]: row for row in _rows(documents(gold))}
+    if not all("answer" in row for row in rows.values()):
+        raise Absent("MMBench's table has no column 'answer': its test split is scored by the server")
     given = read_answers(answers)
     hits, invalid = {}, 0
     for index, row in rows.items():
@@ -99,6 +106,7 @@ def score(
         counts(rows, given),
         invalid=invalid,
         per_question=single if per_question else None,
+        marks=mark(given, single, {index: row["answer"] for index, row in rows.items()}) if per_question else None,
     )
     if per_question:
         whole_score["per_group"] = {group: 100 * value for group, value in groups.items()}
@@ -171,4 +179,6 @@ BENCHMARK = Benchmark(
     score=score,
     size=4_377,
     submission=submission,
+    upload=".xlsx",
+    unpack=unpack_images,
 )

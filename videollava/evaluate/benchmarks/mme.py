@@ -33,12 +33,13 @@ YES_NO = " Please answer yes or no."
 
 
 class Line(NamedTuple):
-    """One question of a task with the right answer ("yes" or "no") and ours."""
+    """One question of a task with the right answer ("yes" or "no") and ours; `id` is that of LLaVA's line."""
 
     image: str
     question: str
     gold: str
     answer: str
+    id: str = ""
 
 
 def questions(files: Sequence[Path], media: Path | None = None) -> Iterator[Question]:
@@ -81,7 +82,9 @@ def score(
     absent = [task for task in (*PERCEPTION, *COGNITION) if task not in tasks]
     if absent:
         figures["missing_tasks"] = absent
-    return result(len(single), figures, met, invalid=invalid, per_question=single if per_question else None)
+    own = {line.id: (100.0 * (says(line.answer) == line.gold), line.gold) for task in tasks.values() for line in task}
+    kept = single if per_question else None
+    return result(len(single), figures, met, invalid=invalid, per_question=kept, marks=own)
 
 
 def says(answer: str) -> str:
@@ -156,11 +159,11 @@ def _joined(gold: Sequence[Path], answers: Path) -> tuple[dict[str, list[Line]],
         if not all(isinstance(row.get(key), str) for key in ("question_id", "prompt", "text")):
             raise InputError(f"{answers}: record {number}: want question_id, prompt and text")
         task, image = row["question_id"].split("/")[0], Path(row["question_id"].split("#")[0]).stem
-        said[task, image, _bare(row["prompt"])] = row["text"]
+        said[task, image, _bare(row["prompt"])] = row["text"], row["question_id"]
     tasks: dict[str, list[Line]] = defaultdict(list)
     for key, label in golds.items():
         task, image, question = key
-        tasks[task].append(Line(image, question, label, said.get(key, "")))
+        tasks[task].append(Line(image, question, label, *said.get(key, ("", ""))))
     return tasks, sum(key not in said for key in golds)
 
 

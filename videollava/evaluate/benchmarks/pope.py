@@ -21,7 +21,7 @@ from videollava.evaluate.benchmarks.reading import (
     records,
     rows_with,
 )
-from videollava.evaluate.benchmarks.tally import counts, mean, result
+from videollava.evaluate.benchmarks.tally import counts, mark, mean, result
 
 __all__ = ["BENCHMARK", "questions", "says_yes", "score"]
 
@@ -60,7 +60,10 @@ def score(
         "by_category": categories,
         **categories,
     }
-    return result(len(right), figures, counts(right, given), per_question=right if per_question else None)
+    golds = {key: "yes" if label else "no" for own in labels.values() for key, label in own.items()}
+    marks = mark(given, right, golds) if per_question else None
+    kept = right if per_question else None
+    return result(len(right), figures, counts(right, given), per_question=kept, marks=marks)
 
 
 def says_yes(text: str) -> bool:

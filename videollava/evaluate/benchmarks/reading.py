@@ -17,11 +17,13 @@ from typing import Any
 from videollava.errors import InputError
 
 __all__ = [
+    "Absent",
     "Answers",
     "Document",
     "absent",
     "documents",
     "find",
+    "looks_like_data",
     "named",
     "parse",
     "pick",
@@ -42,6 +44,10 @@ ABSENT = frozenset(
         *("NA", "<NA>", "#NA", "N/A", "n/a", "#N/A", "#N/A N/A", "None", "NULL", "null"),
     )
 )
+
+
+class Absent(InputError):
+    """What is wanted is in none of the files given."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def documents(paths: Sequence[Path]) -> list[Document]:
     found = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and _looks_like_data(p))
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and looks_like_data(p))
             if not inside:
                 raise InputError(f"{path}: no JSON file or table in this folder")
             found += [parse(file) for file in inside]
@@ -145,8 +151,9 @@ def pick(found: Sequence[Document], what: str, fits: Callable[[Any], bool]) -> D
     if len(fitting) == 1:
         return fitting[0]
     names = named(fitting or found)
-    problem = f"{what} given twice" if fitting else f"{what} not among the files given"
-    raise InputError(f"{names}: {problem}")
+    if fitting:
+        raise InputError(f"{names}: {what} given twice")
+    raise Absent(f"{names}: {what} not among the files given")
 
 
 def read_answers(
@@ -205,7 +212,8 @@ def _text(value: Any) -> str | None:
     return None
 
 
-def _looks_like_data(path: Path) -> bool:
+def looks_like_data(path: Path) -> bool:
+    """Whether a file is JSON or a table, by how it begins."""
     with path.open("rb") as file:
         head = file.read(SNIFFED)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]

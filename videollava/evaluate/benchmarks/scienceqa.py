@@ -11,7 +11,7 @@ from videollava.errors import InputError
 from videollava.evaluate.benchmarks.image_questions import IMAGE, beside
 from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import Document, documents, pick, read_answers, records, rows_with
-from videollava.evaluate.benchmarks.tally import counts, percent, result
+from videollava.evaluate.benchmarks.tally import counts, mark, percent, result
 
 __all__ = ["BENCHMARK", "parse_letter", "questions", "score"]
 
@@ -55,8 +55,13 @@ def score(
         "image_accuracy": percent(with_image.values()),
         "image_n": len(with_image),
     }
-    single = {key: 100 * value for key, value in right.items()} if per_question else None
-    return result(len(right), figures, counts(problems, given), invalid=invalid, per_question=single)
+    met = counts(problems, given)
+    if not per_question:
+        return result(len(right), figures, met, invalid=invalid)
+    single = {key: 100 * value for key, value in right.items()}
+    golds = {key: LETTERS[problem["answer"]] for key, problem in problems.items()}
+    marks = mark(given, single, golds)
+    return result(len(right), figures, met, invalid=invalid, per_question=single, marks=marks)
 
 
 def parse_letter(text: str) -> str | None:
@@ -100,4 +105,5 @@ BENCHMARK = Benchmark(
     score=score,
     size=4_241,
     aspect="crop",
+    blank=True,
 )

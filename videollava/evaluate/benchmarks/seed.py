@@ -11,7 +11,7 @@ from videollava.evaluate.benchmarks.choices import lettered
 from videollava.evaluate.benchmarks.image_questions import IMAGE, VIDEO, beside, llava_questions
 from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import Document, documents, find, pick, read_answers, rows_with
-from videollava.evaluate.benchmarks.tally import counts, grouped, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
 
 __all__ = ["BENCHMARK", "questions", "score"]
 
@@ -42,7 +42,10 @@ def score(
             )
     invalid = sum(key in given.texts and given.texts[key] not in tuple(LETTERS) for key in rows)
     single = {key: 100 * value for key, value in right.items()} if per_question else None
-    return result(len(right), figures, counts(rows, given), invalid=invalid, per_question=single)
+    marks = mark(given, single, {key: row["answer"] for key, row in rows.items()}) if single else None
+    return result(
+        len(right), figures, counts(rows, given), invalid=invalid, per_question=single, marks=marks
+    )
 
 
 def _golds(found: Sequence[Document]) -> tuple[dict[str, dict[str, Any]], Mapping[Any, str]]:

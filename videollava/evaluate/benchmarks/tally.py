@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from videollava.errors import InputError
 from videollava.evaluate.benchmarks.reading import Answers
 
-__all__ = ["LISTED", "counts", "grouped", "leave_one_out", "mean", "percent", "result"]
+__all__ = ["LISTED", "Marks", "counts", "grouped", "leave_one_out", "mark", "mean", "percent", "result"]
 
 LISTED = 10  # ids named in a report; the numbers count them all
 Group = TypeVar("Group", bound=Hashable)
+Marks = Mapping[str, tuple[float | None, str]]  # score and gold of each answer, by its line's id
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -67,6 +68,17 @@ def counts(gold: Iterable[str], answers: Answers) -> dict[str, Any]:
     return found
 
 
+def mark(
+    answers: Answers, values: Mapping[str, float | None], golds: Mapping[str, object] | None = None
+) -> Marks:
+    """The score and the gold's text of each answer, by the id that its line has."""
+    return {
+        str(answers.rows.get(key, {}).get("question_id", key)): (value, str((golds or {}).get(key, "")))
+        for key, value in values.items()
+        if key in answers.texts
+    }
+
+
 def result(
     n: int,
     figures: Mapping[str, Any],
@@ -74,13 +86,15 @@ def result(
     *,
     invalid: int = 0,
     per_question: Mapping[str, Any] | None = None,
+    marks: Marks | None = None,
 ) -> dict[str, Any]:
     """A score as it is printed: the number of questions, figures, what was unusable, scores by id when
-    given.
+    given, and `marks` with them.
     """
     whole = {"n": n, **figures, "invalid": invalid, **met}
     if per_question is not None:
         whole["per_question"] = dict(per_question)
+        whole["marks"] = dict(marks or {})
     return whole
 
 

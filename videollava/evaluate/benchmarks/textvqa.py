@@ -21,7 +21,7 @@ from videollava.evaluate.benchmarks.reading import (
     records,
     rows_with,
 )
-from videollava.evaluate.benchmarks.tally import counts, leave_one_out, percent, result
+from videollava.evaluate.benchmarks.tally import counts, leave_one_out, mark, percent, result
 
 __all__ = ["BENCHMARK", "question_of", "questions", "score"]
 
@@ -65,7 +65,11 @@ def score(
         met["missing_ids"] = [people[key]["question_id"] for key in met["missing_ids"]]
     single = {str(people[key]["question_id"]): 100 * value for key, value in scores.items()}
     figures = {"accuracy": percent(scores.values())}
-    return result(len(scores), figures, met, per_question=single if per_question else None)
+    if not per_question:
+        return result(len(scores), figures, met)
+    golds = {key: Counter(row["answers"]).most_common(1)[0][0] for key, row in people.items()}
+    marks = mark(given, {key: 100 * value for key, value in scores.items()}, golds)
+    return result(len(scores), figures, met, per_question=single, marks=marks)
 
 
 def question_of(prompt: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from videollava.errors import InputError
 from videollava.evaluate.benchmarks.interface import Benchmark, Question
 from videollava.evaluate.benchmarks.reading import documents, find, read_answers, records, rows_with
-from videollava.evaluate.benchmarks.tally import counts, grouped, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
 from videollava.evaluate.normalise import exact
 
 __all__ = ["BENCHMARKS", "questions", "score", "score_pairs"]
@@ -41,7 +41,8 @@ def score(
     right = {key: _right(row["answer"], given.texts.get(key)) for key, row in rows.items()}
     kinds = {key: str(row.get("kind", "")) for key, row in rows.items()}
     single = {key: 100 * value for key, value in right.items()} if per_question else None
-    return result(len(right), _figures(right, kinds), counts(rows, given), per_question=single)
+    marks = mark(given, single, {key: row["answer"] for key, row in rows.items()}) if single else None
+    return result(len(right), _figures(right, kinds), counts(rows, given), per_question=single, marks=marks)
 
 
 def score_pairs(

@@ -22,7 +22,7 @@ from videollava.evaluate.benchmarks.reading import (
     records,
 )
 from videollava.evaluate.benchmarks.replies import read_replies
-from videollava.evaluate.benchmarks.tally import LISTED, result
+from videollava.evaluate.benchmarks.tally import LISTED, Marks, result
 from videollava.evaluate.benchmarks.video_qa import video_file
 from videollava.evaluate.judge_prompts import (
     CONSISTENCY,
@@ -78,7 +78,12 @@ def score(
     }
     invalid = sum(value is None for value in scores.values())
     single = {key: value or 0 for key, value in scores.items()}
-    return result(len(keys), figures, met, invalid=invalid, per_question=single if per_question else None)
+    # Both wordings of a consistency question have the one score of their pair.
+    marks: Marks = {
+        key + mark: (value, str(rows[key]["A"])) for key, value in single.items() for mark in ("", SECOND)
+    }
+    kept = single if per_question else None
+    return result(len(keys), figures, met, invalid=invalid, per_question=kept, marks=marks)
 
 
 def asks(gold: Sequence[Path], answers: Path, *, prompt: Prompt) -> list[Ask]:
@@ -169,6 +174,7 @@ def _benchmark(prompt: Prompt, size: int) -> Benchmark:
         size=size,
         max_new_tokens=1024,
         asks=partial(asks, prompt=prompt),
+        blank=True,
     )
 
 

@@ -16,7 +16,7 @@ from videollava.evaluate.benchmarks.choices import choose, lettered
 from videollava.evaluate.benchmarks.image_questions import VIDEO, beside
 from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import Document, documents, pick, read_answers, records, rows_with
-from videollava.evaluate.benchmarks.tally import counts, grouped, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
 
 __all__ = ["BENCHMARK", "questions", "score"]
 
@@ -43,7 +43,9 @@ def score(
     }
     invalid = sum(choice not in _options(rows[key]) for key, choice in chosen.items())
     single = {key: 100 * value for key, value in right.items()} if per_question else None
-    return result(len(right), figures, counts(rows, given), invalid=invalid, per_question=single)
+    marks = mark(given, single, {key: row["letter"] for key, row in rows.items()}) if single else None
+    met = counts(rows, given)
+    return result(len(right), figures, met, invalid=invalid, per_question=single, marks=marks)
 
 
 def _options(row: Mapping[str, Any]) -> dict[str, str]:

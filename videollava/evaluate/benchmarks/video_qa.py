@@ -20,7 +20,7 @@ from videollava.evaluate.benchmarks.reading import (
     rows_with,
 )
 from videollava.evaluate.benchmarks.replies import read_replies
-from videollava.evaluate.benchmarks.tally import counts, result
+from videollava.evaluate.benchmarks.tally import counts, mark, result
 from videollava.evaluate.judge_prompts import MATCH, Ask, Verdict, read_literal, read_verdict
 
 __all__ = ["BENCHMARKS", "asks", "questions", "score", "video_file"]
@@ -90,6 +90,7 @@ def score(
         counts(golds or keys, given),
         invalid=sum(reply is None for reply in usable.values()),
         per_question=single if per_question else None,
+        marks=mark(given, single, {key: row["answer"] for key, row in golds.items()}),
     )
     if per_question:
         whole["per_question_score"] = {key: verdict.score or 0 for key, verdict in verdicts.items()}
@@ -152,7 +153,7 @@ def _golds(found: Sequence[Document]) -> dict[str, dict[str, Any]]:
 
 def _benchmark(key: str, title: str, size: int, prefix: str = "") -> Benchmark:
     asked = partial(questions, prefix=prefix) if prefix else questions
-    return Benchmark(key, title, "accuracy", asked, score, media="video", size=size, asks=asks)
+    return Benchmark(key, title, "accuracy", asked, score, media="video", size=size, asks=asks, blank=True)
 
 
 BENCHMARKS = (

@@ -5,7 +5,9 @@ differences.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from videollava.evaluate.benchmarks.reading import (
     records,
     rows_with,
 )
-from videollava.evaluate.benchmarks.tally import LISTED, counts, grouped, leave_one_out, percent, result
+from videollava.evaluate.benchmarks.tally import LISTED, counts, grouped, leave_one_out, mark, percent, result
 
 __all__ = ["BENCHMARK", "UNANSWERABLE", "questions", "score", "submission"]
 
@@ -30,7 +32,9 @@ UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'U
 
 def questions(files: Sequence[Path], media: Path | None = None) -> Iterator[Question]:
     """Of LLaVA's question lines, or of the official annotations (ids are then the images' names)."""
-    return llava_questions(files, media, raw=_official_questions, suffix=SHORT)
+    for question in llava_questions(files, media, raw=_official_questions, suffix=SHORT):
+        image = Path(question.media[0]).name  # what an answer joins the gold by
+        yield replace(question, fields={**question.fields, "image": image})
 
 
 def score(
@@ -56,7 +60,10 @@ def score(
         "by_answer_type": grouped((rows[key].get("answer_type", ""), value) for key, value in scores.items()),
     }
     single = {key: 100 * value for key, value in scores.items()}
-    return result(len(scores), figures, counts(rows, given), per_question=single if per_question else None)
+    golds = {key: _commonest(row) for key, row in rows.items()}
+    marks = mark(given, single, golds) if per_question else None
+    kept = single if per_question else None
+    return result(len(scores), figures, counts(rows, given), per_question=kept, marks=marks)
 
 
 def submission(questions: Sequence[Path], answers: Path, out: Path) -> dict[str, int]:
@@ -79,6 +86,10 @@ def submission(questions: Sequence[Path], answers: Path, out: Path) -> dict[str,
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(upload))
     return {"written": len(upload), "missing": 0, "broken": len(given.malformed)}
+
+
+def _commonest(row: dict[str, Any]) -> str:
+    return Counter(str(person["answer"]) for person in row["answers"]).most_common(1)[0][0]
 
 
 def _people(found: Sequence[Document]) -> list[dict[str, Any]]:
@@ -105,4 +116,5 @@ BENCHMARK = Benchmark(
     score=score,
     size=8_000,
     submission=submission,
+    blank=True,
 )

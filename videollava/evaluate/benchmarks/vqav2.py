@@ -19,7 +19,7 @@ from videollava.evaluate.benchmarks.reading import (
     records,
     rows_with,
 )
-from videollava.evaluate.benchmarks.tally import counts, grouped, leave_one_out, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, leave_one_out, mark, percent, result
 
 __all__ = ["BENCHMARK", "questions", "score", "submission"]
 
@@ -50,7 +50,10 @@ def score(
         "by_question_type": grouped((people[key]["question_type"], value) for key, value in scores.items()),
     }
     single = {key: 100 * value for key, value in scores.items()}
-    return result(len(scores), figures, counts(people, given), per_question=single if per_question else None)
+    golds = {key: row.get("multiple_choice_answer", "") for key, row in people.items()}
+    marks = mark(given, single, golds) if per_question else None
+    kept = single if per_question else None
+    return result(len(scores), figures, counts(people, given), per_question=kept, marks=marks)
 
 
 def submission(questions: Sequence[Path], answers: Path, out: Path) -> dict[str, int]:
