@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="videollava", description="Train, evaluate, register and use Video-LLaVA."
     )
+    # The deepspeed launcher puts it before the command; torchrun's LOCAL_RANK says the same.
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         command.add(commands.add_parser(name, help=command.about, description=command.about))
@@ -82,6 +85,7 @@ def _stage(name: str) -> Command:
         if name == "evaluate":
             parser.add_argument("--model", type=Path, help="another model folder than models/videollava")
             parser.add_argument("--out", type=Path, help="where its predictions, report and metrics.json go")
+            parser.add_argument("--champion", type=Path, help="with --model: an evaluation folder to compare with")
             parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
 
     def run(arguments: Arguments) -> None:
@@ -94,6 +98,7 @@ def _stage(name: str) -> Command:
             overrides.append(f"evaluate.benchmarks=[{arguments.benchmarks}]")
         params = load_params(arguments.params, overrides)
         workspace = Path.cwd()
+        _check_ranks(name)
         if getattr(arguments, "model", None):
             _evaluate_other(params, workspace, arguments)
             return
@@ -104,21 +109,24 @@ def _stage(name: str) -> Command:
     return Command(about, add, run)
 
 
+def _check_ranks(name: str) -> None:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1 and name in ("fetch", "prepare", "bases"):
+        raise InputError(f"{name} is one process; torchrun started {ranks}: run `videollava {name}`")
+
+
 def _plot(name: str, workspace: Path) -> None:
-    if name in ("bases", "align", "pretrain", "finetune"):
+    if os.environ.get("RANK", "0") == "0" and name in ("bases", "align", "pretrain", "finetune"):
         from videollava.tracking import write_curve
 
         write_curve(workspace / "plots" / f"{name}.csv")
 
 
 def _evaluate_other(params: Any, workspace: Path, arguments: Arguments) -> None:
-    import json
-
     from videollava.evaluate.stage import evaluate
 
     out = arguments.out or workspace / "evaluation"
-    metrics = evaluate(params, workspace, arguments.model, out)
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    evaluate(params, workspace, arguments.model, out, champion=arguments.champion)
 
 
 def _add_profile(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +231,39 @@ def _run_score(arguments: Arguments) -> None:
     print(as_json(figures) if arguments.json else as_text(figures))
 
 
+def _add_submission(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark")
+    parser.add_argument("--questions", type=Path, nargs="+", required=True, help="the benchmark's question files")
+    parser.add_argument("--answers", type=Path, required=True, help="the predictions")
+    parser.add_argument("--out", type=Path, required=True, help="the file to upload")
+
+
+def _run_submission(arguments: Arguments) -> None:
+    from videollava.evaluate.score import submission
+
+    counts = submission(arguments.benchmark, arguments.questions, arguments.answers, arguments.out)
+    print(f"{arguments.out}: {', '.join(f'{count} {word}' for word, count in counts.items())}")
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    _add_params(parser)
+    parser.add_argument("benchmark")
+    parser.add_argument("--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order")
+    parser.add_argument("--answers", type=Path, required=True, help="the predictions")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for the replies and what was judged so far")
+
+
+def _run_judge(arguments: Arguments) -> None:
+    from videollava.evaluate.judge import judge_answers, limits_of, open_judge
+
+    choices = load_params(arguments.params, arguments.set).evaluate.judge
+    judge = open_judge(choices)
+    if judge is None:
+        raise InputError("evaluate.judge.kind is none: set it to endpoint, local or replay")
+    files = (arguments.benchmark, arguments.gold, arguments.answers)
+    print(judge_answers(*files, judge, arguments.out, limits_of(choices), print, runs=choices.runs))
+
+
 def _add_normalise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", choices=("vqa", "m4c"), required=True)
 
@@ -283,12 +324,40 @@ def _run_ask(arguments: Arguments) -> None:
     print(load(arguments.model).answer(arguments.question, images=arguments.image, videos=arguments.video))
 
 
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_params(parser)
+    parser.add_argument("--gpus", type=int, default=1, metavar="N")
+    parser.add_argument("--gpu", default="", metavar="KIND", help="A100, H100, H200, ..; default: this machine's")
+    parser.add_argument("--mfu", type=float, default=0.4, help="the share of the peak to reckon with (0.4)")
+    parser.add_argument(
+        "--samples",
+        action="append",
+        default=[],
+        metavar="STAGE=IMAGES,VIDEOS,TEXTS",
+        help="numbers of samples where data/prepared has none",
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def _run_plan(arguments: Arguments) -> None:
+    from videollava.train.outlook import as_json, as_text, refuse_misfits
+    from videollava.train.plan import hardware_of, plan
+    from videollava.train.typical import parse_samples
+
+    params = load_params(arguments.params, arguments.set)
+    hardware = hardware_of(arguments.gpu, arguments.gpus)
+    outlook = plan(params, Path.cwd(), hardware, parse_samples(arguments.samples), arguments.mfu)
+    print(as_json(outlook) if arguments.json else as_text(outlook))
+    refuse_misfits(outlook)
+
+
 def _nothing(parser: argparse.ArgumentParser) -> None:
     pass
 
 
 COMMANDS = {
     **{name: _stage(name) for name in STAGES},
+    "plan": Command("what training will take on N GPUs, before any is held", _add_plan, _run_plan),
     "profile": Command("list the presets, or write one into params.yaml", _add_profile, _run_profile),
     "ask": Command("ask a model about images and videos", _add_ask, _run_ask),
     "models": Command("registered versions: aliases, scores, lineage", _add_models, _run_models),
@@ -298,6 +367,8 @@ COMMANDS = {
     "score": Command(
         "figures of a predictions file, as the official code gives them", _add_score, _run_score
     ),
+    "judge": Command("have open answers graded, as evaluate.judge says; then `score`", _add_judge, _run_judge),
+    "submission": Command("the file that a benchmark's official server takes", _add_submission, _run_submission),
     "normalise": Command("apply an official answer normaliser to lines", _add_normalise, _run_normalise),
     "compare": Command("two evaluations, question by question", _add_compare, _run_compare),
     "convert": Command("a checkpoint into another format", _add_convert, _run_convert),

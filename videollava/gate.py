@@ -4,27 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from videollava.params import Gate
 
-__all__ = ["Decision", "Row", "decide", "primary"]
+if TYPE_CHECKING:
+    from videollava.evaluate.statistics import Comparison
+
+__all__ = ["Decision", "Row", "Rules", "decide", "primary", "read_pairs"]
 
 Scores = Mapping[str, Mapping[str, Any]]
+Pairs = Mapping[str, "Comparison"]
 PRIMARY = ("accuracy", "score", "circular", "mean_f1", "perception")
-JUDGE = ("judge", "judge_prompt")
+JUDGE = ("judge", "judge_version", "judge_prompt")
+SAME = 0.06  # points within which a paired test is one of the very figure
+
+
+@dataclass(frozen=True)
+class Rules(Gate):
+    """The gate's parameters with what a single benchmark may be given.
+
+    minimum_gains, allowed_regressions: points by benchmark; the second stand in the place of
+    `allowed_regression`. significance: where both versions' answers are at hand, a difference counts only if
+    equal models would come as far apart less often than this; 0 takes figures as they are.
+    """
+
+    minimum_gains: Mapping[str, float] = field(default_factory=dict)
+    allowed_regressions: Mapping[str, float] = field(default_factory=dict)
+    significance: float = 0.05
 
 
 @dataclass(frozen=True)
 class Row:
-    """One benchmark: the candidate's score, its blinded one, the champion's. None: not measured."""
+    """One benchmark: the candidate's score, its blinded one, the champion's. None: not measured.
+
+    p: how often equal models come as far apart, where their answers were compared.
+    """
 
     benchmark: str
     score: float | None
     blind: float | None
     champion: float | None
     verdict: str
+    p: float | None = None
 
     @property
     def gain(self) -> float | None:
@@ -34,11 +58,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the candidate passes, every reason why not, and the table behind it."""
+    """Whether the candidate passes, every reason why not, and the table behind it; `notes` decide nothing."""
 
     passed: bool
     reasons: tuple[str, ...]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     def cells(self) -> list[dict[str, str]]:
         """The table as texts, for any way of drawing it."""
@@ -49,7 +74,7 @@ class Decision:
                 "blinded": _points(row.blind),
                 "champion": _points(row.champion),
                 "gain": _points(row.gain, sign=True),
-                "verdict": row.verdict,
+                "verdict": row.verdict if row.p is None else f"{row.verdict} (p={row.p:.3f})",
             }
             for row in self.rows
         ]
@@ -68,51 +93,124 @@ class Decision:
         return "\n".join(lines)
 
 
-def decide(candidate: Scores, champion: Scores | None, gate: Gate) -> Decision:
+def decide(candidate: Scores, champion: Scores | None, gate: Gate, pairs: Pairs | None = None) -> Decision:
     """Compare metrics.json of a candidate with the champion's (None: there is none yet).
 
     Scores are `{"easy_vqa": {"accuracy": 99.1, "blind_accuracy": 66.5}, ...}`, in percent, except a judge's
     own `score`; thresholds are points of the same scale. A benchmark passes by its floor (`gate.minimum`), by
-    its distance over the blinded model, and by losing no more than `allowed_regression` to the champion; the
-    mean gain over all benchmarks both were scored on must reach `minimum_gain`. Two judges' scores are never
-    compared.
+    its distance over the blinded model, by its own minimum gain, and by losing no more than what is allowed to
+    the champion; the mean gain over all benchmarks both were scored on must reach `minimum_gain`. Two judges'
+    scores are never compared, nor are those of a part of a benchmark with the whole's.
+
+    pairs: champion and candidate, answer by answer (`read_pairs`). Where there is such a test of the figure, a
+    loss that chance explains does not refuse (a note says so), and a minimum gain must be more than chance.
     """
-    before = champion or {}
-    names = list(dict.fromkeys([*candidate, *before, *gate.minimum]))
+    rules, before = _rules(gate), champion or {}
+    tests = {name: pair for name, pair in (pairs or {}).items() if _is_of(pair, name, candidate, before)}
+    names = list(dict.fromkeys([*candidate, *before, *rules.minimum]))
     rows = []
     reasons = []
     for name in names:
-        faults = _faults(name, candidate, before, gate)
+        p = _probability(tests[name]) if name in tests else None
+        faults = _faults(name, candidate, before, rules, p)
         reasons += faults
-        rows.append(_row(name, candidate, before, "refused" if faults else "passed"))
+        rows.append(_row(name, candidate, before, "refused" if faults else "passed", p))
     gains = [row.gain for row in rows if row.gain is not None]
-    if gains and sum(gains) / len(gains) < gate.minimum_gain - 1e-9:
+    if gains and sum(gains) / len(gains) < rules.minimum_gain - 1e-9:
         reasons.append(
             f"mean gain over the champion {sum(gains) / len(gains):+.2f}, "
-            f"at least {gate.minimum_gain:+.2f} needed"
+            f"at least {rules.minimum_gain:+.2f} needed"
         )
     if not candidate:
         reasons.append("no scores: run the evaluate stage")
-    return Decision(not reasons, tuple(reasons), tuple(rows))
+    notes = [note for row in rows for note in _notes(row, candidate, rules)]
+    return Decision(not reasons, tuple(reasons), tuple(rows), tuple(notes))
+
+
+def read_pairs(candidate: Path, champion: Path) -> dict[str, Comparison]:
+    """Champion against candidate on every benchmark that both evaluation folders have with the same questions
+    and judge.
+    """
+    from videollava.errors import InputError
+    from videollava.evaluate.compare import compare_results
+    from videollava.evaluate.results import read_results
+
+    mine, theirs = read_results(candidate), read_results(champion)
+    pairs = {}
+    for name in mine:
+        if name not in theirs:
+            continue
+        try:
+            pairs[name] = compare_results(theirs[name], mine[name]).paired
+        except InputError:  # not comparable, which `decide` sees from the figures and says
+            continue
+    return pairs
 
 
 def primary(scores: Mapping[str, Any] | None) -> float | None:
-    """The one figure of a benchmark that counts, None where it was not measured."""
-    for name in PRIMARY:
-        value = (scores or {}).get(name)
+    """The one figure of a benchmark that counts (its "headline" where it says), None where it was not measured."""
+    found = scores or {}
+    for name in (found.get("headline", ""), *PRIMARY):
+        value = found.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
     return None
 
 
-def _row(name: str, candidate: Scores, before: Scores, verdict: str) -> Row:
-    mine = candidate.get(name) or {}
-    comparable = not _judges_differ(mine, before.get(name) or {})
-    old = primary(before.get(name)) if comparable else None
-    return Row(name, primary(mine), _blind(mine), old, verdict)
+def _rules(gate: Gate) -> Rules:
+    return (
+        gate
+        if isinstance(gate, Rules)
+        else Rules(**{item.name: getattr(gate, item.name) for item in fields(gate)})
+    )
 
 
-def _faults(name: str, candidate: Scores, before: Scores, gate: Gate) -> list[str]:
+def _row(name: str, candidate: Scores, before: Scores, verdict: str, p: float | None) -> Row:
+    mine, theirs = candidate.get(name) or {}, before.get(name) or {}
+    comparable = not _judges_differ(mine, theirs) and not _parts_differ(mine, theirs)
+    return Row(name, primary(mine), _blind(mine), primary(theirs) if comparable else None, verdict, p)
+
+
+def _is_of(pair: Comparison, name: str, candidate: Scores, before: Scores) -> bool:
+    """Whether a paired test is of the figure that counts: F1, for one, is no mean of answers."""
+    new, old = primary(candidate.get(name)), primary(before.get(name))
+    return new is not None and old is not None and abs(pair.difference - (new - old)) < SAME
+
+
+def _probability(pair: Comparison) -> float:
+    return pair.p if pair.mcnemar is None else pair.mcnemar
+
+
+def _by_chance(p: float | None, gate: Rules) -> bool:
+    return p is not None and gate.significance > 0 and p >= gate.significance
+
+
+def _allowed(name: str, gate: Rules) -> float:
+    return gate.allowed_regressions.get(name, gate.allowed_regression)
+
+
+def _notes(row: Row, candidate: Scores, gate: Rules) -> list[str]:
+    notes = []
+    if row.gain is not None and row.gain < -_allowed(row.benchmark, gate) and _by_chance(row.p, gate):
+        notes.append(
+            f"{row.benchmark}: {row.gain:+.2f} against the champion, which equal models would show as well "
+            f"(p={row.p:.3f})"
+        )
+    mine = candidate.get(row.benchmark) or {}
+    leaks = mine.get("contamination") or {}
+    if any(leaks.get(name) for name in ("media", "both", "near")):
+        notes.append(
+            f"{row.benchmark}: in the training data are {leaks.get('media', 0):,} of its media, "
+            f"{leaks.get('near', 0):,} questions nearly so, {leaks.get('both', 0):,} questions with their medium"
+        )
+    if mine.get("missing_media"):
+        notes.append(
+            f"{row.benchmark}: {mine['missing_media']:,} questions lack their medium and count as wrong"
+        )
+    return notes
+
+
+def _faults(name: str, candidate: Scores, before: Scores, gate: Rules, p: float | None) -> list[str]:
     mine, theirs = candidate.get(name) or {}, before.get(name) or {}
     score, old, blind = primary(mine), primary(theirs), _blind(mine)
     if score is None or not math.isfinite(score):
@@ -133,21 +231,43 @@ def _faults(name: str, candidate: Scores, before: Scores, gate: Gate) -> list[st
         faults.append(
             f"{name}: graded by {_judge(mine)}, the champion by {_judge(theirs)}; grade both by one judge"
         )
-    elif old is not None and not score - old >= -gate.allowed_regression:
+    elif _parts_differ(mine, theirs):
         faults.append(
-            f"{name}: {score - old:+.2f} against the champion, "
-            f"at most {-gate.allowed_regression:+.2f} allowed"
+            f"{name}: scored on a part of its questions, other than the champion's; evaluate both on the same"
+        )
+    elif old is not None:
+        faults += _losses(name, score - old, gate, p)
+    return faults
+
+
+def _losses(name: str, gain: float, gate: Rules, p: float | None) -> list[str]:
+    """What speaks against this gain over the champion."""
+    faults = []
+    allowed, wanted = _allowed(name, gate), gate.minimum_gains.get(name, -math.inf)
+    if not gain >= -allowed and not _by_chance(p, gate):
+        faults.append(f"{name}: {gain:+.2f} against the champion, at most {-allowed:+.2f} allowed")
+    if not gain >= wanted - 1e-9:
+        faults.append(f"{name}: {gain:+.2f} against the champion, at least {wanted:+.2f} needed")
+    elif wanted > 0 and _by_chance(p, gate):
+        faults.append(
+            f"{name}: {gain:+.2f} against the champion, which equal models would show as well (p={p:.3f})"
         )
     return faults
 
 
 def _blind(scores: Mapping[str, Any]) -> float | None:
-    value = scores.get("blind_accuracy", scores.get("blind_score"))
+    names = (f"blind_{scores.get('headline', 'accuracy')}", "blind_accuracy", "blind_score")
+    value = next((scores[name] for name in names if name in scores), None)
     return float(value) if isinstance(value, int | float) else None
 
 
 def _judges_differ(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     return bool(mine and theirs) and any(mine.get(key) != theirs.get(key) for key in JUDGE)
+
+
+def _parts_differ(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether one was asked only the first questions (evaluate.limit), or other numbers of them."""
+    return bool(mine and theirs) and mine.get("limit") != theirs.get("limit")
 
 
 def _judge(scores: Mapping[str, Any]) -> str:

@@ -206,7 +206,11 @@ class Train:
 
 @dataclass(frozen=True)
 class Judge:
-    """Who grades open answers. `kind` endpoint: any OpenAI-compatible server; its key comes from the environment."""
+    """Who grades open answers. `kind` endpoint: any OpenAI-compatible server; its key comes from the environment.
+
+    per_minute: calls a minute, 0 for no bound. timeout: seconds of one call. price_in, price_out: of a million
+    tokens, 0 where unknown. runs: times each answer is graded, where the score averages runs (MM-Vet).
+    """
 
     kind: Literal["none", "endpoint", "local", "replay"] = "none"
     base_url: str = ""
@@ -215,11 +219,24 @@ class Judge:
     concurrency: int = 4
     retries: int = 5
     max_calls: int = 10_000
+    per_minute: float = 0.0
+    timeout: float = 60.0
+    price_in: float = 0.0
+    price_out: float = 0.0
+    runs: int = 1
 
 
 @dataclass(frozen=True)
 class Evaluate:
+    """`folders`: by benchmark id, the folder with its question and gold files (JSON, JSON lines or tables, named
+    as they like and found by content) and its media, in a folder below or beside them. A benchmark without one
+    is the split `test-<id>` of the prepared data. limit: only the first questions of each, 0 for all.
+    max_new_tokens: for those splits; other benchmarks have their official number.
+    """
+
     benchmarks: tuple[str, ...] = ("easy_vqa", "toy_video_qa")
+    folders: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 0
     batch_tokens: int = 16384
     max_new_tokens: int = 128
     blind: bool = True

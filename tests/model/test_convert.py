@@ -37,6 +37,18 @@ def test_original_to_ours_and_back_is_bit_identical(shared: Path, tmp_path: Path
     _same(source, tmp_path / "back")  # computed buffers, which the original saves, included
 
 
+def test_what_changed_since_is_in_the_export(shared: Path, tmp_path: Path) -> None:
+    model = checkpoint.load(shared / "reference/video_llava").model
+    model.set_frames(4)
+    model.config.vision_feature_layer = -1
+    convert.convert(checkpoint.save(model, None, tmp_path / "ours"), tmp_path / "back", "original")
+    config = json.loads((tmp_path / "back/config.json").read_text())
+    assert config["video_tower_config"]["vision_config"]["num_frames"] == 4
+    assert config["mm_vision_select_layer"] == -1
+    assert config["mm_hidden_size"] == 64
+    assert torch.equal(probe(checkpoint.load(tmp_path / "back").model), probe(model))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_ours_to_transformers_and_back_is_bit_identical(

@@ -212,6 +212,17 @@ def test_added_tokens_of_a_lora_base_take_the_mean_of_the_others(parts: Any) -> 
     torch.testing.assert_close(table[321], tensors["lm_head.weight"].mean(0))
 
 
+def test_a_model_with_images_alone(parts: Any, case: dict[str, Tensor]) -> None:
+    folder, tensors, config = parts()
+    tensors = {name: tensor for name, tensor in tensors.items() if "video_tower" not in name}
+    del config["video_tower_config"]
+    _write(folder, tensors, {**config, "mm_video_tower": None})
+    model = checkpoint.load(folder).model
+    assert model.config.towers == ("image",)
+    for name in ("image", "two_images", "text"):
+        _close(_run(model, case, name)[1].logits[0], case[f"{name}.logits"])
+
+
 @pytest.mark.parametrize("kind", ["linear", "identity"])
 def test_other_projector_types(parts: Any, kind: str) -> None:
     folder, tensors, config = parts()

@@ -8,7 +8,7 @@ handed to each. Rows that have ended leave the batch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,10 +91,17 @@ def generate_each(
     sampling: Sampling = GREEDY,
     batch_tokens: int = 16384,
     template: str = "v1",
+    skip: Collection[int] = (),
 ) -> Iterator[tuple[int, list[int]]]:
-    """(place in the list, ids of the answer) of each sample as its batch ends; longest prompts first."""
+    """(place in the list, ids of the answer) of each sample as its batch ends; longest prompts first.
+
+    skip: places whose answers are had. A batch of none but such is not run; the others stay as they would be,
+    so that what is still answered comes out to the last bit as in one go.
+    """
     decoder = Decoder(model, tokenizer, samples, sampling, template)
     for batch in plan(samples, decoder.placeholders, batch_tokens, max_new_tokens):
+        if skip and all(row in skip for row in batch.rows):
+            continue
         answers: dict[int, list[int]] = {row: [] for row in batch.rows}
         for step in decoder.run(batch, max_new_tokens):
             for row, token in step:

@@ -10,9 +10,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ __all__ = [
 CHARACTERS_A_TOKEN = 4  # a rough average of English
 SHOWN_EVERY = 10.0  # seconds
 OUTAGES_A_THREAD = 3  # asks in a row that found no judge, after which a run ends
+
+# The verdict on an answer that was never given, whoever judges. (A pair of ratings needs the judge for the other
+# answer's; what is to be graded and missing has 0 without a reply.)
+UNSEEN = {"literal": "{'pred': 'no', 'score': 0}"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def open_judge(params: JudgeParams) -> Judge | None:
     environment.
     """
     if params.kind == "endpoint":
-        return Endpoint(params.base_url, params.model, key_from())
+        return Endpoint(params.base_url, params.model, key_from(), params.timeout)
     if params.kind == "local":
         return LocalModel(params.model)
     if params.kind == "replay":
@@ -149,7 +153,14 @@ def open_judge(params: JudgeParams) -> Judge | None:
 
 def limits_of(params: JudgeParams) -> Limits:
     """The limits that the parameters set."""
-    return Limits(params.concurrency, params.retries, params.max_calls)
+    return Limits(
+        concurrency=params.concurrency,
+        retries=params.retries,
+        max_calls=params.max_calls,
+        per_minute=params.per_minute,
+        price_in=params.price_in,
+        price_out=params.price_out,
+    )
 
 
 def plan(asks: Sequence[Ask], judge: Judge, cache: Cache | None, limits: Limits | None = None) -> Plan:
@@ -209,20 +220,35 @@ def judge_answers(
     folder: Path,
     limits: Limits | None = None,
     show: Callable[[str], None] = lambda line: None,
+    *,
+    runs: int = 1,
+    unseen: Collection[str] = (),
+    verdicts: Path | None = None,
 ) -> Path:
     """Judge an answers file; gives the file of replies, `folder`/<benchmark>.replies.json, that `score`
     takes.
 
-    Verdicts are kept in `folder`/verdicts.jsonl, so that what was done before a stop is not asked again.
-    InputError where not all could be judged, since half a score is none.
+    Verdicts are kept in `verdicts` (by default `folder`/verdicts.jsonl), so that what was done before a stop
+    is not asked again. `runs` judgements are made of each answer where the benchmark averages several. Ids in
+    `unseen` are wrong without asking: their medium was missing. InputError where not all could be judged,
+    since half a score is none.
     """
-    asks = benchmarks.get(benchmark).asks
-    if asks is None:
+    one = benchmarks.get(benchmark)
+    if one.asks is None:
         raise InputError(f"{benchmark} has its own metric: it takes no judge")
-    judged = judge_asks(asks(gold, answers), judge, Cache(folder / "verdicts.jsonl"), limits, show)
+    asks = one.asks(gold, answers)
+    wrong = [ask for ask in asks if ask.id in unseen and ask.prompt.reply in UNSEEN]
+    left = {ask.id for ask in wrong}
+    put = [ask for ask in asks if ask.id not in left]
+    if one.runs:
+        put = [replace(ask, run=run) for run in range(runs) for ask in put]
+    judged = judge_asks(put, judge, Cache(verdicts or folder / "verdicts.jsonl"), limits, show)
     if not judged.complete:
         cause = judged.problem or f"the cap of {judged.calls} calls (evaluate.judge.max_calls) was reached"
         raise InputError(f"{benchmark}: {len(judged.replies)} answers judged and kept, the rest not: {cause}")
+    for ask in wrong:
+        judged.prompt = ask.prompt.hash
+        judged.replies[ask.id] = [UNSEEN[ask.prompt.reply]]
     replies = folder / f"{benchmark}.replies.json"
     judged.write(replies)
     return replies

@@ -1,123 +1,111 @@
-"""Answers to a benchmark's questions, apart from their scoring: JSONL, written as they come, resumed by id.
+"""Answers to a benchmark's questions, apart from their scoring: logged as they come, resumed by id.
 
-In: a model, a test split of data/prepared. Out: one line a question. Each medium is encoded once however many
-questions ask about it; killed and started again, what is answered stays answered.
+Questions are sorted by their medium and cut into windows; a window's media are encoded once, decoded ahead in
+workers, and its questions answered in batches sorted by length. Ranks take windows in turn. Windows and batches
+follow from the questions alone, so that one rank or several, in one go or after a kill, give the same answers.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from videollava.data.batches import Layout
 from videollava.data.prompts import decode, expand, marked, prompt
 from videollava.data.records import Turn
-from videollava.data.shards import Shards, load_split
+from videollava.errors import InputError
+from videollava.evaluate.answers import AnswerLog, Given
 from videollava.evaluate.generate import Sample, generate_each
-from videollava.train.features import Media
+from videollava.evaluate.media import Encode, Encoded, media_of
+from videollava.evaluate.questions import Item, Medium
+from videollava.evaluate.ranks import Ranks
 
-__all__ = ["Item", "encode_media", "mean_features", "predict", "prompt_sample", "read_items"]
+__all__ = ["Settings", "feature_bytes", "plan_windows", "predict", "prompt_sample"]
 
-CHUNK = {"image": 128, "video": 16}
+LEAST, MOST, PARTS = 64, 1024, 16  # questions of a window: a sixteenth of them, within these
+FEATURES = 512 << 20  # bytes of features held at once
 SAY_EVERY = 10.0  # seconds
 
 
 @dataclass(frozen=True)
-class Item:
-    """A question of a test split with its gold answer and the numbers of its media."""
+class Settings:
+    """How answers are made. batch_tokens: prompt and answer tokens of a batch, padding included."""
 
-    id: str
-    kind: str
-    question: str
-    answer: str
-    media: tuple[int, ...]
-
-
-def read_items(prepared: Path, benchmark: str) -> list[Item]:
-    """The questions of `test-<benchmark>`, in the order of the index."""
-    rows = (
-        load_split(prepared, f"test-{benchmark}").select(["id", "kind", "conversations", "media"]).to_pylist()
-    )
-    items = []
-    for row in rows:
-        turns = [Turn(role, text) for role, text in json.loads(row["conversations"])]
-        items.append(Item(row["id"], row["kind"], turns[0].text, turns[-1].text, tuple(row["media"])))
-    return items
-
-
-@torch.inference_mode()
-def encode_media(
-    model: Any, prepared: Path, items: Sequence[Item], layout: Layout, workers: int
-) -> dict[int, tuple[str, Tensor]]:
-    """Kind and encoder features (tokens, dim) of every medium that the items ask about, by number."""
-    shards = Shards(prepared)
-    kinds = shards.media["kind"].to_pylist()
-    features: dict[int, tuple[str, Tensor]] = {}
-    weight = next(model.parameters())
-    for kind, chunk in CHUNK.items():
-        numbers = sorted({m for item in items for m in item.media if kinds[m] == kind})
-        if not numbers:
-            continue
-        call = model.encode_images if kind == "image" else model.encode_videos
-        loader = DataLoader(Media(shards, numbers, kind, layout), batch_size=chunk, num_workers=workers)
-        batches = (call(pixels.to(weight.device, weight.dtype)) for pixels in loader)
-        for number, row in zip(numbers, (row for batch in batches for row in batch), strict=True):
-            features[number] = (kind, row)
-    return features
-
-
-def mean_features(features: dict[int, tuple[str, Tensor]]) -> dict[int, tuple[str, Tensor]]:
-    """Every medium replaced by the mean of its kind: what a model sees that cannot look."""
-    means = {}
-    for kind in {kind for kind, _ in features.values()}:
-        rows = [row for of, row in features.values() if of == kind]
-        means[kind] = (kind, torch.stack(rows).float().mean(0).to(rows[0].dtype))
-    return {number: means[kind] for number, (kind, _) in features.items()}
+    max_new_tokens: int
+    batch_tokens: int = 16384
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def predict(
     model: Any,
     tokenizer: Any,
     items: Sequence[Item],
-    features: dict[int, tuple[str, Tensor]],
-    target: Path,
+    encode: Encode,
+    log: AnswerLog,
+    settings: Settings,
     *,
-    max_new_tokens: int,
-    batch_tokens: int,
-) -> dict[str, str]:
-    """Answer what `target` has no answer to yet; all answers by question id."""
-    answers = dict(_answered(target))
-    todo = [item for item in items if item.id not in answers]
-    samples = [_sample(model, tokenizer, item, features) for item in todo]
-    began = said = time.monotonic()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _cut_torn_line(target)
-    with open(target, "a") as file:
-        for done, (row, ids) in enumerate(
-            generate_each(model, tokenizer, samples, max_new_tokens, batch_tokens=batch_tokens), start=1
-        ):
-            item = todo[row]
-            answers[item.id] = decode(ids, tokenizer, "v1")
-            file.write(json.dumps({"question_id": item.id, "prediction": answers[item.id]}) + "\n")
-            now = time.monotonic()
-            if now - said > SAY_EVERY or done == len(todo):
-                said = now
-                file.flush()
-                rate = done / max(1e-9, now - began)
-                left = (len(todo) - done) / rate
-                print(
-                    f"{target.stem} {done}/{len(todo)}  {rate:,.0f} questions/s  {left:.0f} s left",
-                    flush=True,
-                )
-    return answers
+    name: str = "",
+    unseen: Mapping[str, str] | None = None,
+) -> None:
+    """Answer into `log` what it has no answer to yet, this rank's share.
+
+    encode: the features of windows of media, in turn (`encode_windows`, or `blindfold`). unseen: questions
+    that are known to lack a medium, with the reason. A question without its medium is logged with that.
+    """
+    known = unseen or {}
+    windows = plan_windows(items, feature_bytes(model))[settings.ranks.rank :: settings.ranks.size]
+    given = log.read()
+    pending = [window for window in windows if any(item.id not in given for item in window)]
+    asked = [[item for item in window if item.id not in known] for window in pending]
+    progress = _Progress(
+        name, sum(item.id not in given for window in pending for item in window), settings.ranks
+    )
+    with log:
+        for window, able, encoded in zip(pending, asked, encode([media_of(w) for w in asked]), strict=True):
+            problems = {item.id: known[item.id] for item in window if item.id in known}
+            for item in able:
+                lacking = [encoded.problems[medium] for medium in item.seen if medium in encoded.problems]
+                problems.update({item.id: lacking[0]} if lacking else {})
+            for question, problem in problems.items():
+                if question not in given:
+                    log.lack(question, problem)
+                    progress.add()
+            left = [item for item in able if item.id not in problems]
+            for item, text in _answer(model, tokenizer, left, encoded, given, settings):
+                log.add(item.id, text)
+                progress.add()
+
+
+def plan_windows(
+    items: Sequence[Item], sizes: Mapping[str, int], memory: int = FEATURES, questions: int = 0
+) -> list[list[Item]]:
+    """Questions in windows by medium, whose features (`sizes` bytes for a medium of each kind) fit `memory`.
+
+    questions: of a window, where one medium ends; by default it follows from how many there are.
+    """
+    most = questions or min(MOST, max(LEAST, -(-len(items) // PARTS)))
+    windows: list[list[Item]] = []
+    held: set[Medium] = set()
+    for item in sorted(items, key=lambda item: item.media):
+        needed = held | set(item.seen)
+        length = len(windows[-1]) if windows else 0
+        full = length >= (most if len(needed) > len(held) else 2 * most)
+        if not windows or full or (held and sum(sizes[kind] for kind, _ in needed) > memory):
+            windows.append([])
+            needed = set(item.seen)
+        windows[-1].append(item)
+        held = needed
+    return windows
+
+
+def feature_bytes(model: Any) -> dict[str, int]:
+    """Bytes that the encoder's features of one medium of each kind take."""
+    config = model.config
+    width = int(config.vision_config.hidden_size) * next(model.parameters()).element_size()
+    return {"image": config.image_tokens * width, "video": config.video_tokens() * width}
 
 
 def prompt_sample(
@@ -145,27 +133,45 @@ def prompt_sample(
     return Sample(encoded.input_ids, images, videos)
 
 
-def _sample(model: Any, tokenizer: Any, item: Item, features: dict[int, tuple[str, Tensor]]) -> Sample:
-    media = [features[number] for number in item.media]
-    images = [row for kind, row in media if kind == "image"]
-    videos = [row for kind, row in media if kind == "video"]
-    return prompt_sample(model, tokenizer, item.question, images, videos, f"question {item.id}")
+def _answer(
+    model: Any, tokenizer: Any, items: Sequence[Item], encoded: Encoded, given: Given, settings: Settings
+) -> Iterator[tuple[Item, str]]:
+    """What is still unanswered of a window, batch by batch."""
+    samples = [_sample(model, tokenizer, item, encoded.features) for item in items]
+    had = {row for row, item in enumerate(items) if item.id in given.texts}
+    answers = generate_each(
+        model, tokenizer, samples, settings.max_new_tokens, batch_tokens=settings.batch_tokens, skip=had
+    )
+    for row, ids in answers:
+        if row not in had:
+            yield items[row], decode(ids, tokenizer, "v1")
 
 
-def _answered(target: Path) -> Iterator[tuple[str, str]]:
-    if not target.is_file():
-        return
-    for line in target.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            row = json.loads(line)
-            yield row["question_id"], row["prediction"]
+def _sample(model: Any, tokenizer: Any, item: Item, features: Mapping[Medium, Tensor]) -> Sample:
+    images = [features[medium] for medium in item.seen if medium[0] == "image"]
+    videos = [features[medium] for medium in item.seen if medium[0] == "video"]
+    try:
+        return prompt_sample(model, tokenizer, item.question, images, videos)
+    except InputError as error:
+        raise InputError(f"question {item.id!r}: {error}") from error
 
 
-def _cut_torn_line(target: Path) -> None:
-    """A process killed in the middle of a line leaves half of one: it is asked again."""
-    if target.is_file():
-        whole = target.read_bytes()
-        end = whole.rfind(b"\n") + 1
-        if end < len(whole):
-            with open(target, "r+b") as file:
-                file.truncate(end)
+class _Progress:
+    """A line every ten seconds: how many of this rank's questions, how fast, how long still."""
+
+    def __init__(self, name: str, total: int, ranks: Ranks) -> None:
+        self.name = f"{name} (rank {ranks.rank})" if ranks.size > 1 else name
+        self.total, self.done = total, 0
+        self.began = self.said = time.monotonic()
+
+    def add(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if self.name and (now - self.said > SAY_EVERY or self.done == self.total):
+            self.said = now
+            rate = self.done / max(1e-9, now - self.began)
+            left = (self.total - self.done) / rate
+            print(
+                f"{self.name} {self.done:,}/{self.total:,}  {rate:,.1f} questions/s  {left:,.0f} s left",
+                flush=True,
+            )

@@ -14,6 +14,7 @@ from typing import Any
 from videollava.data import toy
 from videollava.errors import InputError
 from videollava.evaluate.charts import curve_chart, read_curve
+from videollava.evaluate.compare import title_of
 from videollava.evaluate.page import Markup, document, join, section, table, tag
 from videollava.evaluate.pictures import Album
 from videollava.evaluate.report_samples import sample_cards
@@ -38,6 +39,11 @@ PICTURES = 2_000_000  # characters of pictures in the page
 SAMPLES = 48  # of all benchmarks, in groups of at most MOST
 MOST = 8
 SHORT = 12  # digits of a hash
+CONTAMINATION = (
+    "Media are compared byte for byte; texts by their words, nearly the same being four fifths of the pairs of "
+    "neighbouring words. Common questions are in every training set; only the same text about the same medium gives "
+    "an answer away."
+)
 EASY_VQA = (
     "easy-VQA's own split, as it is published, image by image: training images are asked about in training "
     "only, test images in the test only, all{questions} questions of its test set."
@@ -71,10 +77,10 @@ def write_report(
     compared = before is not None
     parts = [
         _head(params, scores, _lineage(workspace) if lineage is None else lineage),
-        _scores(scores, compared),
+        _scores(scores, compared, metrics),
         _kinds(scores, results),
         _curves(workspace),
-        _split(workspace, params, results),
+        _split(workspace, params, results, target.parent),
         _samples(scores, results, before or {}, album),
     ]
     page = document(f"Video-LLaVA evaluation: {params.profile}", *parts)
@@ -109,8 +115,13 @@ def _lineage(workspace: Path) -> dict[str, str]:
     return {name: text or "not recorded" for name, text in facts.items()}
 
 
-def _scores(scores: Sequence[Scored], compared: bool) -> Markup:
-    notes = [tag("p", note, class_="note") for note in score_notes(scores, compared)]
+def _scores(scores: Sequence[Scored], compared: bool, metrics: Mapping[str, Any]) -> Markup:
+    lacking = [
+        f"{one.title}: {metrics[one.benchmark]['missing_media']:,} questions whose medium is missing count as wrong."
+        for one in scores
+        if metrics[one.benchmark].get("missing_media")
+    ]
+    notes = [tag("p", note, class_="note") for note in (*score_notes(scores, compared), *lacking)]
     published = paper_tables(scores)
     beside = [tag("h3", "Beside the paper's tables"), published] if published else []
     return section("scores", "Scores", chart(scores), score_table(scores, compared), *notes, *beside)
@@ -132,7 +143,7 @@ def _curves(workspace: Path) -> Markup:
     return section("curves", "Training", tag("div", *charts, class_="charts"), note)
 
 
-def _split(workspace: Path, params: Params, results: Mapping[str, Results]) -> Markup:
+def _split(workspace: Path, params: Params, results: Mapping[str, Results], folder: Path) -> Markup:
     """How training and test data are kept apart, source by source, with counts of the prepared data."""
     lines = []
     for source in params.fetch.sources:
@@ -145,7 +156,33 @@ def _split(workspace: Path, params: Params, results: Mapping[str, Results]) -> M
         else:
             text = "used for training only; benchmarks bring their own questions and media."
             lines.append(tag("p", tag("b", f"{source.name}: "), text))
-    return section("split", "How the split is made", *lines, _counts(workspace))
+    return section("split", "How the split is made", *lines, _counts(workspace), _contamination(folder))
+
+
+def _contamination(folder: Path) -> Markup:
+    """What of the benchmarks is in the training data, by benchmark."""
+    file = folder / "contamination.json"
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    if not found:
+        return tag(
+            "p",
+            "Whether training data hold the benchmarks' media or questions was not checked.",
+            class_="note",
+        )
+    heads = ("benchmark", "media", "in training", "questions", "same text in training", "nearly the same")
+    rows = [
+        [
+            title_of(name),
+            f"{counts['of_media']:,}",
+            f"{counts['media']:,}",
+            f"{counts['of_questions']:,}",
+            f"{counts['questions']:,}",
+            f"{counts['near']:,}",
+            f"{counts['both']:,}",
+        ]
+        for name, counts in found.items()
+    ]
+    return join([table((*heads, "same text, same medium"), rows), tag("p", CONTAMINATION, class_="note")])
 
 
 def _counts(workspace: Path) -> Markup:

@@ -3,7 +3,7 @@
 predictions/<benchmark>[.blind].jsonl, a line a question:
     {"question_id", "kind", "question", "answer", "prediction", "correct", "media"}
 `correct` counts 100 or 0; a `score` (a share of 100, or a judge's 0-5) stands in its place where a benchmark
-gives parts. metrics.json, in the folder or beside `evaluation/`, says who judged.
+gives parts. A `problem` says why there is no prediction: a medium was missing. metrics.json, in the folder or beside `evaluation/`, says who judged.
 """
 
 from __future__ import annotations
@@ -108,10 +108,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def judge_name(figures: Any) -> str:
-    """Who graded a benchmark, with the prompt's version, by its entry in metrics.json; "" for nobody."""
+    """Who graded a benchmark: model, its exact version, the prompt's hash, by its entry in metrics.json; "" for
+    nobody.
+    """
     if not isinstance(figures, Mapping):
         return ""
-    parts = [figures.get(key) for key in ("judge", "judge_prompt")]
+    parts = [figures.get(key) for key in ("judge", "judge_version", "judge_prompt")]
     return " ".join(p if isinstance(p, str) else json.dumps(p, sort_keys=True) for p in parts if p)
 
 

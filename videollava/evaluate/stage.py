@@ -1,121 +1,220 @@
 """The `evaluate` stage: predictions, scores against the blinded model and chance, metrics.json, the report.
 
-In: data/prepared, models/videollava (or any model folder). Out: evaluation/ and metrics.json.
+In: data/prepared or the benchmarks' folders, models/videollava (or any model folder). Out: evaluation/ and
+metrics.json. Under torchrun the ranks share the questions, and rank 0 judges and scores.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from videollava.data.batches import Layout
-from videollava.evaluate import benchmarks
-from videollava.evaluate.normalise import exact
-from videollava.evaluate.predict import Item, encode_media, mean_features, predict, read_items
+from videollava.errors import InputError
+from videollava.evaluate.answers import AnswerLog, Given
+from videollava.evaluate.contamination import find_contamination
+from videollava.evaluate.judge import open_judge
+from videollava.evaluate.measure import Bench, measure
+from videollava.evaluate.media import Reader, blindfold, encode_windows, media_of
+from videollava.evaluate.predict import Settings, predict
+from videollava.evaluate.questions import QuestionSet, read_questions
+from videollava.evaluate.ranks import Ranks, join_ranks
 from videollava.evaluate.report import write_report
 from videollava.model import checkpoint
 from videollava.params import Params
-from videollava.tracking import input_key, log_metrics
+from videollava.tracking import input_key, log_metrics, read_lineage
 from videollava.tracking.journal import current
 from videollava.tracking.lineage import digest, folder_md5
 from videollava.train.assemble import choose_attention
 
 __all__ = ["evaluate", "run"]
 
+WRITTEN = (
+    "answers",
+    "judge",
+    "predictions",
+    "submissions",
+    "contamination.json",
+    "metrics.json",
+    "report.html",
+)
+SHORT = 12  # digits of a hash
+
 
 def run(params: Params, workspace: Path) -> None:
     """Evaluate models/videollava into evaluation/ and metrics.json."""
     key = input_key(workspace, "evaluate")[:16]
-    metrics = evaluate(params, workspace, workspace / "models/videollava", workspace / "evaluation", key)
-    (workspace / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    current().artifact(workspace / "evaluation/report.html", "report")
+    target = workspace / "evaluation"
+    metrics = evaluate(params, workspace, workspace / "models/videollava", target, key)
+    if Ranks.of().rank:
+        return
+    _write_json(metrics, workspace / "metrics.json")
+    if (target / "report.html").is_file():
+        current().artifact(target / "report.html", "report")
 
 
 def evaluate(
-    params: Params, workspace: Path, model_folder: Path, target: Path, key: str = ""
+    params: Params,
+    workspace: Path,
+    model_folder: Path,
+    target: Path,
+    key: str = "",
+    *,
+    champion: Path | None = None,
 ) -> dict[str, Any]:
-    """Scores of a model on `params.evaluate.benchmarks`; predictions and report go to `target`."""
-    key = key or digest([folder_md5(model_folder), params.evaluate.benchmarks])[:16]
-    scratch = workspace / "checkpoints" / f"evaluate-{key}"
-    sparing = params.evaluate.precision == "bf16"
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = checkpoint.load(model_folder, dtype=torch.bfloat16 if sparing else torch.float32, device=device)
-    choose_attention(loaded.model, torch.device(device))
-    shutil.rmtree(target, ignore_errors=True)
-    (target / "predictions").mkdir(parents=True)
-    metrics: dict[str, Any] = {}
-    for name in params.evaluate.benchmarks:
-        metrics[name] = _measure(name, params, workspace, loaded, scratch, target / "predictions")
-        log_metrics(0, **{f"{name}.{key}": v for key, v in metrics[name].items() if isinstance(v, float)})
-        print(_line(name, metrics[name]), flush=True)
-    write_report(workspace, params, metrics, target / "report.html")
+    """Scores of a model on `params.evaluate.benchmarks`; predictions, metrics.json and report go to `target`.
+
+    key: of all that the answers depend on; without one, the model is another than the workspace's, and named in
+    the report. champion: the evaluation folder to compare with. What was answered before a kill is not asked
+    again. On ranks other than 0 the result is empty.
+    """
+    ranks = Ranks.of()
+    lineage = None if key else _lineage(workspace, model_folder)
+    name = key or digest([lineage, params.evaluate, params.model])[:16]
+    scratch = workspace / "checkpoints" / f"evaluate-{name}"
+    bench = Bench(target, open_judge(params.evaluate.judge), params.evaluate.judge, _verdicts(workspace))
+    with join_ranks(ranks):
+        sets = _read_sets(params, workspace, scratch, ranks)
+        if not sets:
+            print("evaluate.benchmarks names none: nothing is scored", flush=True)
+        given = _answer_all(sets, params, workspace, model_folder, scratch, ranks) if sets else []
+        ranks.wait()
+        if ranks.rank:
+            return {}
+    for name in WRITTEN:
+        shutil.rmtree(target / name, ignore_errors=True)
+        (target / name).unlink(missing_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
+    metrics = _measure(sets, [logs.read() for logs in given], bench, workspace)
+    _write_json(metrics, target / "metrics.json")
+    if metrics:
+        write_report(workspace, params, metrics, target / "report.html", champion, lineage)
     shutil.rmtree(scratch, ignore_errors=True)
     return metrics
 
 
+@dataclass(frozen=True)
+class _Logs:
+    """The logs of one benchmark's answers, and of the blinded model's where that was asked too."""
+
+    seen: AnswerLog
+    blind: AnswerLog | None
+
+    def read(self) -> tuple[Given, Given | None]:
+        return self.seen.read(), self.blind.read() if self.blind else None
+
+
+def _read_sets(params: Params, workspace: Path, scratch: Path, ranks: Ranks) -> list[QuestionSet]:
+    """All questions, before a model is loaded: a mistake in a file costs seconds. Rank 0 unpacks media first."""
+    names = params.evaluate.benchmarks
+    read = partial(read_questions, choices=params.evaluate, workspace=workspace)
+    scratch.mkdir(parents=True, exist_ok=True)
+    if ranks.rank:
+        ranks.wait()
+    sets = [read(name, unpacked=scratch / f"media-{name}") for name in names]
+    if not ranks.rank:
+        ranks.wait()
+    return sets
+
+
+def _answer_all(
+    sets: Sequence[QuestionSet], params: Params, workspace: Path, folder: Path, scratch: Path, ranks: Ranks
+) -> list[_Logs]:
+    """Ask this rank's share of all questions. The model is let go at the end: a local judge needs the room."""
+    dtype = torch.bfloat16 if params.evaluate.precision == "bf16" else torch.float32
+    loaded = checkpoint.load(folder, dtype=dtype, device=ranks.device)
+    if loaded.tokenizer is None:
+        raise InputError(f"{folder}: no tokenizer in it; evaluate needs a whole model")
+    choose_attention(loaded.model, torch.device(ranks.device))
+    return [_answer(one, params, workspace, scratch, loaded, ranks) for one in sets]
+
+
+def _answer(
+    one: QuestionSet, params: Params, workspace: Path, scratch: Path, loaded: Any, ranks: Ranks
+) -> _Logs:
+    """Ask everything, then once more blinded."""
+    choices, model = params.evaluate, loaded.model
+    reader = Reader.of(model.config, workspace, one.benchmark.aspect)
+    new = one.benchmark.max_new_tokens if one.of_files else choices.max_new_tokens
+    settings = Settings(new, choices.batch_tokens, ranks)
+    folder = scratch / f"{one.name}-{one.key(reader.size)}"
+    seen = AnswerLog(folder / "seen", ranks.rank)
+    ask = partial(predict, model, loaded.tokenizer, one.items, settings=settings)
+    ask(partial(encode_windows, model, reader, choices.workers), seen, name=one.name)
+    if not choices.blind:
+        return _Logs(seen, None)
+    blind = AnswerLog(folder / "blind", ranks.rank)
+    dark = blindfold(model, reader, choices.workers, media_of(one.items))
+    ask(dark, blind, name=f"{one.name}.blind", unseen=seen.read().problems)
+    return _Logs(seen, blind)
+
+
 def _measure(
-    name: str, params: Params, workspace: Path, loaded: Any, scratch: Path, predictions: Path
+    sets: Sequence[QuestionSet], given: Sequence[tuple[Given, Given | None]], bench: Bench, workspace: Path
 ) -> dict[str, Any]:
-    choices, prepared = params.evaluate, workspace / "data/prepared"
-    items = read_items(prepared, name)
-    layout = Layout.of(
-        params.model,
-        loaded.model.config.text_config.vocab_size,
-        template="v1",
-        image_aspect=benchmarks.get(name).aspect,
-    )
-    features = encode_media(loaded.model, prepared, items, layout, choices.workers)
-    options = {"max_new_tokens": choices.max_new_tokens, "batch_tokens": choices.batch_tokens}
-    answers = predict(loaded.model, loaded.tokenizer, items, features, scratch / f"{name}.jsonl", **options)
-    scores = _score(name, items, answers, predictions / f"{name}.jsonl")
-    metrics: dict[str, Any] = {"accuracy": scores["accuracy"], "chance": _chance(items), "n": len(items)}
-    if choices.blind:
-        means = mean_features(features)
-        blind = predict(
-            loaded.model, loaded.tokenizer, items, means, scratch / f"{name}.blind.jsonl", **options
-        )
-        metrics["blind_accuracy"] = _score(name, items, blind, predictions / f"{name}.blind.jsonl")[
-            "accuracy"
-        ]
-    return metrics | {"by_kind": scores["by_kind"]}
+    contamination = find_contamination(sets, workspace)
+    _write_json(contamination, bench.target / "contamination.json")
+    metrics: dict[str, Any] = {}
+    for one, (seen, blind) in zip(sets, given, strict=True):
+        found = measure(one, seen, blind, bench)
+        if found is None:
+            continue
+        if one.of_files and one.name in contamination:
+            counted = contamination[one.name].items()
+            found["contamination"] = {name: count for name, count in counted if name != "examples"}
+        metrics[one.name] = found
+        log_metrics(0, **{f"{one.name}.{key}": v for key, v in found.items() if isinstance(v, float)})
+        print(_line(one.name, found), flush=True)
+        if seen.problems:
+            print(
+                f"{one.name}: {len(seen.problems):,} questions lack their medium and count as wrong; the first: "
+                f"{next(iter(seen.problems.values()))}",
+                flush=True,
+            )
+    return metrics
 
 
-def _score(name: str, items: Sequence[Item], answers: dict[str, str], target: Path) -> dict[str, Any]:
-    with open(target, "w") as file:
-        for item in items:
-            said = answers[item.id]
-            row = {
-                "question_id": item.id,
-                "kind": item.kind,
-                "question": item.question,
-                "answer": item.answer,
-            }
-            correct = exact(said) == exact(item.answer)
-            file.write(json.dumps(row | {"prediction": said, "correct": correct, "media": item.media}) + "\n")
-    return benchmarks.get(name).score([], target)
+def _line(name: str, metrics: Mapping[str, Any]) -> str:
+    headline = metrics.get("headline", "accuracy")
+    parts = [f"{name}: {headline + ' ' if 'headline' in metrics else ''}{_figure(metrics[headline])}"]
+    if f"blind_{headline}" in metrics:
+        parts.append(f"blinded {_figure(metrics[f'blind_{headline}'])}")
+    if "chance" in metrics:
+        parts.append(f"chance {_figure(metrics['chance'])}")
+    if "judge" in metrics:
+        parts.append(f"judged by {metrics['judge']}")
+    kinds = ", ".join(f"{kind} {value:.1f}" for kind, value in metrics.get("by_kind", {}).items())
+    return "  ".join(parts) + (f"  ({kinds})" if kinds else "")
 
 
-def _chance(items: Sequence[Item]) -> float:
-    """Percent right of who knows the kind of each question and always gives that kind's commonest answer."""
-    kinds: dict[str, Counter[str]] = {}
-    for item in items:
-        kinds.setdefault(item.kind, Counter())[exact(item.answer)] += 1
-    return 100.0 * sum(max(counts.values()) for counts in kinds.values()) / max(1, len(items))
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
-def _line(name: str, metrics: dict[str, Any]) -> str:
-    parts = [f"{name}: {metrics['accuracy']:.2f}"]
-    if "blind_accuracy" in metrics:
-        parts.append(f"blinded {metrics['blind_accuracy']:.2f}")
-    kinds = ", ".join(f"{kind} {_percent(value):.1f}" for kind, value in metrics["by_kind"].items())
-    return f"{'  '.join(parts)}  chance {metrics['chance']:.2f}  ({kinds})"
+def _lineage(workspace: Path, model_folder: Path) -> dict[str, str]:
+    """What a report says of a model that this workspace did not train."""
+    commit = read_lineage(workspace).commit[:SHORT]
+    return {
+        "code": commit or "not recorded",
+        "model": model_folder.name,
+        "weights": folder_md5(model_folder)[:SHORT],
+    }
 
 
-def _percent(value: Any) -> float:
-    return float(value["accuracy"] if isinstance(value, dict) else value)
+def _verdicts(workspace: Path) -> Path:
+    """Kept over evaluations: a judge is paid once for an answer."""
+    return workspace / "checkpoints/judge/verdicts.jsonl"
+
+
+def _write_json(value: Mapping[str, Any], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(target.name + ".tmp")
+    aside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(aside, target)

@@ -153,6 +153,7 @@ def materialise(manifest: Manifest, places: Sequence[Store], cache: Path) -> Pat
     try:
         for file in manifest.files:
             _place(file, places, aside / file.path)
+        aside.chmod(0o755)  # mkdtemp's are for the owner alone
         try:
             aside.rename(target)
         except OSError:
@@ -211,7 +212,7 @@ def _download(file: File, place: Store, target: Path) -> str:
     address = urlsplit(place.url)
     key = "/".join(part for part in (address.path.strip("/"), OBJECTS, file.md5[:2], file.md5[2:]) if part)
     try:
-        boto3.client("s3", endpoint_url=place.endpoint or None).download_file(
+        boto3.Session().client("s3", endpoint_url=place.endpoint or None).download_file(
             address.netloc, key, str(target)
         )
     except (BotoCoreError, ClientError) as error:

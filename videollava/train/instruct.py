@@ -30,6 +30,9 @@ from videollava.train.accelerate import make_accelerator, peak_flops
 from videollava.train.cost import Prices, encoder_flops, language_prices
 from videollava.train.features import encode_split
 from videollava.train.loop import Job, train
+from videollava.train.memory import pack_bytes
+from videollava.train.trial import worst_pack
+from videollava.train.zero import is_sharded, make_whole
 
 __all__ = ["instruct", "lengths_of", "prices_of"]
 
@@ -110,13 +113,18 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
         flops=[_step_flops(packs, lengths) / accelerator.num_processes for packs in plans],
         peak_flops=peak_flops(accelerator.device),
         max_dropped=params.prepare.max_quarantined,
+        worst=worst_pack(plans, lengths, pack_bytes(model.config.text_config, settings, kind.language_learns)),
     )
     if accelerator.is_main_process:
         _say(job, lengths)
     train(job)
+    if is_sharded(learner):
+        make_whole(learner, learned_only=stage == "pretrain" or settings.adapter != "none")
     if accelerator.is_main_process:
         _save(stage, learner, tokenizer, params, models)
     accelerator.wait_for_everyone()
+    if torch.distributed.is_initialized():
+        accelerator.end_training()
 
 
 def forward(
@@ -180,10 +188,10 @@ def _step_flops(plan: Any, lengths: Lengths) -> np.ndarray[Any, Any]:
 
 
 def _same_calls(packs: Packs, ranks: int) -> tuple[str, ...]:
-    """With several ranks, each calls the modules the data ever needs, whatever its own pack holds."""
-    if ranks == 1:
-        return ()
-    if packs.features is not None:
+    """Modules every rank calls whatever its pack holds: the projector, so that it always has a gradient, and with
+    several ranks the encoders the data ever needs.
+    """
+    if ranks == 1 or packs.features is not None:
         return ("projector",)
     kinds = {kind for kind in ("image", "video") if packs.records[f"{kind}s"].to_numpy().any()}
     return ("projector", *sorted(kinds))

@@ -28,8 +28,6 @@ STATE_BYTES = 14  # a learned weight in a checkpoint: itself in bfloat16, in flo
 
 def deepspeed_plugin(settings: Train) -> Any:
     """accelerate's plugin for `settings.deepspeed`; DeepSpeed's process group is there afterwards."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         import deepspeed
         from accelerate import DeepSpeedPlugin

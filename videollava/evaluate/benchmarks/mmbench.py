@@ -106,7 +106,9 @@ def score(
         counts(rows, given),
         invalid=invalid,
         per_question=single if per_question else None,
-        marks=mark(given, single, {index: row["answer"] for index, row in rows.items()}) if per_question else None,
+        marks=mark(given, single, {index: row["answer"] for index, row in rows.items()})
+        if per_question
+        else None,
     )
     if per_question:
         whole_score["per_group"] = {group: 100 * value for group, value in groups.items()}

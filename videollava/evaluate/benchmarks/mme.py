@@ -11,7 +11,7 @@ from videollava.errors import InputError
 from videollava.evaluate.benchmarks.image_questions import asked, llava_documents
 from videollava.evaluate.benchmarks.interface import SHORT, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import documents, parse, records
-from videollava.evaluate.benchmarks.tally import result
+from videollava.evaluate.benchmarks.tally import Marks, result
 
 __all__ = ["BENCHMARK", "questions", "says", "score"]
 
@@ -82,9 +82,13 @@ def score(
     absent = [task for task in (*PERCEPTION, *COGNITION) if task not in tasks]
     if absent:
         figures["missing_tasks"] = absent
-    own = {line.id: (100.0 * (says(line.answer) == line.gold), line.gold) for task in tasks.values() for line in task}
+    marks: Marks = {
+        line.id: (100.0 * (says(line.answer) == line.gold), line.gold)
+        for task in tasks.values()
+        for line in task
+    }
     kept = single if per_question else None
-    return result(len(single), figures, met, invalid=invalid, per_question=kept, marks=own)
+    return result(len(single), figures, met, invalid=invalid, per_question=kept, marks=marks)
 
 
 def says(answer: str) -> str:

@@ -43,9 +43,7 @@ def score(
     invalid = sum(key in given.texts and given.texts[key] not in tuple(LETTERS) for key in rows)
     single = {key: 100 * value for key, value in right.items()} if per_question else None
     marks = mark(given, single, {key: row["answer"] for key, row in rows.items()}) if single else None
-    return result(
-        len(right), figures, counts(rows, given), invalid=invalid, per_question=single, marks=marks
-    )
+    return result(len(right), figures, counts(rows, given), invalid=invalid, per_question=single, marks=marks)
 
 
 def _golds(found: Sequence[Document]) -> tuple[dict[str, dict[str, Any]], Mapping[Any, str]]:

@@ -158,7 +158,8 @@ def export_config(config: VideoLlavaConfig) -> dict[str, Any]:
     """config.json for transformers' VideoLlavaForConditionalGeneration, which must be able to hold it."""
     kept: str | None = getattr(config, "transformers_config", None)
     if kept is not None:
-        return dict(json.loads(kept))
+        given: dict[str, Any] = json.loads(kept)
+        return given | ({"video_seq_length": config.video_tokens()} if "video_seq_length" in given else {})
     vision = {name: getattr(config.vision_config, name) for name in CLIP}
     rows = extended_rows(config)
     text = {**config.text_config.to_dict(), "vocab_size": rows}

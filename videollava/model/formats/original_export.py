@@ -28,6 +28,8 @@ TORCH = {
     "BF16": torch.bfloat16,
     "I64": torch.int64,
 }
+# What may have changed since a model came from the original's layout.
+CHANGEABLE = ("vocab_size", "tie_word_embeddings", "mm_projector_type", "mm_vision_select_layer")
 PROJECTOR = re.compile(r"^model\.multi_modal_projector\.linear_(\d+)\.(weight|bias)$")
 
 
@@ -65,10 +67,27 @@ def buffers(config: VideoLlavaConfig) -> dict[str, Tensor]:
 
 
 def export_config(config: VideoLlavaConfig) -> dict[str, Any]:
-    """config.json of the original's layout; one that came from there goes back as it was."""
+    """config.json of the original's layout.
+
+    One that came from there goes back as it was, but for changes since.
+    """
+    made = _make_config(config)
     kept: str | None = getattr(config, "original_config", None)
-    if kept is not None:
-        return dict(json.loads(kept))
+    if kept is None:
+        return made
+    given: dict[str, Any] = json.loads(kept)
+    for name, value in made.items():
+        if name in given and name in CHANGEABLE and given[name] != value:
+            given[name] = value
+    for kind in config.towers:
+        frames = _tower(config, kind).num_frames
+        inline = given.get(f"{kind}_tower_config")
+        if inline is not None and inline["vision_config"].get("num_frames", 1) != frames:
+            inline["vision_config"]["num_frames"] = frames
+    return given
+
+
+def _make_config(config: VideoLlavaConfig) -> dict[str, Any]:
     language: Any = config.text_config
     if language.model_type != "llama":
         raise InputError(

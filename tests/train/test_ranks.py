@@ -1,0 +1,136 @@
+"""Several ranks learn what one does: real processes, one rank with images only, the other with videos only."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from micro import MICRO, ROOT
+from rank_worker import STEPS, arrange
+from safetensors.torch import load_file
+
+from videollava import cli
+from videollava.model import checkpoint
+
+HERE = Path(__file__).parent
+OPTIONS = ["--params", str(ROOT / "videollava/profiles/tiny.yaml")]
+RANKS = 2
+
+
+def arguments(stage: str, *changes: str) -> list[str]:
+    """The command line of a stage with the micro parameters."""
+    settings = (*MICRO, "pretrain.cache_features=false", "finetune.cache_features=false", *changes)
+    return [stage, *OPTIONS, *(part for setting in settings for part in ("--set", setting))]
+
+
+def launch(
+    folder: Path, stage: str, *changes: str, ranks: int = RANKS, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a stage on `ranks` processes in `folder`."""
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{ROOT}", "VIDEOLLAVA_FOLLOWED": "1", **environment}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return subprocess.run(
+        [*command, str(HERE / "rank_worker.py"), *arguments(stage, *changes)],
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+def losses(folder: Path, stage: str) -> list[float]:
+    """The loss of each step, as the run's curve has it."""
+    with open(folder / "plots" / f"{stage}.csv") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def alone(
+    workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """Both stages (or one) in this process, on one rank."""
+    arrange(monkeypatch.setattr)
+    monkeypatch.setenv("VIDEOLLAVA_FOLLOWED", "1")
+
+    def run(name: str, *stages: str) -> Path:
+        folder = workspace(name)
+        monkeypatch.chdir(folder)
+        for stage in stages:
+            assert cli.main(arguments(stage)) == 0
+        return folder
+
+    return run
+
+
+def check_equal(ours: Path, expected: Path, stage: str) -> None:
+    """The same losses, the same result, and nothing written twice."""
+    found, wanted = losses(ours, stage), losses(expected, stage)
+    assert len(found) == STEPS
+    assert found == pytest.approx(wanted, abs=1e-5)
+    assert found[-1] < found[0]
+    assert len(list((ours / "runs" / stage).glob("*.jsonl"))) == 1
+    file = {"pretrain": "projector/projector.safetensors", "finetune": "videollava/model.safetensors"}[stage]
+    weights, others = load_file(ours / "models" / file), load_file(expected / "models" / file)
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], rtol=0, atol=1e-4, msg=name)
+    if stage == "finetune":
+        assert checkpoint.load(ours / "models/videollava").tokenizer is not None
+
+
+def test_two_ranks_learn_as_one_does(alone: Callable[..., Path], workspace: Callable[[str], Path]) -> None:
+    expected, ours = alone("one", "finetune"), workspace("two")
+    done = launch(ours, "finetune")
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_equal(ours, expected, "finetune")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deepspeed", ["none", "zero2", "zero3"])
+def test_both_stages_on_two_ranks_and_back_after_a_kill(
+    alone: Callable[..., Path], workspace: Callable[[str], Path], deepspeed: str
+) -> None:
+    expected, ours = alone("one", "pretrain", "finetune"), workspace("two")
+    options = [f"{stage}.deepspeed={deepspeed}" for stage in ("pretrain", "finetune")]
+    for stage in ("pretrain", "finetune"):
+        done = launch(ours, stage, *options)
+        assert done.returncode == 0, done.stderr[-3000:]
+        check_equal(ours, expected, stage)
+    # Killed at the fourth step: the rest is the same run.
+    broken = workspace("broken")
+    for name in ("models/projector",):
+        (broken / name).mkdir(parents=True)
+        for file in (ours / name).iterdir():
+            (broken / name / file.name).write_bytes(file.read_bytes())
+    assert launch(broken, "finetune", *options, KILL_AFTER="3").returncode != 0
+    assert not (broken / "models/videollava").exists()
+    # Another number of ranks is refused, with the way out.
+    done = launch(broken, "finetune", *options, ranks=1)
+    assert done.returncode != 0
+    assert "made with ranks = 2, this run has 1" in done.stderr
+    done = launch(broken, "finetune", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "goes on after step 3" in done.stdout
+    assert losses(broken, "finetune") == losses(ours, "finetune")
+    assert load_file(broken / "models/videollava/model.safetensors").keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deepspeed", ["none", "zero3"])
+def test_an_adapter_on_two_ranks(alone: Callable[..., Path], workspace: Callable[[str], Path], deepspeed: str) -> None:
+    ours = workspace("two")
+    options = [f"finetune.deepspeed={deepspeed}", "finetune.adapter=lora", "finetune.lora={r: 4, alpha: 8, dropout: 0.0}"]
+    done = launch(ours, "finetune", *options, "finetune.cache_features=true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("features of") == 1  # made once, by rank 0
+    assert losses(ours, "finetune")[-1] < losses(ours, "finetune")[0]
+    names = load_file(ours / "models/videollava/adapter/adapter_model.safetensors")
+    assert any("lora_B" in name and weight.abs().max() > 0 for name, weight in names.items())
+    checkpoint.load(ours / "models/videollava")

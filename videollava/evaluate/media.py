@@ -1,0 +1,193 @@
+"""Media of an evaluation as encoder features: decoded ahead in workers, each once a window, none skipped.
+
+What cannot be read is reported with its reason; a file that kills the process decoding it is one of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from videollava.data.media import load_pixels
+from videollava.data.pool import Pool
+from videollava.data.shards import Shards
+from videollava.errors import InputError
+from videollava.evaluate.questions import Item, Medium
+
+__all__ = ["Encode", "Encoded", "Reader", "blindfold", "encode_windows", "mean_features", "media_of"]
+
+AT_ONCE = {"image": 128, "video": 16}  # media through an encoder in one call
+AHEAD = 8  # decoded media that wait, for each worker
+AVERAGED = 256  # media of a kind whose mean blinds
+LIGHT = 32 << 20  # bytes of media up to which starting workers costs more than they save
+HOPELESS = 8  # unreadable media, and no readable one, after which a run ends
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features (tokens, dim) of a window's media, and why others have none."""
+
+    features: dict[Medium, Tensor]
+    problems: dict[Medium, str]
+
+
+Encode = Callable[[Sequence[Sequence[Medium]]], Iterator[Encoded]]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Where media are and how they become pixels, as a model's encoders take them; goes to worker processes.
+
+    Numbers are media of data/prepared in `workspace`, paths are relative to it.
+    """
+
+    workspace: Path
+    image_size: int
+    video_size: int
+    frames: int
+    aspect: Literal["pad", "crop"] = "pad"
+
+    @classmethod
+    def of(cls, config: Any, workspace: Path, aspect: Literal["pad", "crop"]) -> Reader:
+        """For the model of this VideoLlavaConfig."""
+        images, videos = config.vision_config, config.video_config
+        return cls(workspace, int(images.image_size), int(videos.image_size), int(videos.num_frames), aspect)
+
+    def __call__(self, medium: Medium) -> Pixels | str:
+        """Pixels (3, H, W) or (T, 3, H, W), or why there are none."""
+        kind, key = medium
+        try:
+            source = self.workspace / key if isinstance(key, str) else self._shards().read(key)
+            size = self.video_size if kind == "video" else self.image_size
+            return np.asarray(load_pixels(kind, source, size, self.frames, self.aspect))
+        except InputError as error:
+            return str(error).replace(f"{self.workspace}/", "")
+
+    def size(self, medium: Medium) -> int:
+        """Bytes of its file; 0 where there is none."""
+        _, key = medium
+        if isinstance(key, int):
+            return int(self._shards().media["size"][key].as_py())
+        path = self.workspace / key
+        return path.stat().st_size if path.is_file() else 0
+
+    def _shards(self) -> Shards:
+        prepared = self.workspace / "data/prepared"
+        return _open_shards(prepared, (prepared / "media.arrow").stat().st_mtime_ns)
+
+
+def media_of(items: Sequence[Item]) -> list[Medium]:
+    """The distinct media of questions, in the order they first come."""
+    return list(dict.fromkeys(chain.from_iterable(item.seen for item in items)))
+
+
+def encode_windows(
+    model: Any, reader: Reader, workers: int, windows: Sequence[Sequence[Medium]]
+) -> Iterator[Encoded]:
+    """Features of the media of each window in turn; later windows' are decoded meanwhile, a bounded number ahead.
+
+    InputError where nothing at all can be read: that is a wrong folder or a missing decoder, not missing media.
+    """
+    used = workers if _is_much(chain.from_iterable(windows), reader) else 0
+    read, unread = 0, 0
+    with Pool(used) as pool:
+        every = chain.from_iterable(windows)
+        decoded = pool.stream(reader, every, crashed=_crashed, window=max(16, AHEAD * used))
+        for window in windows:
+            encoded = _encode_window(model, window, decoded)
+            read, unread = read + len(encoded.features), unread + len(encoded.problems)
+            if not read and unread >= HOPELESS:
+                problem = next(iter(encoded.problems.values()))
+                raise InputError(f"none of the first {unread} media can be read: {problem}")
+            yield encoded
+
+
+def blindfold(model: Any, reader: Reader, workers: int, media: Sequence[Medium]) -> Encode:
+    """Every medium as the mean of its kind among `media`, which is computed when first needed."""
+
+    def encode(windows: Sequence[Sequence[Medium]]) -> Iterator[Encoded]:
+        means = mean_features(model, reader, workers, media) if windows else {}
+        for window in windows:
+            features = {medium: means[medium[0]] for medium in window if medium[0] in means}
+            unread = [medium for medium in window if medium[0] not in means]
+            yield Encoded(features, dict.fromkeys(unread, "none of its kind could be read"))
+
+    return encode
+
+
+@torch.inference_mode()
+def mean_features(model: Any, reader: Reader, workers: int, media: Sequence[Medium]) -> dict[str, Tensor]:
+    """For each kind the mean features (tokens, dim) of its media (of 256 of them, spread, where there are more):
+    what a model sees that cannot look.
+    """
+    means = {}
+    for kind in dict.fromkeys(kind for kind, _ in media):
+        own = [medium for medium in media if medium[0] == kind]
+        chosen = own[:: max(1, len(own) // AVERAGED)][:AVERAGED]
+        total, count = None, 0
+        parts = [chosen[start : start + AT_ONCE[kind]] for start in range(0, len(chosen), AT_ONCE[kind])]
+        for encoded in encode_windows(model, reader, workers, parts):
+            rows = list(encoded.features.values())
+            if rows:
+                summed = torch.stack(rows).double().sum(0)
+                total, count = summed if total is None else total + summed, count + len(rows)
+        if total is not None:
+            means[kind] = (total / count).to(next(model.parameters()).dtype)
+    return means
+
+
+@torch.inference_mode()
+def _encode_window(model: Any, window: Sequence[Medium], decoded: Iterator[Pixels | str]) -> Encoded:
+    waiting: dict[str, dict[Medium, Pixels]] = {"image": {}, "video": {}}
+    encoded = Encoded({}, {})
+    for medium, found in zip(window, decoded, strict=False):
+        kind = medium[0]
+        if isinstance(found, str):
+            encoded.problems[medium] = found
+            continue
+        waiting[kind][medium] = found
+        if len(waiting[kind]) == AT_ONCE[kind]:
+            encoded.features.update(_encode(model, kind, waiting[kind]))
+            waiting[kind] = {}
+    for kind, rest in waiting.items():
+        encoded.features.update(_encode(model, kind, rest))
+    return encoded
+
+
+def _encode(model: Any, kind: str, pixels: dict[Medium, Pixels]) -> dict[Medium, Tensor]:
+    if not pixels:
+        return {}
+    weight = next(model.parameters())
+    call = model.encode_images if kind == "image" else model.encode_videos
+    stacked = torch.from_numpy(np.stack(list(pixels.values())))
+    rows = call(stacked.to(weight.device, weight.dtype))
+    return dict(zip(pixels, rows, strict=True))
+
+
+def _is_much(media: Iterable[Medium], reader: Reader) -> bool:
+    """Whether decoding is worth starting processes."""
+    total = 0
+    for medium in media:
+        total += reader.size(medium)
+        if total > LIGHT:
+            return True
+    return False
+
+
+def _crashed(medium: Medium) -> str:
+    return f"{medium[1]}: the process that decoded it died; check the file, then save it again"
+
+
+@lru_cache(maxsize=2)
+def _open_shards(prepared: Path, written: int) -> Shards:
+    return Shards(prepared)

@@ -1,0 +1,135 @@
+"""Bytes of GPU memory that training takes, from shapes alone: weights, gradients, optimizer, activations.
+
+Counted is what transformers' Llama keeps for the backward pass (tests/train/test_memory.py holds the formula against
+autograd's own account), AdamW's state, and what DeepSpeed's stages leave of these on each GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from videollava.params import Train
+
+__all__ = ["DEVICE_GIB", "Footprint", "Weights", "footprint", "pack_bytes"]
+
+GIB = 2**30
+# What a program gets of one device, GiB.
+DEVICE_GIB = {"A100": 79.0, "H100": 79.0, "H200": 140.0, "B200": 178.0, "L40S": 44.0, "A10G": 22.0}
+CONTEXT = 1.2 * GIB  # CUDA, cuBLAS and NCCL of a process
+SLACK = 1.04  # the allocator's holes
+QUANTIZED = 0.56  # bytes of a 4-bit weight with its scales
+# infra/deepspeed: two buffers of a reduce bucket, one of an all-gather bucket, weights alive at once (ZeRO-3).
+BUCKETS = {"zero2": 3 * 200e6, "zero3": 3 * 50e6}
+ALIVE = 1e9
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Numbers of weights: those that learn, those that do not, and how many of these are held in 4 bits."""
+
+    learned: int
+    frozen: int
+    quantized: int = 0
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on one GPU at the worst pack; `host`: bytes in the machine's memory for each GPU (offloading)."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    host: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """What the device must have."""
+        return CONTEXT + SLACK * (self.weights + self.gradients + self.optimizer + self.activations)
+
+
+def footprint(
+    weights: Weights,
+    config: Any,
+    settings: Train,
+    language_learns: bool,
+    ranks: int,
+    tokens: int,
+    targets: int,
+    **changes: Any,
+) -> Footprint:
+    """Predicted peak of one of `ranks` GPUs while it trains on a pack of `tokens` with `targets` labels.
+
+    config: of the whole model. changes: settings to predict for instead of the given ones.
+    """
+    settings = dataclasses.replace(settings, **changes)
+    token, target = pack_bytes(config.text_config, settings, language_learns)
+    language = token * tokens + target * targets
+    state = _whole(weights, settings) if settings.deepspeed == "none" else _sharded(weights, settings, ranks)
+    # The encoders are done, and their memory free, before the language model begins.
+    return dataclasses.replace(state, activations=max(language, _encoder_bytes(config, settings) * tokens))
+
+
+def pack_bytes(text_config: Any, settings: Train, language_learns: bool) -> tuple[float, float]:
+    """Bytes kept for the backward pass per token of a pack, and more per target token."""
+    width, mlp, layers = text_config.hidden_size, text_config.intermediate_size, text_config.num_hidden_layers
+    compute = 2 if settings.precision == "bf16" else 4
+    adapted = settings.adapter != "none" and language_learns
+    whole = language_learns and not adapted
+    # The residual stream has the embedding's type: float32 where that learns without DeepSpeed.
+    stream = 4 if whole and settings.deepspeed == "none" else compute
+    layer = _layer_bytes(width, mlp, compute, stream, whole) + (_adapter_bytes(width, mlp, compute) if adapted else 0)
+    ends = (4 + 2 * stream + 4 * compute + 1) * width
+    if settings.gradient_checkpointing:
+        # Each layer keeps its input; one at a time is computed again in full.
+        return stream * width * layers + layer + ends, (8 + compute) * text_config.vocab_size
+    return layer * layers + ends, (8 + compute) * text_config.vocab_size
+
+
+def _layer_bytes(width: int, mlp: int, compute: int, stream: int, learned: bool) -> float:
+    """Two norms (in float32), rotated queries, keys, values and output, three MLP tensors; inputs of weights that
+    learn.
+    """
+    kept = 2 * 4 * width + 4 * compute * width + 3 * compute * mlp
+    return kept + (2 * (stream + compute) * width + compute * mlp if learned else 0)
+
+
+def _adapter_bytes(width: int, mlp: int, compute: int) -> float:
+    """LoRA keeps the dropped-out input of all seven linear layers, its mask, and it in the type it computes in."""
+    return (4 + compute + 1) * (6 * width + mlp)
+
+
+def _encoder_bytes(config: Any, settings: Train) -> float:
+    """What a frozen encoder holds at once per visual token, its pixels included."""
+    if settings.cache_features:
+        return 0.0
+    vision = config.vision_config
+    compute = 2 if settings.precision == "bf16" else 4
+    pixels = (4 + compute) * vision.num_channels * vision.patch_size**2
+    return float(compute * (7 * vision.hidden_size + 2 * vision.intermediate_size) + pixels)
+
+
+def _whole(weights: Weights, settings: Train) -> Footprint:
+    compute = 2 if settings.precision == "bf16" else 4
+    frozen = compute * (weights.frozen - weights.quantized) + QUANTIZED * weights.quantized
+    copies = 2 * weights.learned if settings.precision == "bf16" else 0  # made by autocast
+    return Footprint(4 * weights.learned + copies + frozen, 4 * weights.learned, 8 * weights.learned, 0)
+
+
+def _sharded(weights: Weights, settings: Train, ranks: int) -> Footprint:
+    stage, _, offload = settings.deepspeed.partition("-")
+    compute = 2 if settings.precision == "bf16" else 4
+    held = compute * (weights.learned + weights.frozen - weights.quantized) + QUANTIZED * weights.quantized
+    buckets = compute * min(BUCKETS[stage], 3 * weights.learned)
+    gradients, moments = compute * weights.learned / ranks, 16 * weights.learned / ranks
+    if stage == "zero3":
+        held, alive = held / ranks, compute * min(ALIVE, weights.learned + weights.frozen)
+    else:
+        alive = 0
+    if not offload:
+        return Footprint(held + alive, gradients + buckets, moments, 0)
+    if stage == "zero3":
+        return Footprint(alive, buckets, 0, 0, host=held + gradients + moments)
+    return Footprint(held, gradients + buckets, 0, 0, host=moments)

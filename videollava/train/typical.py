@@ -1,0 +1,76 @@
+"""Lengths of samples that are only known by number: what planning uses before anything is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from videollava.data.packing import Lengths
+from videollava.errors import InputError
+from videollava.params import Params, Train
+from videollava.train.cost import Prices
+
+__all__ = ["MEDIUM_BYTES", "Samples", "parse_samples", "typical_lengths"]
+
+DRAWN = 100_000  # this many are laid out; the rest follows in proportion
+# Text tokens (from, to) of an image's, a video's and a text's conversation, and the share of them that is learned:
+# the original's training sets.
+TEXTS = {
+    "pretrain": ((20, 60), (20, 60), (20, 60), 0.6),
+    "finetune": ((50, 700), (30, 300), (50, 2000), 0.42),
+}
+MEDIUM_BYTES = {"image": 100e3, "video": 2e6}
+PAPER = "pretrain=558000,702000,0 and finetune=625000,100000,40000"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Numbers of samples with an image, with a video, and of text alone."""
+
+    images: int
+    videos: int
+    texts: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.images + self.videos + self.texts
+
+
+def parse_samples(texts: list[str]) -> dict[str, Samples]:
+    """["pretrain=558000,702000,0", ..] by stage; InputError on anything else."""
+    found = {}
+    for text in texts:
+        stage, _, numbers = text.partition("=")
+        counts = numbers.split(",")
+        if stage not in TEXTS or len(counts) != 3 or not all(count.strip().isdigit() for count in counts):
+            raise InputError(f"--samples {text}: write STAGE=IMAGES,VIDEOS,TEXTS (the paper's: {PAPER})")
+        found[stage] = Samples(*map(int, counts))
+    return found
+
+
+def typical_lengths(
+    stage: str, params: Params, samples: Mapping[str, Samples], prices: Prices
+) -> tuple[Lengths, float]:
+    """Lengths of the stated samples, at most DRAWN of them, and how many times as many there are."""
+    stated = samples.get(stage)
+    if stated is None or stated.total == 0:
+        raise InputError(
+            f"data/prepared has no {stage} split: run `videollava prepare`, or state the numbers of samples with "
+            f"--samples {stage}=IMAGES,VIDEOS,TEXTS (the paper's: {PAPER})"
+        )
+    counts = np.array([stated.images, stated.videos, stated.texts])
+    drawn = np.ceil(counts / max(1.0, stated.total / DRAWN)).astype(int)
+    kind = np.repeat(np.arange(3), drawn)
+    *ranges, learned = TEXTS[stage]
+    draw = np.random.default_rng(params.seed)
+    text = np.concatenate([draw.integers(*bounds, size) for bounds, size in zip(ranges, drawn, strict=True)])
+    settings: Train = getattr(params, stage)
+    visual = np.array([params.model.image_tokens, params.model.video_tokens, 0])[kind]
+    # Preparing cuts text to max_tokens, never the visual tokens.
+    text = np.minimum(text, np.maximum(settings.max_tokens - visual, 8))
+    tokens, targets = (visual + text).astype(np.int64), np.ceil(text * learned).astype(np.int64)
+    media = [(kind == place).astype(np.int64) for place in (0, 1)]
+    return Lengths(tokens, targets, prices.cost(tokens, targets, *media)), stated.total / len(kind)
