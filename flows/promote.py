@@ -17,14 +17,14 @@ __all__ = ["promote"]
 
 
 @flow(name="promote", log_prints=False)
-def promote(version: str, force: bool = False, workspace: str = "") -> Any:
+def promote(version: int | str, force: bool = False, workspace: str = "") -> Any:
     """Make `version` (a number or models:/... address) champion if the gate allows, or whatever it says
     (`force`).
 
     The run fails, with the gate's reasons, where the gate refuses.
     """
     root = Path(workspace).resolve() if workspace else repository()
-    decision, move = registry.promote(root, load_params(root / "params.yaml"), version, force)
+    decision, move = registry.promote(root, load_params(root / "params.yaml"), str(version), force)
     create_table_artifact(
         decision.cells(), key="scores", description=f"version {version} against the champion"
     )

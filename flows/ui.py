@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import sys
 import time
@@ -29,15 +31,18 @@ __all__ = ["serve"]
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
+GRACE_SECONDS = 3.0
 
 
 def serve(root: Path) -> None:
     """Start what is not there yet, print the addresses, and wait; both are ended on the way out."""
+    print("starting the pages (some 20 s)", flush=True)
     with ExitStack() as stack:
         prefect, starting = _prefect(root, stack)
         mlflow = _mlflow(root, stack)
         if starting:
             wait_until_up(f"{prefect}/api")
+            _make_pool(f"{prefect}/api")
         if mlflow.startswith("http"):
             _wait_for_page(mlflow)
         print(f"Prefect  {prefect}\nMLflow   {mlflow}\nCtrl-C ends both", flush=True)
@@ -58,8 +63,19 @@ def _prefect(root: Path, stack: ExitStack) -> tuple[str, bool]:
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
     }
     log = stack.enter_context((folder / "server.log").open("ab"))
-    stack.enter_context(Supervised(server_command(port), root, environment, log.fileno()))
+    stack.enter_context(Supervised(server_command(port), root, environment, log.fileno(), GRACE_SECONDS))
     return f"http://127.0.0.1:{port}", True
+
+
+def _make_pool(api: str) -> None:
+    """The pool that prefect.yaml names: `prefect deploy --all` wants it there."""
+    body = json.dumps({"name": "local", "type": "process", "base_job_template": {}}).encode()
+    request = urllib.request.Request(f"{api}/work_pools/", body, {"Content-Type": "application/json"})
+    try:
+        urllib.request.urlopen(request, timeout=30).close()
+    except urllib.error.HTTPError as error:
+        if error.code != 409:  # it is there already
+            raise
 
 
 def _mlflow(root: Path, stack: ExitStack) -> str:
@@ -71,8 +87,10 @@ def _mlflow(root: Path, stack: ExitStack) -> str:
     port = _port(MLFLOW_PORT)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", uri, "--workers", "1"]
+    # Pages only: none of the seven processes with which it would run jobs.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     log = stack.enter_context((root / ".mlflow" / "server.log").open("ab"))
-    stack.enter_context(Supervised(command, root, None, log.fileno()))
+    stack.enter_context(Supervised(command, root, environment, log.fileno(), GRACE_SECONDS))
     return f"http://127.0.0.1:{port}"
 
 

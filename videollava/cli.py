@@ -85,7 +85,9 @@ def _stage(name: str) -> Command:
         if name == "evaluate":
             parser.add_argument("--model", type=Path, help="another model folder than models/videollava")
             parser.add_argument("--out", type=Path, help="where its predictions, report and metrics.json go")
-            parser.add_argument("--champion", type=Path, help="with --model: an evaluation folder to compare with")
+            parser.add_argument(
+                "--champion", type=Path, help="with --model: an evaluation folder to compare with"
+            )
             parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
 
     def run(arguments: Arguments) -> None:
@@ -233,7 +235,9 @@ def _run_score(arguments: Arguments) -> None:
 
 def _add_submission(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmark")
-    parser.add_argument("--questions", type=Path, nargs="+", required=True, help="the benchmark's question files")
+    parser.add_argument(
+        "--questions", type=Path, nargs="+", required=True, help="the benchmark's question files"
+    )
     parser.add_argument("--answers", type=Path, required=True, help="the predictions")
     parser.add_argument("--out", type=Path, required=True, help="the file to upload")
 
@@ -248,9 +252,13 @@ def _run_submission(arguments: Arguments) -> None:
 def _add_judge(parser: argparse.ArgumentParser) -> None:
     _add_params(parser)
     parser.add_argument("benchmark")
-    parser.add_argument("--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order")
+    parser.add_argument(
+        "--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order"
+    )
     parser.add_argument("--answers", type=Path, required=True, help="the predictions")
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the replies and what was judged so far")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a folder for the replies and what was judged so far"
+    )
 
 
 def _run_judge(arguments: Arguments) -> None:
@@ -287,26 +295,47 @@ def _run_compare(arguments: Arguments) -> None:
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path)
+    parser.add_argument("source", help="a folder of any known format, or a hub id")
     parser.add_argument("target", type=Path)
     parser.add_argument("--to", choices=("ours", "original", "transformers"), default="ours")
+    _add_conversion(parser)
+
+
+def _add_conversion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", help="the model under an adapter or a projector alone, where it is not found"
+    )
+    parser.add_argument(
+        "--no-check",
+        dest="check",
+        action="store_false",
+        default=None,
+        help="compare no logits before and after",
+    )
 
 
 def _run_convert(arguments: Arguments) -> None:
     from videollava.model.convert import convert
 
-    print(convert(arguments.source, arguments.target, arguments.to))
+    done = convert(arguments.source, arguments.target, arguments.to, arguments.base, arguments.check)
+    _say_converted(done)
+
+
+def _say_converted(done: Any) -> None:
+    compared = "logits not compared" if done.difference is None else f"logits differ by {done.difference:.2g}"
+    print(f"{done.folder}: {compared}{'; ' + done.note if done.note else ''}")
 
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", type=Path)
+    parser.add_argument("adapter", help="a LoRA folder, ours or the original's")
     parser.add_argument("target", type=Path)
+    _add_conversion(parser)
 
 
 def _run_merge(arguments: Arguments) -> None:
     from videollava.model.convert import merge
 
-    print(merge(arguments.adapter, arguments.target))
+    _say_converted(merge(arguments.adapter, arguments.target, arguments.base, arguments.check))
 
 
 def _add_ask(parser: argparse.ArgumentParser) -> None:
@@ -327,7 +356,9 @@ def _run_ask(arguments: Arguments) -> None:
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     _add_params(parser)
     parser.add_argument("--gpus", type=int, default=1, metavar="N")
-    parser.add_argument("--gpu", default="", metavar="KIND", help="A100, H100, H200, ..; default: this machine's")
+    parser.add_argument(
+        "--gpu", default="", metavar="KIND", help="A100, H100, H200, ..; default: this machine's"
+    )
     parser.add_argument("--mfu", type=float, default=0.4, help="the share of the peak to reckon with (0.4)")
     parser.add_argument(
         "--samples",
@@ -367,8 +398,12 @@ COMMANDS = {
     "score": Command(
         "figures of a predictions file, as the official code gives them", _add_score, _run_score
     ),
-    "judge": Command("have open answers graded, as evaluate.judge says; then `score`", _add_judge, _run_judge),
-    "submission": Command("the file that a benchmark's official server takes", _add_submission, _run_submission),
+    "judge": Command(
+        "have open answers graded, as evaluate.judge says; then `score`", _add_judge, _run_judge
+    ),
+    "submission": Command(
+        "the file that a benchmark's official server takes", _add_submission, _run_submission
+    ),
     "normalise": Command("apply an official answer normaliser to lines", _add_normalise, _run_normalise),
     "compare": Command("two evaluations, question by question", _add_compare, _run_compare),
     "convert": Command("a checkpoint into another format", _add_convert, _run_convert),

@@ -52,9 +52,7 @@ def losses(folder: Path, stage: str) -> list[float]:
 
 
 @pytest.fixture
-def alone(
-    workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Path]:
+def alone(workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Both stages (or one) in this process, on one rank."""
     arrange(monkeypatch.setattr)
     monkeypatch.setenv("VIDEOLLAVA_FOLLOWED", "1")
@@ -124,9 +122,15 @@ def test_both_stages_on_two_ranks_and_back_after_a_kill(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("deepspeed", ["none", "zero3"])
-def test_an_adapter_on_two_ranks(alone: Callable[..., Path], workspace: Callable[[str], Path], deepspeed: str) -> None:
+def test_an_adapter_on_two_ranks(
+    alone: Callable[..., Path], workspace: Callable[[str], Path], deepspeed: str
+) -> None:
     ours = workspace("two")
-    options = [f"finetune.deepspeed={deepspeed}", "finetune.adapter=lora", "finetune.lora={r: 4, alpha: 8, dropout: 0.0}"]
+    options = [
+        f"finetune.deepspeed={deepspeed}",
+        "finetune.adapter=lora",
+        "finetune.lora={r: 4, alpha: 8, dropout: 0.0}",
+    ]
     done = launch(ours, "finetune", *options, "finetune.cache_features=true")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("features of") == 1  # made once, by rank 0

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from videollava.data.batches import Layout, read_pixels
 from videollava.data.packing import Plan
 from videollava.data.shards import Shards, load_split
 from videollava.errors import InputError
 
-__all__ = ["Captions", "PairBatch", "Pairs", "plan_pairs", "rows_of"]
+__all__ = ["Captions", "PairBatch", "Pairs", "decode_all", "plan_pairs", "rows_of"]
 
 
 @dataclass
@@ -125,6 +125,26 @@ class Pairs(Dataset[PairBatch]):
         if draw[1] < 0.5:
             pixels = pixels.flip(-2)
         return pixels.transpose(-1, -2) if draw[2] < 0.5 else pixels
+
+
+class _Pixels(Dataset[Tensor]):
+    def __init__(self, shards: Shards, media: Sequence[int], kind: str, layout: Layout) -> None:
+        self.shards, self.media, self.kind, self.layout = shards, media, kind, layout
+
+    def __len__(self) -> int:
+        return len(self.media)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return read_pixels(self.shards, self.media[row], self.kind, self.layout).half()
+
+
+def decode_all(prepared: Path, kind: str, layout: Layout, workers: int) -> dict[int, Tensor]:
+    """Pixels (float16) of all media of one kind that the pairs have, decoded in `workers` processes."""
+    table = load_split(prepared, "align")
+    media = sorted({table["media"][row].as_py()[0] for row in rows_of(prepared, kind)})
+    pixels = _Pixels(Shards(prepared), media, kind, layout)
+    loader = DataLoader(pixels, batch_size=32, num_workers=workers)
+    return dict(zip(media, (row for batch in loader for row in batch), strict=True))
 
 
 class Captions(Dataset[PairBatch]):

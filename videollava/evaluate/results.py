@@ -3,7 +3,8 @@
 predictions/<benchmark>[.blind].jsonl, a line a question:
     {"question_id", "kind", "question", "answer", "prediction", "correct", "media"}
 `correct` counts 100 or 0; a `score` (a share of 100, or a judge's 0-5) stands in its place where a benchmark
-gives parts. A `problem` says why there is no prediction: a medium was missing. metrics.json, in the folder or beside `evaluation/`, says who judged.
+gives parts. A `problem` says why there is no prediction: a medium was missing. metrics.json, in the folder or
+beside `evaluation/`, says who judged.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ def make_accelerator(settings: Train) -> Any:
     precision = "bf16" if settings.precision == "bf16" else "no"
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would search and warn
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # accelerate imports DeepSpeed, which would search and warn
     if settings.deepspeed != "none":
         # `cpu=True` would make accelerate forget DeepSpeed: it finds the CPU by itself, but has to be told of gloo.
         group = InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": "gloo"} if on_cpu else {}))

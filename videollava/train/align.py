@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from videollava.data.batches import Layout
-from videollava.data.pairs import Captions, PairBatch, Pairs, plan_pairs, rows_of
+from videollava.data.pairs import Captions, PairBatch, Pairs, decode_all, plan_pairs, rows_of
 from videollava.data.shards import load_split
 from videollava.errors import InputError
 from videollava.model import checkpoint
@@ -78,10 +78,9 @@ def _take(source: str, kind: str, target: Path) -> None:
 def _begin_image(params: Params, tokenizer: Any) -> LanguageBind:
     pair = LanguageBind(pair_config(params.model, "image", len(tokenizer), POSITIONS))
     if params.bases.image_encoder:
-        from videollava.model.formats.encoder import load_encoder
+        from videollava.model.formats.encoder import load_tower
 
-        given, _ = load_encoder(params.bases.image_encoder, "image")
-        pair.vision_model.load_state_dict(given.vision_model.state_dict())
+        pair.vision_model.load_state_dict(load_tower(params.bases.image_encoder).state_dict())
     else:
         _lay_out_positions(
             pair.vision_model.embeddings.position_embedding.weight, pair.config.vision_config.grid
@@ -164,7 +163,7 @@ def _learn(
     accelerator = make_accelerator(settings)
     layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="pad")
     pairs = len(rows_of(prepared, kind))
-    pixels: dict[int, Tensor] | None = {} if align.keep_pixels else None
+    pixels = decode_all(prepared, kind, layout, align.workers) if align.keep_pixels else None
     packs = [
         Pairs(
             prepared,

@@ -86,31 +86,56 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
 
 
 class TextPacks(Packs):
-    """Conversations without their media; every token is learned."""
+    """Conversations in words alone: a caption stands where the medium was, so there is something to answer from.
+
+    Answers are learned, and captions whole.
+    """
+
+    captions: dict[int, str]
 
     def _sample(self, row: int) -> tuple[Encoded, list[tuple[str, Any]]]:
-        kinds = [self.shards.kind(number) for number in self.records["media"][row].as_py()]
+        media = self.records["media"][row].as_py()
+        kinds = [self.shards.kind(number) for number in media]
         turns = [Turn(role, text) for role, text in json.loads(self.records["conversations"][row].as_py())]
-        encoded = encode(
-            turns, kinds, self.tokenizer, self.layout.template, where=f"split {self.split}, row {row}"
-        )
-        text = [token for token in encoded.input_ids if token >= 0]
-        return Encoded(text, list(text)), []
+        where = f"split {self.split}, row {row}"
+        if self.layout.template == "plain":
+            encoded = encode(turns, kinds, self.tokenizer, "plain", where=where)
+            text = [token for token in encoded.input_ids if token >= 0]
+            return Encoded(text, list(text)), []
+        told = [Turn(turn.role, self._tell(turn.text, kinds, media)) for turn in turns]
+        return encode(told, (), self.tokenizer, self.layout.template, where=where), []
+
+    def _tell(self, text: str, kinds: list[str], media: list[int]) -> str:
+        for kind, number in zip(kinds, media, strict=True):
+            text = text.replace(f"<{kind}>", self.captions.get(number, ""), 1)
+        return text.strip()
+
+
+def _captions(prepared: Path) -> dict[int, str]:
+    """A caption of each medium that the alignment data describe, by its number."""
+    table = load_split(prepared, "align")
+    rows = zip(table["media"].to_pylist(), table["conversations"].to_pylist(), strict=True)
+    return {media[0]: json.loads(talk)[-1][1] for media, talk in rows}
 
 
 def _text_packs(
     prepared: Path, split: str, template: str, tokenizer: Any, params: Params, epoch: int
 ) -> TextPacks:
-    tokens = load_split(prepared, split)["text_tokens"].to_numpy().astype(np.int64)
-    lengths = Lengths(tokens, tokens, tokens.astype(np.float64))
+    table = load_split(prepared, split)
+    targets = table["target_tokens"].to_numpy().astype(np.int64)
+    # A caption takes a few tokens more than the index counts.
+    tokens = table["text_tokens"].to_numpy().astype(np.int64)
+    lengths = Lengths(tokens, tokens if template == "plain" else targets, tokens.astype(np.float64))
     budget = params.bases.batch_tokens
     batch = max(1, int(0.95 * budget / tokens.mean()))  # one pack a step
     plan = plan_epoch(lengths, batch_size=batch, ranks=1, budget=budget, seed=params.seed, epoch=epoch)
-    return TextPacks(
-        prepared, split, tokenizer, Layout.of(params.model, len(tokenizer), template=template), plan
-    )
+    layout = Layout.of(params.model, len(tokenizer), template=template)
+    packs = TextPacks(prepared, split, tokenizer, layout, plan)
+    packs.captions = _captions(prepared)
+    return packs
 
 
 def _forward(model: nn.Module, batch: Batch, share: Tensor | float) -> Tensor:
-    logits = model(batch.input_ids, **packed_kwargs(batch.lengths)).logits[0, :-1]
-    return F.cross_entropy(logits.float(), batch.labels[0, 1:], ignore_index=-100, reduction="sum") / share
+    places = batch.targets
+    logits = model(batch.input_ids, logits_to_keep=places, **packed_kwargs(batch.lengths)).logits[0]
+    return F.cross_entropy(logits.float(), batch.labels[0, places + 1], reduction="sum") / share

@@ -113,7 +113,9 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
         flops=[_step_flops(packs, lengths) / accelerator.num_processes for packs in plans],
         peak_flops=peak_flops(accelerator.device),
         max_dropped=params.prepare.max_quarantined,
-        worst=worst_pack(plans, lengths, pack_bytes(model.config.text_config, settings, kind.language_learns)),
+        worst=worst_pack(
+            plans, lengths, pack_bytes(model.config.text_config, settings, kind.language_learns)
+        ),
     )
     if accelerator.is_main_process:
         _say(job, lengths)

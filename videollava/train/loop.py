@@ -215,7 +215,8 @@ def _bound_dropped(job: Job, dropped: int, steps: int) -> None:
     if dropped > max(10, job.max_dropped * seen):
         raise InputError(
             f"{job.name}: {dropped} of about {seen} records had media that did not decode, more than "
-            f"prepare.max_quarantined ({job.max_dropped:.1%}); the shards in data/prepared are damaged: run prepare again"
+            f"prepare.max_quarantined ({job.max_dropped:.1%}); the shards in data/prepared are damaged: "
+            "run prepare again"
         )
 
 
@@ -271,7 +272,9 @@ def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int]:
     from accelerate.utils import broadcast_object_list
 
     # Rank 0 reads and verifies; the others believe it.
-    (found,) = broadcast_object_list([find_checkpoint(job.checkpoints) if job.accelerator.is_main_process else None])
+    (found,) = broadcast_object_list(
+        [find_checkpoint(job.checkpoints) if job.accelerator.is_main_process else None]
+    )
     if found is None:
         return 0, 0
     _check_same_run(job, found)
@@ -283,7 +286,9 @@ def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int]:
         if missing:
             raise InputError(f"{found.folder}: parameters the model does not have: {', '.join(missing[:3])}")
         optimizer.load_state_dict(state["optimizer"])
-    job.accelerator.print(f"{job.name}: goes on after step {found.step} of {job.steps} ({found.folder.name})", flush=True)
+    job.accelerator.print(
+        f"{job.name}: goes on after step {found.step} of {job.steps} ({found.folder.name})", flush=True
+    )
     return found.step, int(found.about.get("dropped", 0))
 
 

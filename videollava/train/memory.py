@@ -80,7 +80,9 @@ def pack_bytes(text_config: Any, settings: Train, language_learns: bool) -> tupl
     whole = language_learns and not adapted
     # The residual stream has the embedding's type: float32 where that learns without DeepSpeed.
     stream = 4 if whole and settings.deepspeed == "none" else compute
-    layer = _layer_bytes(width, mlp, compute, stream, whole) + (_adapter_bytes(width, mlp, compute) if adapted else 0)
+    layer = _layer_bytes(width, mlp, compute, stream, whole) + (
+        _adapter_bytes(width, mlp, compute) if adapted else 0
+    )
     ends = (4 + 2 * stream + 4 * compute + 1) * width
     if settings.gradient_checkpointing:
         # Each layer keeps its input; one at a time is computed again in full.

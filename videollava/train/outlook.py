@@ -20,14 +20,19 @@ def as_text(outlook: Outlook) -> str:
     for look in outlook.stages:
         lines += ["", *_stage_lines(look, outlook)]
     sizes = f"data {_size(disk.data)}, features {_size(disk.features)}, models {_size(disk.models)}, "
-    lines += ["", f"disk: {sizes}checkpoints {_size(disk.checkpoints)}{'' if disk.measured else ' (data: assumed)'}"]
+    lines += [
+        "",
+        f"disk: {sizes}checkpoints {_size(disk.checkpoints)}{'' if disk.measured else ' (data: assumed)'}",
+    ]
     return "\n".join(lines)
 
 
 def _stage_lines(look: StageOutlook, outlook: Outlook) -> list[str]:
     load, need = look.load, look.need
     source = "from data/prepared" if load.measured else "stated, with typical lengths"
-    hours = f"{look.hours:.1f} h at {outlook.mfu:.0%} MFU (assumed)" if look.hours else "hours: peak not known"
+    hours = (
+        f"{look.hours:.1f} h at {outlook.mfu:.0%} MFU (assumed)" if look.hours else "hours: peak not known"
+    )
     lines = [
         f"{look.stage}: {load.samples:,} samples ({source}), {load.tokens:,} tokens an epoch, "
         f"{load.targets / load.tokens:.1%} of them targets",
@@ -74,7 +79,11 @@ def as_json(outlook: Outlook) -> str:
             {"deepspeed": name, "gradient_checkpointing": on, "total": need.total, **dataclasses.asdict(need)}
             for (name, on), need in look.memory.items()
         ]
-        rest = {key: value for key, value in vars(look).items() if key not in ("load", "weights", "memory", "chosen")}
+        rest = {
+            key: value
+            for key, value in vars(look).items()
+            if key not in ("load", "weights", "memory", "chosen")
+        }
         chosen = {"deepspeed": look.chosen[0], "gradient_checkpointing": look.chosen[1]}
         return {
             **rest,

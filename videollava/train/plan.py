@@ -271,7 +271,9 @@ def _weights(model: Any, settings: Train, learns: bool) -> Weights:
         head = 0 if model.config.tie_word_embeddings else model.lm_head.weight.numel()
         language = sum(p.numel() for p in model.model.language_model.parameters()) + head
         return Weights(language + projector, every - language - projector)
-    linear = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(TARGETS, name)]
+    linear = [
+        m for name, m in model.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(TARGETS, name)
+    ]
     low_rank = settings.lora.r * sum(m.in_features + m.out_features for m in linear)
     quantized = sum(m.weight.numel() for m in linear) if settings.adapter == "qlora" else 0
     # The projector learns as a copy beside its frozen original.
@@ -297,7 +299,9 @@ def _remedy(
                     tokens_per_pack=size,
                 )
                 tokens, targets = (round(n * min(1.0, size / load.worst[0])) for n in load.worst)
-                need = footprint(weights, config, changed, stage == "finetune", hardware.gpus, tokens, targets)
+                need = footprint(
+                    weights, config, changed, stage == "finetune", hardware.gpus, tokens, targets
+                )
                 if need.total <= FILLED * hardware.memory:
                     return f"{_difference(stage, settings, changed)} ({need.total / GIB:.0f} GiB)"
     return ""
@@ -324,7 +328,9 @@ def _disk(
         counts = _count_media(prepared)
         shards = float(sum(file.stat().st_size for file in prepared.rglob("*") if file.is_file()))
     else:
-        counts = {kind: sum(getattr(stated, f"{kind}s") for stated in samples.values()) for kind in MEDIUM_BYTES}
+        counts = {
+            kind: sum(getattr(stated, f"{kind}s") for stated in samples.values()) for kind in MEDIUM_BYTES
+        }
         shards = sum(counts[kind] * size for kind, size in MEDIUM_BYTES.items())
     cached = any(getattr(params, look.stage).cache_features for look in stages)
     tokens = {"image": params.model.image_tokens, "video": params.model.video_tokens}
