@@ -34,7 +34,8 @@ def test_clips_are_the_same_whatever_the_workers(tmp_path: Path) -> None:
     }
     entries = [json.loads(line) for line in (raw / "train.jsonl").read_text().splitlines()]
     with tarfile.open(raw / "train.tar") as archive:
-        assert archive.getnames() == [entry["video"] for entry in entries]
+        held = [name for entry in entries for name in (entry["video"], entry["still"]["image"])]
+        assert archive.getnames() == held
     assert len(entries) == 12
     assert not list((tmp_path / "1/checkpoints/fetch").iterdir())
 

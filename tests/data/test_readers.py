@@ -98,7 +98,7 @@ def test_clips(tmp_path: Path) -> None:
     folder = tmp_path / "data/raw/toy_clips"
     entries = [entry for entry in read(CLIPS, folder) if not isinstance(entry, Rejected)]
     assert Counter(split for split, _ in entries) == {
-        "align": 12,
+        "align": 24,  # each clip, and a still of it
         "pretrain": 12,
         "finetune": 12,
         "test-toy_video_qa": 4 * 8 + 4 * 10,
@@ -108,7 +108,7 @@ def test_clips(tmp_path: Path) -> None:
     for split, record in entries:
         prefix = "test/" if split.startswith("test") else "train/"
         assert record.media[0].path.startswith(prefix)
-        assert record.turns[0].text.startswith("<video>\n")
+        assert record.turns[0].text.startswith(f"<{record.media[0].kind}>\n")
     assert entries == [entry for entry in read(CLIPS, folder) if not isinstance(entry, Rejected)]
     other = [entry for entry in read(replace(CLIPS, seed=4), folder) if not isinstance(entry, Rejected)]
     assert other != entries
@@ -130,7 +130,7 @@ def test_clips_with_bad_lines(tmp_path: Path) -> None:
     rejected = [entry for entry in found if isinstance(entry, Rejected)]
     assert [entry.record for entry in rejected] == [f"line {number}" for number in range(2, 7)]
     assert [entry.reason for entry in rejected] == ["malformed line", *["malformed record"] * 4]
-    assert sum(not isinstance(entry, Rejected) and entry[0] == "align" for entry in found) == 2
+    assert sum(not isinstance(entry, Rejected) and entry[0] == "pretrain" for entry in found) == 2
     (folder / "test.jsonl").unlink()
     with pytest.raises(InputError, match=r"test\.jsonl: not found; run `videollava fetch`"):
         read(CLIPS, folder)
