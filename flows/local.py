@@ -171,7 +171,7 @@ def _report(root: Path, state: Any) -> int:
         error = state.result(raise_on_failure=False)
         if isinstance(error, BaseException) and not isinstance(error, InputError | StageFailed):
             traceback.print_exception(error)
-        print(f"\nretraining failed: {error}", file=sys.stderr)
+        print(f"\nretraining failed: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return getattr(error, "status", 0) or 1
     result = state.result()
     print("\nstage       outcome     seconds")

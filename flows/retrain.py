@@ -129,9 +129,9 @@ def judge_version(session: Session, number: int) -> Decision:
     return decision
 
 
-@task(name="promote", task_run_name="promote", cache_policy=NO_CACHE)
+@task(name="promote", task_run_name="promote", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
 def promote_version(session: Session, number: int) -> dict[str, Any] | None:
-    """Make it champion if the gate (asked again, under the lock) allows; None where it stays as it was."""
+    """Make it champion if the gate allows; None where it stays as it was. Gated again if another was faster."""
     _, move = registry.promote(session.root, session.params, str(number))
     get_run_logger().info(
         "champion: %s", f"version {move.to} (was {move.came_from or 'none'})" if move else "unchanged"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import socket
 import sys
 import time
 import types
@@ -250,6 +251,26 @@ def test_an_unpushed_remote_store_is_asked_over_s3_only_where_named(
     with pytest.raises(InputError, match="kind of remote not supported"):
         materialise(manifest, [Store("gs://bucket/x")], tmp_path / "c")
     assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_a_registry_that_is_gone_is_named(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        gone = Tracking(uri=f"http://me:secret@127.0.0.1:{probe.getsockname()[1]}")
+        with pytest.raises(
+            InputError, match=r"the model registry at http://\*\*\*@127.0.0.1:\d+ does not answer"
+        ):
+            champion(workspace, gone)
+
+
+def test_the_newest_version_is_the_default(workspace: Path, params: Params, trained) -> None:
+    with pytest.raises(InputError, match="no version of videollava"):
+        find_version(workspace, params.tracking, "")
+    for weights in ("a", "b"):
+        trained(weights, 80.0)
+        register(workspace, params)
+    assert find_version(workspace, params.tracking, "").number == 2
 
 
 def test_gate_is_taken_from_params(workspace: Path, params: Params, trained) -> None:

@@ -21,7 +21,7 @@ from videollava.registry.manifest import (
     read_manifest,
     stores,
 )
-from videollava.tracking.lineage import Lineage, flatten, library_versions, read_lineage, stage_key
+from videollava.tracking.lineage import Lineage, flatten, library_versions, read_lineage, scrub, stage_key
 
 __all__ = [
     "CHAMPION",
@@ -64,10 +64,23 @@ class Version:
 
 
 def open_store(workspace: Path, tracking: Tracking) -> Any:
-    """The tracking store (videollava.tracking.forward.Store) that holds the registry too."""
-    from videollava.tracking.forward import connect
+    """The tracking store (videollava.tracking.forward.Store) that holds the registry too.
 
-    return connect(workspace, tracking)
+    InputError where it does not answer.
+    """
+    from videollava.tracking.forward import connect, tracking_uri
+
+    try:
+        return connect(workspace, tracking)
+    except Exception as error:
+        from mlflow.exceptions import (
+            MlflowException,
+        )  # not sooner: `connect` sets MLflow up before it is imported
+
+        if not isinstance(error, MlflowException | OSError):
+            raise
+        where, reason = tracking_uri(workspace, tracking), str(error).partition("\n")[0][:300]
+        raise InputError(scrub(f"the model registry at {where} does not answer: {reason}")) from error
 
 
 def read_metrics(workspace: Path) -> dict[str, dict[str, Any]]:

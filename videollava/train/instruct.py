@@ -224,6 +224,10 @@ def _save(stage: str, model: Any, tokenizer: Any, params: Params, models: Path) 
         plain = dataclasses.replace(settings, adapter="none", deepspeed="none")
         base, _ = assemble.assemble(params.model, models, plain, False, torch.device("cpu"))
         model = adapters.merge_adapter(base, adapter)
+    # Frozen encoders were held in what the stage computed in; a checkpoint has one type throughout.
+    dtype = model.lm_head.weight.dtype
+    for kind in ("image_tower", "video_tower", "multi_modal_projector"):
+        getattr(model.model, kind).to(dtype)
     checkpoint.save(model.eval(), tokenizer, target)
     if settings.adapter != "none":
         adapter.rename(target / "adapter")

@@ -1,0 +1,539 @@
+"""Ours against the padded way: the same model, samples and optimiser, in turn in one run.
+
+    python bench/training.py [--stage 1|2] [--rounds N] [--geometry small|7b]
+
+The padded way is what a user writes: transformers' own VideoLlavaForConditionalGeneration, its Trainer, a collator that
+pads. Ours is videollava's loop: packs, variable-length attention, the head at targets alone. Samples have the paper's
+mix (stage 1: short captions of images and videos; stage 2: conversations, mostly about images) with all lengths about a
+seventh of the paper's on a CPU, and the paper's own with `--geometry 7b` (CUDA, random weights, bfloat16). Without
+temporal attention, which transformers' class lacks: so both compute the same loss, before and after, on held-out samples.
+Each run is a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shapes of the model, and by how much the paper's text lengths are divided."""
+
+    image_size: int
+    patch_size: int
+    vision: dict[str, int]
+    language: dict[str, int]
+    vocabulary: int
+    shorten: float
+    precision: str
+    tokens_per_pack: int
+    checkpointing: bool
+
+    @property
+    def image_tokens(self) -> int:
+        """Of one image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def video_tokens(self) -> int:
+        """Of one video of 8 frames."""
+        return 8 * (self.image_tokens + 1)
+
+
+GEOMETRIES = {
+    "small": Geometry(
+        48,
+        8,
+        {"width": 64, "layers": 3, "heads": 2, "mlp": 256},
+        {"width": 256, "layers": 6, "heads": 4, "mlp": 688, "positions": 1024},
+        1024,
+        7.1,
+        "fp32",
+        4096,
+        False,
+    ),
+    "7b": Geometry(
+        224,
+        14,
+        {"width": 1024, "layers": 24, "heads": 16, "mlp": 4096},
+        {"width": 4096, "layers": 32, "heads": 32, "mlp": 11008, "positions": 4096},
+        32002,
+        1.0,
+        "bf16",
+        16384,
+        True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The paper's mix, text lengths (from, to) per kind, the learned share of text, and batch sizes."""
+
+    name: str
+    mix: tuple[int, int, int]  # images, videos, text only
+    texts: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    learned: float
+    padded_batch: int  # samples a GPU pads together, the original's
+    batch: int  # samples of an optimiser step
+    language_learns: bool
+    rate: float
+
+
+STAGES = {
+    1: Stage("pretrain", (558, 702, 0), ((20, 60), (20, 60), (20, 60)), 0.6, 32, 64, False, 1e-3),
+    2: Stage("finetune", (625, 100, 40), ((50, 700), (30, 300), (50, 2000)), 0.42, 16, 32, True, 1e-4),
+}
+
+
+class Samples(Dataset[dict[str, Any]]):
+    """Item i: ids and labels (lists), and its image (3, H, W) or video (8, 3, H, W), from a small pool."""
+
+    def __init__(self, stage: Stage, shape: Geometry, count: int, seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        self.shape, self.learned = shape, stage.learned
+        self.kinds = draw.choice(3, count, p=np.array(stage.mix) / sum(stage.mix))
+        bounds = np.array(stage.texts)[self.kinds] / shape.shorten
+        self.texts = np.maximum(2, draw.uniform(bounds[:, 0], bounds[:, 1]).astype(int))
+        self.seed = seed
+        side = shape.image_size
+        pool = torch.Generator().manual_seed(seed)
+        self.images = torch.randn(8, 3, side, side, generator=pool)
+        self.videos = torch.randn(4, 8, 3, side, side, generator=pool)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    @property
+    def tokens(self) -> np.ndarray[Any, Any]:
+        """Length of each sample."""
+        visual = np.array([self.shape.image_tokens, self.shape.video_tokens, 0])[self.kinds]
+        return (visual + self.texts).astype(np.int64)
+
+    @property
+    def targets(self) -> np.ndarray[Any, Any]:
+        """Learned tokens of each sample."""
+        return np.maximum(1, (self.texts * self.learned).astype(np.int64))
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        kind, length, shape = int(self.kinds[row]), int(self.texts[row]), self.shape
+        text = np.random.default_rng([self.seed, row]).integers(3, shape.vocabulary - 2, length).tolist()
+        # The two last ids of the table are the placeholders.
+        visual = [
+            [shape.vocabulary - 2] * shape.image_tokens,
+            [shape.vocabulary - 1] * shape.video_tokens,
+            [],
+        ][kind]
+        ids = [text[0], *visual, *text[1:]]
+        learned = int(self.targets[row])
+        labels = [IGNORED] * (len(ids) - learned) + ids[len(ids) - learned :]
+        labels[0] = IGNORED
+        media = {0: {"image": self.images[row % 8]}, 1: {"video": self.videos[row % 4]}}.get(kind, {})
+        return {"ids": ids, "labels": labels, **media}
+
+
+def configure(shape: Geometry) -> Any:
+    """Our config of that geometry, with the placeholders inside the table, where transformers' class needs them."""
+    from videollava.model.video_llava import VideoLlavaConfig, language_config, model_config
+    from videollava.params import Encoder, Language, Model
+
+    model = Model(
+        image_size=shape.image_size,
+        patch_size=shape.patch_size,
+        frames=8,
+        temporal_attention=False,
+        vision=Encoder(**shape.vision),
+        language=Language(**shape.language),
+    )
+    config = model_config(model, language_config(model.language, shape.vocabulary))
+    places = {"image_token_index": shape.vocabulary - 2, "video_token_index": shape.vocabulary - 1}
+    return VideoLlavaConfig(**{**config.to_dict(), **places})
+
+
+def make_ours(shape: Geometry, device: torch.device) -> Any:
+    """Our model with seeded random weights."""
+    from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration
+    from videollava.train.assemble import choose_attention
+
+    torch.manual_seed(0)
+    with _as_default(shape, device):
+        model = VideoLlavaForConditionalGeneration._from_config(
+            configure(shape), attn_implementation=ATTENTION
+        )
+    choose_attention(model, device)
+    return model
+
+
+def make_theirs(shape: Geometry, device: torch.device) -> Any:
+    """transformers' model with the same weights."""
+    from transformers import CLIPVisionConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
+
+    ours = make_ours(shape, device)
+    config = ours.config
+    vision = config.vision_config.to_dict()
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size")
+    clip = CLIPVisionConfig(
+        **{name: vision[name] for name in names},
+        patch_size=shape.patch_size,
+        hidden_act=vision["hidden_act"],
+        layer_norm_eps=vision["layer_norm_eps"],
+    )
+    theirs = VideoLlavaConfig(
+        vision_config=clip,
+        text_config=config.text_config.to_dict(),
+        image_token_index=config.image_token_index,
+        video_token_index=config.video_token_index,
+        vision_feature_layer=config.vision_feature_layer,
+        image_seq_length=shape.image_tokens,
+        video_seq_length=shape.video_tokens,
+    )
+    with _as_default(shape, device):
+        model = VideoLlavaForConditionalGeneration._from_config(theirs, attn_implementation="sdpa")
+    weights = ours.state_dict()
+    found = {name: weights[name.replace("_tower.vision_model.", "_tower.")] for name in model.state_dict()}
+    model.load_state_dict(found, assign=True)
+    return model
+
+
+def _as_default(shape: Geometry, device: torch.device) -> Any:
+    from contextlib import ExitStack
+
+    stack = ExitStack()
+    before = torch.get_default_dtype()
+    stack.enter_context(torch.device(device))
+    stack.callback(torch.set_default_dtype, before)
+    torch.set_default_dtype(torch.bfloat16 if shape.precision == "bf16" else torch.float32)
+    return stack
+
+
+class Packed(Dataset[Any]):
+    """Our batches: item p is pack p of the plan."""
+
+    def __init__(self, samples: Samples, plan: Any) -> None:
+        self.samples, self.plan = samples, plan
+
+    def __len__(self) -> int:
+        return len(self.plan.packs) - 1
+
+    def __getitem__(self, number: int) -> Any:
+        return pack([self.samples[row] for row in self.plan.pack(number).tolist()], number)
+
+
+def pack(items: list[dict[str, Any]], number: int = 0) -> Any:
+    """Samples in one row, as videollava.data.batches lays them."""
+    from videollava.data.batches import Batch
+
+    lengths = [len(item["ids"]) for item in items]
+    row = {
+        name: torch.tensor([[token for item in items for token in item[name]]]) for name in ("ids", "labels")
+    }
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    media = {name: [item[name] for item in items if name in item] for name in ("image", "video")}
+    batch = Batch(number, row["ids"], row["labels"], positions, lengths=lengths)
+    batch.images = torch.stack(media["image"]) if media["image"] else None
+    batch.videos = torch.stack(media["video"]) if media["video"] else None
+    return batch
+
+
+class Pad:
+    """The collator a user writes: rows padded on the right to the longest."""
+
+    def __init__(self, image_name: str) -> None:
+        self.image_name = image_name
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        longest = max(len(item["ids"]) for item in items)
+        spare = [longest - len(item["ids"]) for item in items]
+        batch = {
+            "input_ids": torch.tensor([item["ids"] + [0] * n for item, n in zip(items, spare, strict=True)]),
+            "labels": torch.tensor(
+                [item["labels"] + [IGNORED] * n for item, n in zip(items, spare, strict=True)]
+            ),
+            "attention_mask": torch.tensor([[1] * (longest - n) + [0] * n for n in spare]),
+        }
+        for name, key in (("image", self.image_name), ("video", "pixel_values_videos")):
+            media = [item[name] for item in items if name in item]
+            if media:
+                batch[key] = torch.stack(media)
+        return batch
+
+
+def image_argument(model: Any) -> str:
+    """transformers 5.23 renamed it."""
+    import inspect
+
+    known = inspect.signature(model.forward).parameters
+    return "pixel_values" if "pixel_values" in known else "pixel_values_images"
+
+
+def choose(model: Any, stage: Stage) -> list[torch.nn.Parameter]:
+    """Freeze all but the projector, and in stage 2 the language model; what learns."""
+    model.requires_grad_(False)
+    learners = [model.model.multi_modal_projector]
+    if stage.language_learns:
+        learners += [model.model.language_model, model.lm_head]
+    for module in learners:
+        module.requires_grad_(True)
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def run_ours(
+    stage: Stage, shape: Geometry, samples: Samples, held_out: Samples, device: torch.device
+) -> dict[str, Any]:
+    """Train with videollava's loop."""
+    from videollava.data.packing import Lengths, plan_epoch
+    from videollava.params import Train
+    from videollava.train import loop
+    from videollava.train.accelerate import make_accelerator
+    from videollava.train.instruct import forward, prices_of
+    from videollava.train.loop import Job, train
+
+    model = make_ours(shape, device)
+    learned = choose(model, stage)
+    if shape.checkpointing:
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    prices = prices_of(model.config, stage.language_learns)
+    counts = [(samples.kinds == kind).astype(np.int64) for kind in (0, 1)]
+    cost = prices.cost(samples.tokens, samples.targets, *counts)
+    lengths = Lengths(samples.tokens, samples.targets, cost)
+    plan = plan_epoch(lengths, batch_size=stage.batch, ranks=1, budget=shape.tokens_per_pack, seed=0, epoch=0)
+    settings = Train(
+        learning_rate=stage.rate,
+        precision="bf16" if shape.precision == "bf16" else "fp32",
+        tokens_per_pack=shape.tokens_per_pack,
+        checkpoint_steps=10**9,
+        workers=0,
+    )
+    before = loss_of(model, [pack([held_out[row]]) for row in range(len(held_out))], forward, device)
+    times = [time.perf_counter()]
+    loop.log_metrics = lambda *_, **__: times.append(time.perf_counter())
+    loop._save = lambda *_: None
+    start = memory(device)
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(
+            name=stage.name,
+            model=model,
+            groups=[{"params": learned, "lr": stage.rate}],
+            forward=forward,
+            packs=[Packed(samples, plan)],
+            settings=settings,
+            checkpoints=Path(folder),
+            seed=0,
+            accelerator=make_accelerator(settings),
+        )
+        train(job)
+    peak = memory(device) - start
+    after = loss_of(model.eval(), [pack([held_out[row]]) for row in range(len(held_out))], forward, device)
+    sizes = [
+        plan.samples[plan.packs[plan.steps[s]] : plan.packs[plan.steps[s + 1]]] for s in range(len(plan))
+    ]
+    # times: start, then the end of each step; the first step warms up.
+    done = np.concatenate(sizes[1:])
+    return figures(times[2:], times[1], done, samples, cost, peak, before, after)
+
+
+@torch.no_grad()
+def loss_of(model: Any, batches: list[Any], forward: Any, device: torch.device) -> float:
+    """Mean loss per target over these batches."""
+    total = sum(float(forward(model, batch, 1.0)) for batch in batches)
+    return total / sum(len(batch.targets) for batch in batches)
+
+
+def run_theirs(
+    stage: Stage, shape: Geometry, samples: Samples, held_out: Samples, device: torch.device
+) -> dict[str, Any]:
+    """Train with transformers' class and Trainer."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    from videollava.train.instruct import prices_of
+
+    model = make_theirs(shape, device)
+    choose(model, stage)
+    pad = Pad(image_argument(model))
+
+    @torch.no_grad()
+    def held_out_loss() -> float:
+        total = count = 0.0
+        for row in range(len(held_out)):
+            batch = {name: value.to(device) for name, value in pad([held_out[row]]).items()}
+            if "pixel_values_videos" in batch or pad.image_name in batch:
+                batch = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in batch.items()}
+            targets = int((batch["labels"] != IGNORED).sum())
+            total, count = total + float(model(**batch).loss) * targets, count + targets
+        return total / count
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        times: list[float] = []  # noqa: RUF012
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            self.times.append(time.perf_counter())
+
+    before = held_out_loss()
+    start = memory(device)
+    with tempfile.TemporaryDirectory() as folder:
+        options = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=stage.padded_batch,
+            gradient_accumulation_steps=stage.batch // stage.padded_batch,
+            num_train_epochs=1,
+            learning_rate=stage.rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, round(0.03 * len(samples) / stage.batch)),
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            bf16=shape.precision == "bf16",
+            use_cpu=device.type == "cpu",
+            gradient_checkpointing=shape.checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if shape.checkpointing else None,
+            remove_unused_columns=False,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="no",
+            seed=0,
+        )
+        clock = Clock()
+        Trainer(
+            model=model, args=options, train_dataset=samples, data_collator=pad, callbacks=[clock]
+        ).train()
+    peak = memory(device) - start
+    after = held_out_loss_in_eval(model, held_out_loss)
+    counts = [(samples.kinds == kind).astype(np.int64) for kind in (0, 1)]
+    ours = configure(shape)
+    cost = prices_of(ours, stage.language_learns).cost(samples.tokens, samples.targets, *counts)
+    # Every sample but those of the first step; which these are makes no difference to a mean over all of them.
+    share = 1 - min(1.0, stage.batch / len(samples))
+    whole = figures(
+        clock.times[1:], clock.times[0], np.arange(len(samples)), samples, cost, peak, before, after
+    )
+    for name in ("samples_per_second", "tokens_per_second", "flops_per_second"):
+        whole[name] *= share
+    return whole
+
+
+def held_out_loss_in_eval(model: Any, loss: Any) -> float:
+    """Trainer leaves the model in training mode."""
+    model.eval()
+    return float(loss())
+
+
+def figures(
+    ends: list[float],
+    begin: float,
+    done: np.ndarray[Any, Any],
+    samples: Samples,
+    cost: np.ndarray[Any, Any],
+    peak: float,
+    before: float,
+    after: float,
+) -> dict[str, Any]:
+    """Rates over the steps after the first."""
+    seconds = ends[-1] - begin
+    return {
+        "samples_per_second": len(done) / seconds,
+        "tokens_per_second": float(samples.tokens[done].sum()) / seconds,
+        "flops_per_second": float(cost[done].sum()) / seconds,
+        "peak_mib": peak / 2**20,
+        "loss_before": before,
+        "loss_after": after,
+    }
+
+
+def memory(device: torch.device) -> float:
+    """Peak bytes so far: of the device, or of this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def child(way: str, number: int, name: str, count: int) -> None:
+    """One run; its figures as the last line."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    stage, shape = STAGES[number], GEOMETRIES[name]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    samples, held_out = Samples(stage, shape, count, seed=1), Samples(stage, shape, 32, seed=2)
+    run = run_ours if way == "ours" else run_theirs
+    print(json.dumps(run(stage, shape, samples, held_out, device)))
+
+
+def measure(number: int, geometry: str, count: int, rounds: int) -> Iterator[str]:
+    """Both ways in turn, `rounds` times; lines of a report, the best round of each counted."""
+    results: dict[str, list[dict[str, Any]]] = {"padded": [], "ours": []}
+    for _ in range(rounds):
+        for way, found in results.items():
+            command = [sys.executable, __file__, "--child", way, "--stage", str(number)]
+            command += ["--geometry", geometry, "--samples", str(count)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stderr[-3000:])
+            found.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    best = {way: max(found, key=lambda run: run["samples_per_second"]) for way, found in results.items()}
+    for way, run in best.items():
+        peaks = min(found["peak_mib"] for found in results[way])
+        yield (
+            f"stage {number} {way:7} {run['samples_per_second']:8.2f} samples/s {run['tokens_per_second']:9.0f} real tokens/s "
+            f"{run['flops_per_second'] / 1e9:9.1f} GFLOP/s{mfu(run)}  peak +{peaks:.0f} MiB  "
+            f"held-out loss {run['loss_before']:.6f} -> {run['loss_after']:.4f}"
+        )
+    ours, theirs = best["ours"], best["padded"]
+    yield (
+        f"stage {number} ratio   {ours['samples_per_second'] / theirs['samples_per_second']:.2f}x samples/s, "
+        f"{ours['peak_mib'] / max(1.0, theirs['peak_mib']):.2f}x peak memory, "
+        f"loss before differs by {abs(ours['loss_before'] - theirs['loss_before']):.1e}"
+    )
+
+
+def mfu(run: dict[str, Any]) -> str:
+    """Share of the device's peak, on CUDA."""
+    if not torch.cuda.is_available():
+        return ""
+    from videollava.train.accelerate import peak_flops
+
+    peak = peak_flops(torch.device("cuda", 0))
+    return f"  MFU {run['flops_per_second'] / peak:.1%}" if peak else ""
+
+
+def main() -> None:
+    """Print the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", type=int, choices=(1, 2), help="default: both")
+    parser.add_argument("--geometry", choices=tuple(GEOMETRIES), help="default: small on a CPU, 7b on CUDA")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=0, help="default: 6 optimiser steps")
+    parser.add_argument("--child", choices=("ours", "padded"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    geometry = arguments.geometry or ("7b" if torch.cuda.is_available() else "small")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if arguments.child:
+        child(arguments.child, arguments.stage, geometry, arguments.samples)
+        return
+    for number in (arguments.stage,) if arguments.stage else (1, 2):
+        count = arguments.samples or 6 * STAGES[number].batch
+        for line in measure(number, geometry, count, arguments.rounds):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
