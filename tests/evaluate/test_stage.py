@@ -19,6 +19,7 @@ from videollava.errors import InputError
 from videollava.evaluate import benchmarks, stage
 from videollava.evaluate import predict as predict_module
 from videollava.evaluate.benchmarks.interface import SHORT
+from videollava.evaluate.predict import Settings
 from videollava.evaluate.results import read_results
 from videollava.evaluate.stage import evaluate, run
 from videollava.gate import decide, read_pairs
@@ -32,6 +33,7 @@ Prepare = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict_module, "LEAST", 6)
+    monkeypatch.setattr(stage, "Settings", lambda new, *more: Settings(min(new, 6), *more))  # 128 officially
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

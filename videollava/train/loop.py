@@ -252,12 +252,14 @@ def _save(job: Job, model: nn.Module, optimizer: Any, step: int, dropped: int) -
 
 def _save_sharded(job: Job, model: Any, step: int, about: dict[str, Any]) -> None:
     """Every rank writes its part; rank 0 seals the whole."""
-    accelerator = job.accelerator
+    from accelerate.utils import broadcast_object_list
+
+    accelerator, room = job.accelerator, [False]
     if accelerator.is_main_process:
         clear_aside(job.checkpoints, step)
-    # Decided together: a rank that fails alone would leave the others waiting.
-    enough = torch.tensor([float(has_room(job.checkpoints, learned_bytes(model)))], device=accelerator.device)
-    if float(accelerator.reduce(enough, "sum")) < accelerator.num_processes:
+        room = [has_room(job.checkpoints, learned_bytes(model))]
+    # Decided once: a rank that fails alone would leave the others waiting.
+    if not broadcast_object_list(room)[0]:
         accelerator.print(f"checkpoint of step {step} not written (disk full): the one before it stays")
         return
     save_shards(model, job.checkpoints / f"step-{step:08d}.tmp")

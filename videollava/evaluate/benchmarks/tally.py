@@ -71,11 +71,10 @@ def counts(gold: Iterable[str], answers: Answers) -> dict[str, Any]:
 def mark(
     answers: Answers, values: Mapping[str, float | None], golds: Mapping[str, object] | None = None
 ) -> Marks:
-    """The score and the gold's text of each answer, by the id that its line has."""
+    """The score and the gold's text of each question, by the id that its answer's line has (its own without)."""
     return {
         str(answers.rows.get(key, {}).get("question_id", key)): (value, str((golds or {}).get(key, "")))
         for key, value in values.items()
-        if key in answers.texts
     }
 
 
