@@ -90,15 +90,16 @@ def _nothing_to_do(root: Path, promote: bool) -> bool:
 
 
 def _run_flow(root: Path, options: argparse.Namespace) -> int:
-    from flows.server import prefect_server, wait_until_up
+    from flows.server import prefect_server
 
-    with prefect_server(root) as (url, own):
-        print(f"Prefect: {url.removesuffix('/api')}{' (for this run)' if own else ''}", flush=True)
+    with prefect_server(root) as server:
+        own = server.running is not None
+        print(f"Prefect: {server.url.removesuffix('/api')}{' (for this run)' if own else ''}", flush=True)
         # Prefect's log goes to its server; this terminal shows the stages' own output.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         import flows.retrain as module  # seconds, while the server starts
 
-        wait_until_up(url)
+        server.wait()
         if own:
             _close_lost_runs()
         module.echo = _echo

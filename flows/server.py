@@ -5,28 +5,23 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from flows.process import Supervised
+from flows.process import GRACE_SECONDS, Supervised
 from videollava.errors import InputError
 
-__all__ = [
-    "configured_url",
-    "free_port",
-    "prefect_server",
-    "server_command",
-    "server_environment",
-    "wait_until_up",
-]
+__all__ = ["Server", "configured_url", "free_port", "is_up", "prefect_server", "start_server"]
 
 LOCAL = "http://127.0.0.1:4200/api"
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 # Nobody schedules, and no worker is late, on a server that lives for one flow.
 IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN", "TRIGGERS")
 
@@ -46,14 +41,32 @@ def configured_url() -> str:
     return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL", ""))
 
 
-@contextmanager
-def prefect_server(home: Path) -> Iterator[tuple[str, bool]]:
-    """(API address, whether it is our own). This process's Prefect is set up for it: enter before importing
-    Prefect.
+@dataclass(frozen=True)
+class Server:
+    """A Prefect server by its API address; `running` where it is our own."""
 
-    A configured server must answer (InputError); one on 127.0.0.1:4200 is used if it does; else one is
-    started on a free loopback port with its history in `home`/.prefect, and ended, with all its processes, at
-    the end.
+    url: str
+    running: Supervised | None = None
+
+    def wait(self, seconds: float = START_SECONDS) -> None:
+        """Return when it answers; InputError when it ended instead, or after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not is_up(self.url):
+            ended = self.running is not None and self.running.process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                what = (
+                    "the Prefect server ended" if ended else f"no Prefect server came up in {seconds:.0f} s"
+                )
+                raise InputError(f"{what} at {self.url}; its log is .prefect/server.log")
+            time.sleep(0.1)
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[Server]:
+    """The server to report to; this process's Prefect is set up for it, so enter before importing Prefect.
+
+    A configured server must answer (InputError); one on 127.0.0.1:4200 is used if it does; else one is started on
+    a free loopback port with its history in `home`/.prefect, and ended, with all its processes, at the end.
     """
     url = configured_url()
     if url and not is_up(url):
@@ -63,28 +76,30 @@ def prefect_server(home: Path) -> Iterator[tuple[str, bool]]:
     url = url or (LOCAL if is_up(LOCAL) else "")
     if url:
         os.environ.update(_client_environment(url))
-        yield url, False
+        yield Server(url)
         return
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    folder = home / ".prefect"
+    with start_server(home, free_port(), idle=True) as server:
+        os.environ.update({**_client_environment(server.url), "PREFECT_HOME": str(home / ".prefect")})
+        yield server
+
+
+@contextmanager
+def start_server(home: Path, port: int, idle: bool = False, grace: float = GRACE_SECONDS) -> Iterator[Server]:
+    """A server of our own on loopback; its history and log are in `home`/.prefect.
+
+    idle: without the services of a standing one (schedules, late runs, triggers).
+    """
+    folder = home.resolve() / ".prefect"
     folder.mkdir(parents=True, exist_ok=True)
+    url = f"http://127.0.0.1:{port}/api"
+    off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES if idle}
+    own = {"PREFECT_HOME": str(folder), "PREFECT_UI_API_URL": url}
+    environment = {**os.environ, **_client_environment(url), **own, **off}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "server.log").open("ab") as log:
-        running = Supervised(server_command(port), home, server_environment(folder, idle=True), log.fileno())
+        running = Supervised(command, home, environment, log.fileno(), grace)
     with running:
-        os.environ.update({**_client_environment(url), "PREFECT_HOME": str(folder)})
-        yield url, True
-
-
-def wait_until_up(url: str, seconds: float = START_SECONDS) -> None:
-    """Return when the server answers; InputError after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not is_up(url):
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"no Prefect server came up at {url} in {seconds:.0f} s; see .prefect/server.log"
-            )
-        time.sleep(0.1)
+        yield Server(url, running)
 
 
 def is_up(url: str) -> bool:
@@ -94,24 +109,6 @@ def is_up(url: str) -> bool:
             return json.load(reply) is True
     except (urllib.error.URLError, OSError, ValueError):
         return False
-
-
-def server_command(port: int) -> list[str]:
-    """The command of a Prefect server on loopback."""
-    import sys
-
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-
-
-def server_environment(folder: Path, idle: bool = False) -> dict[str, str]:
-    """Its environment: history in `folder`, no reports home; `idle`: no services of a standing server."""
-    off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES if idle}
-    own = {
-        "PREFECT_HOME": str(folder.resolve()),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    return {**os.environ, **own, **off}
 
 
 def free_port() -> int:

@@ -13,16 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from flows.process import Supervised
-from flows.server import (
-    LOCAL,
-    START_SECONDS,
-    configured_url,
-    free_port,
-    is_up,
-    server_command,
-    server_environment,
-    wait_until_up,
-)
+from flows.server import LOCAL, START_SECONDS, Server, configured_url, free_port, is_up, start_server
 from videollava.errors import InputError
 from videollava.params import load_params
 from videollava.tracking.forward import connect, replay, tracking_uri
@@ -38,33 +29,25 @@ def serve(root: Path) -> None:
     """Start what is not there yet, print the addresses, and wait; both are ended on the way out."""
     print("starting the pages (some 20 s)", flush=True)
     with ExitStack() as stack:
-        prefect, starting = _prefect(root, stack)
+        server = _prefect(root, stack)
         mlflow = _mlflow(root, stack)
-        if starting:
-            wait_until_up(f"{prefect}/api")
-            _make_pool(f"{prefect}/api")
+        server.wait()
+        if server.running:
+            _make_pool(server.url)
         if mlflow.startswith("http"):
             _wait_for_page(mlflow)
-        print(f"Prefect  {prefect}\nMLflow   {mlflow}\nCtrl-C ends both", flush=True)
+        print(f"Prefect  {server.url.removesuffix('/api')}\nMLflow   {mlflow}\nCtrl-C ends both", flush=True)
         while True:
             time.sleep(3600)
 
 
-def _prefect(root: Path, stack: ExitStack) -> tuple[str, bool]:
+def _prefect(root: Path, stack: ExitStack) -> Server:
     url = configured_url() or (LOCAL if is_up(LOCAL) else "")
-    if url:
-        return url.removesuffix("/api"), False
-    port = _port(PREFECT_PORT)
-    folder = root / ".prefect"
-    folder.mkdir(exist_ok=True)
-    environment = {
-        **server_environment(folder),
-        "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-    }
-    log = stack.enter_context((folder / "server.log").open("ab"))
-    stack.enter_context(Supervised(server_command(port), root, environment, log.fileno(), GRACE_SECONDS))
-    return f"http://127.0.0.1:{port}", True
+    return (
+        Server(url)
+        if url
+        else stack.enter_context(start_server(root, _port(PREFECT_PORT), grace=GRACE_SECONDS))
+    )
 
 
 def _make_pool(api: str) -> None:

@@ -29,7 +29,7 @@ subprocess.Popen([sys.executable, "-c", child, sys.argv[1]], start_new_session=T
 """
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -75,7 +75,7 @@ def test_a_killed_flow_leaves_nothing_and_goes_on(
 ) -> None:
     (workspace / "hang").touch()
     running = start(workspace, REPOSITORY)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 500
     while not (workspace / "hanging").exists():
         assert running.poll() is None, running.communicate()[0]
         assert time.monotonic() < deadline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows import server
+from flows.process import Supervised
 from videollava.errors import InputError
 
 
@@ -50,8 +52,9 @@ def test_the_configured_server_is_used(
     standing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", standing)
-    with server.prefect_server(tmp_path) as (url, own):
-        assert (url, own) == (standing, False)
+    with server.prefect_server(tmp_path) as found:
+        assert found == server.Server(standing)
+        found.wait()
     assert not (tmp_path / ".prefect").exists()
 
 
@@ -76,12 +79,20 @@ def test_one_that_runs_locally_is_used(
     standing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(server, "LOCAL", standing)
-    with server.prefect_server(tmp_path) as (url, own):
-        assert (url, own) == (standing, False)
+    with server.prefect_server(tmp_path) as found:
+        assert found == server.Server(standing)
+        found.wait()
 
 
 def test_what_is_no_prefect_is_not_up(standing: str) -> None:
     assert server.is_up(standing)
     assert not server.is_up(standing.removesuffix("/api"))
-    with pytest.raises(InputError, match="no Prefect server came up"):
-        server.wait_until_up(standing.removesuffix("/api"), seconds=0.0)
+    with pytest.raises(InputError, match="no Prefect server came up in 0 s"):
+        server.Server(standing.removesuffix("/api")).wait(seconds=0.0)
+
+
+def test_a_server_that_ends_at_once_is_not_waited_for(tmp_path: Path) -> None:
+    ended = Supervised([sys.executable, "-c", ""], tmp_path)
+    gone = server.Server(f"http://127.0.0.1:{server.free_port()}/api", ended)
+    with ended, pytest.raises(InputError, match=r"the Prefect server ended.*\.prefect/server\.log"):
+        gone.wait()

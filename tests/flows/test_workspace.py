@@ -80,7 +80,7 @@ def test_one_retraining_at_a_time(workspace: Path) -> None:
     up, stop = context.Queue(), context.Queue()
     other = context.Process(target=_hold, args=(str(workspace), up, stop))
     other.start()
-    up.get(timeout=30)
+    up.get(timeout=120)
     with pytest.raises(InputError, match="another retraining is running"), hold(workspace, wait=0.1):
         pass
     stop.put(1)

@@ -213,9 +213,9 @@ def test_two_promotions_at_once_cannot_both_win(workspace: Path, params: Params,
     racers = [context.Process(target=_race, args=(str(workspace), n, start, results)) for n in (1, 2)]
     for racer in racers:
         racer.start()
-    outcome = dict(results.get(timeout=60) for _ in racers)
+    outcome = dict(results.get(timeout=300) for _ in racers)
     for racer in racers:
-        racer.join(60)
+        racer.join(300)
     assert sorted(outcome.values()) == ["lost", "won"]
     winner = next(number for number, result in outcome.items() if result == "won")
     assert champion(workspace, params.tracking).number == winner
