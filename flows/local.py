@@ -97,6 +97,8 @@ def _run_flow(root: Path, options: argparse.Namespace) -> int:
         print(f"Prefect: {server.url.removesuffix('/api')}{' (for this run)' if own else ''}", flush=True)
         # Prefect's log goes to its server; this terminal shows the stages' own output.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        from prefect.exceptions import TerminationSignal
+
         import flows.retrain as module  # seconds, while the server starts
 
         server.wait()
@@ -107,9 +109,9 @@ def _run_flow(root: Path, options: argparse.Namespace) -> int:
         run = module.retrain.with_options(on_running=[watch.begin])
         try:
             outcome = run(promote=options.promote, workspace=str(root), push=options.push, return_state=True)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminationSignal):
             watch.settle()
-            raise
+            raise KeyboardInterrupt from None
         finally:
             watch.over.set()
             _drain()

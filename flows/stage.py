@@ -24,7 +24,7 @@ __all__ = ["StageFailed", "StageResult", "has_remote", "is_current", "push_stage
 NOISE = re.compile(
     r"^(Updating lock file|Generating lock file|To track the changes with git|git add .*dvc\.lock|"
     r"To enable auto staging|dvc config core\.autostage|Use `dvc push`|Data and pipelines are up to date|"
-    r"Stage '.*' didn't change, skipping|> .*videollava |WARNING: Process '.*', in RWLock-file )"
+    r"Stage '.*' didn't change, skipping|> .*videollava |WARNING: Process '.* in RWLock-file )"
 )
 USAGE_ERROR = 2  # what `videollava` exits with on a user's mistake: another try would end the same
 TAIL = 30

@@ -216,7 +216,12 @@ def test_open_judge() -> None:
     endpoint = open_judge(JudgeParams(kind="endpoint", base_url="http://x/v1", model="m"))
     assert isinstance(endpoint, Endpoint)
     assert endpoint.name == "m"
+    assert open_judge(
+        JudgeParams(kind="endpoint", base_url="http://x/v1", model="m", timeout=7.0)
+    ) == Endpoint("http://x/v1", "m", key_from(), 7.0)
     assert limits_of(JudgeParams(concurrency=2, retries=1, max_calls=7)).max_calls == 7
+    paced = JudgeParams(per_minute=30.0, price_in=0.5, price_out=1.5)
+    assert limits_of(paced) == Limits(per_minute=30.0, price_in=0.5, price_out=1.5)
     with pytest.raises(InputError, match="base_url"):
         open_judge(JudgeParams(kind="endpoint", model="m"))
     with pytest.raises(InputError, match="judge-replies"):
@@ -325,3 +330,36 @@ def test_a_local_model_judges(tmp_path: Path) -> None:
 def test_a_benchmark_with_its_own_metric_takes_no_judge(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gqa has its own metric"):
         judge_answers("gqa", [], tmp_path, Flaky(), tmp_path)
+
+
+def test_several_runs_and_what_had_no_medium(tmp_path: Path) -> None:
+    """MM-Vet's answers are graded three times each; a missing video is wrong without a call."""
+    tasks = {
+        f"v1_{n}": {"imagename": "a", "question": f"question {n}?", "answer": "x", "capability": ["ocr"]}
+        for n in (1, 2)
+    }
+    (tmp_path / "mm-vet.json").write_text(json.dumps(tasks))
+    (tmp_path / "a.json").write_text(json.dumps({"1": "x", "v1_2": "y"}))
+    with serve(lambda body, before: Act(f"0.{before + number(body)}")) as log:
+        gold, answers = [tmp_path / "mm-vet.json"], tmp_path / "a.json"
+        judge = Endpoint(log.url, "fake")
+        replies = judge_answers("mm-vet", gold, answers, judge, tmp_path, Limits(concurrency=1), runs=3)
+    assert len(log.bodies) == 6
+    figures = score("mm-vet", gold, answers, replies)
+    assert figures["runs"] == pytest.approx([15.0, 25.0, 35.0])
+    asked = [{"video_name": "v", "question_id": f"k{n}", "question": f"question {n}?"} for n in range(3)]
+    (tmp_path / "q.json").write_text(json.dumps(asked))
+    (tmp_path / "g.json").write_text(json.dumps([{"question_id": f"k{n}", "answer": "x"} for n in range(3)]))
+    (tmp_path / "b.jsonl").write_text(
+        "".join(json.dumps({"question_id": f"k{n}", "text": ""}) + "\n" for n in range(3))
+    )
+    gold, answers = [tmp_path / "q.json", tmp_path / "g.json"], tmp_path / "b.jsonl"
+    with serve(lambda body, before: Act(YES)) as log:
+        judge, kept = Endpoint(log.url, "fake"), tmp_path / "kept/verdicts.jsonl"
+        unseen = {"k0", "k1"}
+        replies = judge_answers("msvd", gold, answers, judge, tmp_path, QUICK, unseen=unseen, verdicts=kept)
+    assert [number(body) for body in log.bodies] == [2]
+    figures = score("msvd", gold, answers, replies)
+    assert (figures["yes"], figures["no"], figures["n"]) == (1, 2, 3)
+    assert figures["score"] == pytest.approx(4 / 3)
+    assert len(kept.read_text().splitlines()) == 1

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest import picture, write_files, write_json, write_lines
+from evaluation_files import picture, write_files, write_json, write_lines
 
 from videollava.errors import InputError
 from videollava.evaluate import media as media_module

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import params, picture, write_files, write_json, write_lines
+from evaluation_files import params, picture, write_files, write_json, write_lines
 from judge_server import Act, Log, serve
 
+from videollava.cli import main
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks, stage
 from videollava.evaluate import predict as predict_module
@@ -176,7 +177,7 @@ def test_benchmarks_of_files(workspace: Path, model_folder: Path, capsys: Any) -
     assert "blind_mean_f1" in one
     leaks = one["contamination"]
     assert (leaks["media"], leaks["of_media"], leaks["both"]) == (1, 4, 0)
-    assert (leaks["questions"], leaks["near"]) == (1, 7)
+    assert (leaks["questions"], leaks["near"]) == (1, 0)
     told = capsys.readouterr().out
     assert (
         "pope: 2 questions lack their medium and count as wrong; the first: bench/pope/val2014/c3.png" in told
@@ -319,3 +320,33 @@ def test_mistakes_come_before_the_model_is_loaded(workspace: Path, monkeypatch: 
         with pytest.raises(InputError, match=says):
             evaluate(wrong, workspace, workspace / "model", workspace / "out")
     assert evaluate(params(benchmarks=[]), workspace, workspace / "model", workspace / "out") == {}
+
+
+def test_the_judge_and_an_upload_by_hand(
+    workspace: Path, shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """`videollava judge`, `score` and `submission` on files of anyone's making."""
+    monkeypatch.chdir(workspace)
+    Path("params.yaml").write_text("profile: tiny")
+    msvd(workspace / "bench", [Path("a.mp4"), Path("b.mp4")])
+    answers = write_lines(workspace / "a.jsonl", [{"question_id": f"k{n}", "text": "dog"} for n in range(3)])
+    files = ["msvd", "--gold", "bench", "--answers", str(answers)]
+    assert main(["judge", *files, "--out", "judged"]) == 2
+    assert "evaluate.judge.kind is none" in capsys.readouterr().err
+    with serve(lenient) as log:
+        judge = f"evaluate.judge={{kind: endpoint, base_url: '{log.url}', model: fake}}"
+        assert main(["judge", *files, "--out", "judged", "--set", judge]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("judge fake: 3 answers, 0 in the cache")
+    assert told[-1] == "judged/msvd.replies.json"
+    assert main(["score", *files, "--judge-replies", told[-1], "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["yes"], figures["no"], figures["judge"]["version"]) == (1, 2, "fake-0613")
+    assert "marks" not in figures
+    vqav2(workspace / "vqa")
+    said = write_lines(workspace / "b.jsonl", [{"question_id": 2, "text": "Two dogs."}])
+    asked = ["--questions", "vqa/llava.jsonl", "--answers", str(said), "--out", "up/load.json"]
+    assert main(["submission", "vqav2", *asked]) == 0
+    assert capsys.readouterr().out == "up/load.json: 6 written, 5 missing, 0 broken\n"
+    assert json.loads(Path("up/load.json").read_text())[2] == {"question_id": 2, "answer": "2 dogs"}
+    assert main(["submission", "gqa", *asked]) == 2

@@ -79,7 +79,8 @@ def evaluate(
     lineage = None if key else _lineage(workspace, model_folder)
     name = key or digest([lineage, params.evaluate, params.model])[:16]
     scratch = workspace / "checkpoints" / f"evaluate-{name}"
-    bench = Bench(target, open_judge(params.evaluate.judge), params.evaluate.judge, _verdicts(workspace))
+    judging = params.evaluate.judge
+    judge = None if judging.kind == "local" else open_judge(judging)  # a mistake in it shows at once
     with join_ranks(ranks):
         sets = _read_sets(params, workspace, scratch, ranks)
         if not sets:
@@ -92,6 +93,8 @@ def evaluate(
         shutil.rmtree(target / name, ignore_errors=True)
         (target / name).unlink(missing_ok=True)
     target.mkdir(parents=True, exist_ok=True)
+    judge = open_judge(judging) if judging.kind == "local" else judge
+    bench = Bench(target, judge, judging, _verdicts(workspace))
     metrics = _measure(sets, [logs.read() for logs in given], bench, workspace)
     _write_json(metrics, target / "metrics.json")
     if metrics:
@@ -133,7 +136,11 @@ def _answer_all(
     if loaded.tokenizer is None:
         raise InputError(f"{folder}: no tokenizer in it; evaluate needs a whole model")
     choose_attention(loaded.model, torch.device(ranks.device))
-    return [_answer(one, params, workspace, scratch, loaded, ranks) for one in sets]
+    logs = [_answer(one, params, workspace, scratch, loaded, ranks) for one in sets]
+    del loaded
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return logs
 
 
 def _answer(

@@ -256,7 +256,7 @@ def _apply_one(store: Store, state: _State, event: dict[str, Any]) -> None:
             made_by = find_run(store, stage_key=event["key"]) or find_run(store, input_key=event["inputs"])
             _log(store, state, tags=[RunTag(f"from_cache.{event['stage']}", made_by or "unknown")])
         case "end":
-            ended = {"seconds": event["seconds"], "peak_rss_mib": event["peak_rss_mib"]}
+            ended = {name: event[name] for name in ("seconds", "peak_rss_mib") if name in event}
             _log(store, state, metrics=[Metric(k, v, event["time"], 0) for k, v in ended.items()])
             if event["error"]:
                 _log(store, state, tags=[RunTag("error", event["error"])])

@@ -168,7 +168,11 @@ def close_abandoned(runs: Path, stage: str, status: Status = "KILLED") -> int:
     for path in (runs / stage).glob("*.jsonl"):
         first, ended = _outline(path)
         if first and not ended and not _alive(first["pid"]):
-            Journal(path, first["id"]).end(status, "the process went away")
+            gone = {
+                "status": status,
+                "error": "the process went away",
+            }  # when, and how large it was, nobody knows
+            Journal(path, first["id"])._append("end", gone, sync=True)
             closed += 1
     return closed
 
