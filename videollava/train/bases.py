@@ -57,13 +57,17 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
     config = language_config(
         params.model.language, len(tokenizer), **{k: v for k, v in ids.items() if v is not None}
     )
+    # The usual 0.02 suits thousands of dimensions. At 128, attention starts so even that a hundred times the steps
+    # go by before the model looks anything up; and tokens must stay what they are among what the layers add.
+    config.initializer_range = config.hidden_size**-0.5
     model = LlamaForCausalLM._from_config(config, attn_implementation="varlen")
+    nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
     settings = Train(
         learning_rate=base.learning_rate,
         precision=base.precision,
         tokens_per_pack=base.batch_tokens,
         checkpoint_steps=100,
-        workers=1,
+        workers=0,
     )
     packs = [
         _text_packs(prepared, split, template, tokenizer, params, epoch)
@@ -80,6 +84,7 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
         checkpoints=workspace / "checkpoints" / f"bases-{input_key(workspace, 'bases')[:16]}",
         seed=params.seed,
         accelerator=make_accelerator(settings),
+        betas=(0.9, 0.98),
     )
     train(job)
     return model, tokenizer
@@ -88,7 +93,7 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
 class TextPacks(Packs):
     """Conversations in words alone: a caption stands where the medium was, so there is something to answer from.
 
-    Answers are learned, and captions whole.
+    A caption is told in another's words: what stage 1 then asks for is words in the medium's place.
     """
 
     captions: dict[int, str]
@@ -99,11 +104,21 @@ class TextPacks(Packs):
         turns = [Turn(role, text) for role, text in json.loads(self.records["conversations"][row].as_py())]
         where = f"split {self.split}, row {row}"
         if self.layout.template == "plain":
-            encoded = encode(turns, kinds, self.tokenizer, "plain", where=where)
-            text = [token for token in encoded.input_ids if token >= 0]
-            return Encoded(text, list(text)), []
+            return self._in_words(encode(turns, kinds, self.tokenizer, "plain", where=where), media), []
         told = [Turn(turn.role, self._tell(turn.text, kinds, media)) for turn in turns]
         return encode(told, (), self.tokenizer, self.layout.template, where=where), []
+
+    def _in_words(self, encoded: Encoded, media: list[int]) -> Encoded:
+        ids: list[int] = []
+        labels: list[int] = []
+        rest = iter(media)
+        for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
+            told = [token]
+            if token < 0:
+                told = self.tokenizer(self.captions.get(next(rest), ""), add_special_tokens=False)["input_ids"]
+            ids += told
+            labels += [label] * len(told)
+        return Encoded(ids, labels)
 
     def _tell(self, text: str, kinds: list[str], media: list[int]) -> str:
         for kind, number in zip(kinds, media, strict=True):

@@ -56,6 +56,7 @@ class Job:
     peak_flops: float = 0.0
     max_dropped: float = 0.01
     worst: tuple[int, int] | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
     logged_before: int = 0  # steps of an earlier job that this one's continue in the journal
 
     @property
@@ -78,7 +79,7 @@ def train(job: Job) -> None:
     optimizer = torch.optim.AdamW(
         job.groups,
         weight_decay=settings.weight_decay,
-        betas=(0.9, 0.999),
+        betas=job.betas,
         # The default on CUDA makes copies of all weights at once.
         fused=True if accelerator.device.type == "cuda" else None,
     )
