@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from videollava.command import Arguments, Command, add_params
 from videollava.errors import InputError
+from videollava.evaluate.commands import SCORING
 from videollava.params import load_params, profile_names, profile_text
 
 __all__ = ["main"]
 
-Arguments = argparse.Namespace
 USAGE_ERROR = 2
 
 STAGES = {
@@ -30,15 +30,6 @@ STAGES = {
     "finetune": ("videollava.train.finetune", "stage 2: projector and language model -> models/videollava"),
     "evaluate": ("videollava.evaluate.stage", "predictions, scores, report -> evaluation, metrics.json"),
 }
-
-
-@dataclass(frozen=True)
-class Command:
-    """`add` declares the arguments, `run` does it; its result is the exit status (None: 0)."""
-
-    about: str
-    add: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[Arguments], int | None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,24 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _add_params(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change one, such as finetune.epochs=2",
-    )
-
-
 def _stage(name: str) -> Command:
     module, about = STAGES[name]
 
     def add(parser: argparse.ArgumentParser) -> None:
-        _add_params(parser)
+        add_params(parser)
         if name == "evaluate":
             parser.add_argument("--model", type=Path, help="another model folder than models/videollava")
             parser.add_argument("--out", type=Path, help="where its predictions, report and metrics.json go")
@@ -184,16 +162,21 @@ def _run_promote(arguments: Arguments) -> int:
 
     decision, move = registry.promote(Path.cwd(), load_params(), arguments.version, force=arguments.force)
     print(decision.table())
-    for reason in decision.reasons:
+    for reason in (*decision.reasons, *decision.notes):
         print(f"- {reason}")
     print(f"champion: version {move.to} (was {move.came_from or 'none'})" if move else "champion: unchanged")
     return 0 if decision.passed or move else 1
 
 
+def _add_rollback(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", nargs="?", default="", help="a number; default: the champion before")
+    parser.add_argument("--reason", default="", help="for the audit trail")
+
+
 def _run_rollback(arguments: Arguments) -> None:
     from videollava import registry
 
-    move = registry.rollback(Path.cwd(), load_params().tracking)
+    move = registry.rollback(Path.cwd(), load_params().tracking, arguments.version, arguments.reason)
     print(f"champion: version {move.to} (was {move.came_from})")
 
 
@@ -205,93 +188,6 @@ def _run_track(arguments: Arguments) -> int:
     if done.error:
         print(f"MLflow was not reached: {done.error}", file=sys.stderr)
     return 1 if done.error else 0
-
-
-def _add_score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("benchmark")
-    parser.add_argument(
-        "--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order"
-    )
-    parser.add_argument("--answers", type=Path, help="the predictions")
-    parser.add_argument(
-        "--judge-replies", type=Path, help="a judge's replies, where it is a judged benchmark"
-    )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--per-question", action="store_true")
-
-
-def _run_score(arguments: Arguments) -> None:
-    from videollava.evaluate.score import as_json, as_text, score
-
-    figures = score(
-        arguments.benchmark,
-        arguments.gold,
-        arguments.answers,
-        arguments.judge_replies,
-        arguments.per_question,
-    )
-    print(as_json(figures) if arguments.json else as_text(figures))
-
-
-def _add_submission(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("benchmark")
-    parser.add_argument(
-        "--questions", type=Path, nargs="+", required=True, help="the benchmark's question files"
-    )
-    parser.add_argument("--answers", type=Path, required=True, help="the predictions")
-    parser.add_argument("--out", type=Path, required=True, help="the file to upload")
-
-
-def _run_submission(arguments: Arguments) -> None:
-    from videollava.evaluate.score import submission
-
-    counts = submission(arguments.benchmark, arguments.questions, arguments.answers, arguments.out)
-    print(f"{arguments.out}: {', '.join(f'{count} {word}' for word, count in counts.items())}")
-
-
-def _add_judge(parser: argparse.ArgumentParser) -> None:
-    _add_params(parser)
-    parser.add_argument("benchmark")
-    parser.add_argument(
-        "--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order"
-    )
-    parser.add_argument("--answers", type=Path, required=True, help="the predictions")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="a folder for the replies and what was judged so far"
-    )
-
-
-def _run_judge(arguments: Arguments) -> None:
-    from videollava.evaluate.judge import judge_answers, limits_of, open_judge
-
-    choices = load_params(arguments.params, arguments.set).evaluate.judge
-    judge = open_judge(choices)
-    if judge is None:
-        raise InputError("evaluate.judge.kind is none: set it to endpoint, local or replay")
-    files = (arguments.benchmark, arguments.gold, arguments.answers)
-    print(judge_answers(*files, judge, arguments.out, limits_of(choices), print, runs=choices.runs))
-
-
-def _add_normalise(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rule", choices=("vqa", "m4c"), required=True)
-
-
-def _run_normalise(arguments: Arguments) -> None:
-    from videollava.evaluate.normalise import normalise
-
-    for line in normalise(arguments.rule, sys.stdin):
-        print(line)
-
-
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", type=Path, help="an evaluation folder")
-    parser.add_argument("b", type=Path, help="another one")
-
-
-def _run_compare(arguments: Arguments) -> None:
-    from videollava.evaluate.compare import compare, format_comparison
-
-    print(format_comparison(compare(arguments.a, arguments.b)))
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -354,7 +250,7 @@ def _run_ask(arguments: Arguments) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    _add_params(parser)
+    add_params(parser)
     parser.add_argument("--gpus", type=int, default=1, metavar="N")
     parser.add_argument(
         "--gpu", default="", metavar="KIND", help="A100, H100, H200, ..; default: this machine's"
@@ -393,19 +289,9 @@ COMMANDS = {
     "ask": Command("ask a model about images and videos", _add_ask, _run_ask),
     "models": Command("registered versions: aliases, scores, lineage", _add_models, _run_models),
     "promote": Command("make a version champion, if the gate lets it", _add_version, _run_promote),
-    "rollback": Command("make the previous champion champion again", _nothing, _run_rollback),
+    "rollback": Command("make the previous champion champion again", _add_rollback, _run_rollback),
     "track": Command("send journals that MLflow has not seen yet", _nothing, _run_track),
-    "score": Command(
-        "figures of a predictions file, as the official code gives them", _add_score, _run_score
-    ),
-    "judge": Command(
-        "have open answers graded, as evaluate.judge says; then `score`", _add_judge, _run_judge
-    ),
-    "submission": Command(
-        "the file that a benchmark's official server takes", _add_submission, _run_submission
-    ),
-    "normalise": Command("apply an official answer normaliser to lines", _add_normalise, _run_normalise),
-    "compare": Command("two evaluations, question by question", _add_compare, _run_compare),
+    **SCORING,
     "convert": Command("a checkpoint into another format", _add_convert, _run_convert),
     "merge": Command("an adapter into its base model", _add_merge, _run_merge),
 }

@@ -1,0 +1,115 @@
+"""The commands on predictions: each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from videollava.command import Arguments, Command, add_params
+from videollava.errors import InputError
+from videollava.params import load_params
+
+__all__ = ["SCORING"]
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark")
+    parser.add_argument(
+        "--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order"
+    )
+    parser.add_argument("--answers", type=Path, help="the predictions")
+    parser.add_argument(
+        "--judge-replies", type=Path, help="a judge's replies, where it is a judged benchmark"
+    )
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--per-question", action="store_true")
+
+
+def _run_score(arguments: Arguments) -> None:
+    from videollava.evaluate.score import as_json, as_text, score
+
+    figures = score(
+        arguments.benchmark,
+        arguments.gold,
+        arguments.answers,
+        arguments.judge_replies,
+        arguments.per_question,
+    )
+    print(as_json(figures) if arguments.json else as_text(figures))
+
+
+def _add_submission(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark")
+    parser.add_argument(
+        "--questions", type=Path, nargs="+", required=True, help="the benchmark's question files"
+    )
+    parser.add_argument("--answers", type=Path, required=True, help="the predictions")
+    parser.add_argument("--out", type=Path, required=True, help="the file to upload")
+
+
+def _run_submission(arguments: Arguments) -> None:
+    from videollava.evaluate.score import submission
+
+    counts = submission(arguments.benchmark, arguments.questions, arguments.answers, arguments.out)
+    print(f"{arguments.out}: {', '.join(f'{count} {word}' for word, count in counts.items())}")
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    add_params(parser)
+    parser.add_argument("benchmark")
+    parser.add_argument(
+        "--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order"
+    )
+    parser.add_argument("--answers", type=Path, required=True, help="the predictions")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a folder for the replies and what was judged so far"
+    )
+
+
+def _run_judge(arguments: Arguments) -> None:
+    from videollava.evaluate.judge import judge_answers, limits_of, open_judge
+
+    choices = load_params(arguments.params, arguments.set).evaluate.judge
+    judge = open_judge(choices)
+    if judge is None:
+        raise InputError("evaluate.judge.kind is none: set it to endpoint, local or replay")
+    files = (arguments.benchmark, arguments.gold, arguments.answers)
+    print(judge_answers(*files, judge, arguments.out, limits_of(choices), print, runs=choices.runs))
+
+
+def _add_normalise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rule", choices=("vqa", "m4c"), required=True)
+
+
+def _run_normalise(arguments: Arguments) -> None:
+    from videollava.evaluate.normalise import normalise
+
+    for line in normalise(arguments.rule, sys.stdin):
+        print(line)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", type=Path, help="an evaluation folder")
+    parser.add_argument("b", type=Path, help="another one")
+
+
+def _run_compare(arguments: Arguments) -> None:
+    from videollava.evaluate.compare import compare, format_comparison
+
+    print(format_comparison(compare(arguments.a, arguments.b)))
+
+
+SCORING = {
+    "score": Command(
+        "figures of a predictions file, as the official code gives them", _add_score, _run_score
+    ),
+    "judge": Command(
+        "have open answers graded, as evaluate.judge says; then `score`", _add_judge, _run_judge
+    ),
+    "submission": Command(
+        "the file that a benchmark's official server takes", _add_submission, _run_submission
+    ),
+    "normalise": Command("apply an official answer normaliser to lines", _add_normalise, _run_normalise),
+    "compare": Command("two evaluations, question by question", _add_compare, _run_compare),
+}
