@@ -77,13 +77,13 @@ def _nothing_to_do(root: Path, promote: bool) -> bool:
     if version is None:
         return False
     live = registry.champion(root, params.tracking, store)
-    decision = registry.examine(version, live, params)
+    decision = registry.examine(version, live, params, root)
     been_champion = any(version.number == move.to for move in registry.trail(root, params.tracking, store))
     if promote and decision.passed and not been_champion:
         return False
     print("nothing to retrain: data, code and parameters are as they were\n")
     print(decision.table())
-    for reason in decision.reasons if promote else ():
+    for reason in (*decision.reasons, *decision.notes) if promote else ():
         print(f"gate: {reason}")
     print(f"\nmodel {version.reference}{_at(version.aliases)}{_live(live, version.number)}")
     return True
@@ -181,7 +181,7 @@ def _report(root: Path, state: Any) -> int:
     for stage in result["stages"]:
         print(f"{stage['stage']:<12}{stage['outcome']:<12}{stage['seconds']:7.1f}")
     print(f"\n{result['table']}")
-    for reason in result["reasons"]:
+    for reason in (*result["reasons"], *result["notes"]):
         print(f"gate: {reason}")
     tracking = load_params(root / "params.yaml").tracking
     version = registry.find_version(root, tracking, str(result["version"]["number"]))

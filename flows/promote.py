@@ -28,7 +28,7 @@ def promote(version: int | str, force: bool = False, workspace: str = "") -> Any
     create_table_artifact(
         decision.cells(), key="scores", description=f"version {version} against the champion"
     )
-    for reason in decision.reasons:
+    for reason in (*decision.reasons, *decision.notes):
         get_run_logger().warning("gate: %s", reason)
     if move is None and not decision.passed:
         return Failed(message="refused by the gate: " + "; ".join(decision.reasons))

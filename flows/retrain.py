@@ -72,6 +72,7 @@ def retrain(
         "version": version,
         "passed": decision.passed,
         "reasons": list(decision.reasons),
+        "notes": list(decision.notes),
         "table": decision.table(),
         "promoted": moved,
     }
@@ -121,11 +122,16 @@ def judge_version(session: Session, number: int) -> Decision:
     """The gate's decision, against the champion of now."""
     tracking = session.params.tracking
     version = registry.find_version(session.root, tracking, str(number))
-    decision = registry.examine(version, registry.champion(session.root, tracking), session.params)
+    live = registry.champion(session.root, tracking)
+    decision = registry.examine(version, live, session.params, session.root)
     log = get_run_logger()
     log.info("gate: %s", "passed" if decision.passed else "refused")
     for reason in decision.reasons:
         log.warning("gate: %s", reason)
+    for note in decision.notes:
+        log.info("gate: %s", note)
+    if page := registry.comparison_page(session.root, session.params, version, live):
+        session.journal.artifact(page)
     return decision
 
 
@@ -152,7 +158,7 @@ def _publish(session: Session, decision: Decision, version: dict[str, Any]) -> N
     report = session.root / "evaluation" / "report.html"
     lines = [
         f"# {version['reference']}: {'passed the gate' if decision.passed else 'refused by the gate'}",
-        *(f"- {reason}" for reason in decision.reasons),
+        *(f"- {reason}" for reason in (*decision.reasons, *decision.notes)),
         "",
         decision.table(),
         "",

@@ -60,7 +60,14 @@ class Session:
         numbers = {k: float(v) for k, v in flatten(scores).items() if _number(v)}
         self.journal.metrics(0, numbers)
         self.journal.tags(read_lineage(self.root).tags())
-        for name in ("params.yaml", "dvc.yaml", "dvc.lock", "metrics.json", "evaluation/report.html"):
+        for name in (
+            "params.yaml",
+            "dvc.yaml",
+            "dvc.lock",
+            "metrics.json",
+            "evaluation/report.html",
+            "evaluation/contamination.json",
+        ):
             if (self.root / name).is_file():
                 self.journal.artifact(self.root / name)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from videollava.evaluate.statistics import Comparison
-from videollava.gate import Rules, decide, primary, read_pairs
+from videollava.gate import decide, primary, read_pairs
 from videollava.params import Gate
 
 LOOSE = Gate(minimum={}, minimum_gain=0.0, allowed_regression=1.0, minimum_over_blind=10.0)
@@ -116,29 +116,29 @@ def paired(difference: float, p: float, mcnemar: float | None = None) -> Compari
 @pytest.mark.parametrize(
     ("gain", "rules", "pair", "reason", "note"),
     [
-        (-3.0, Rules(), None, "-3.00 against the champion, at most -1.00 allowed", ""),
-        (-3.0, Rules(), paired(-3.0, 0.01), "-3.00 against the champion, at most -1.00 allowed", ""),
-        (-3.0, Rules(), paired(-3.0, 0.3), "", "which equal models would show as well (p=0.300)"),
-        (-3.0, Rules(), paired(-3.0, 0.01, mcnemar=0.2), "", "(p=0.200)"),
-        (-3.0, Rules(significance=0.0), paired(-3.0, 0.3), "at most -1.00 allowed", ""),
-        (-3.0, Rules(), paired(-2.0, 0.3), "at most -1.00 allowed", ""),  # a test of something else
-        (-3.0, Rules(allowed_regressions={"vqa": 4.0}), None, "", ""),
-        (-0.5, Rules(allowed_regressions={"vqa": 0.0}), None, "-0.50 against the champion, at most", ""),
+        (-3.0, Gate(), None, "-3.00 against the champion, at most -1.00 allowed", ""),
+        (-3.0, Gate(), paired(-3.0, 0.01), "-3.00 against the champion, at most -1.00 allowed", ""),
+        (-3.0, Gate(), paired(-3.0, 0.3), "", "which equal models would show as well (p=0.300)"),
+        (-3.0, Gate(), paired(-3.0, 0.01, mcnemar=0.2), "", "(p=0.200)"),
+        (-3.0, Gate(significance=0.0), paired(-3.0, 0.3), "at most -1.00 allowed", ""),
+        (-3.0, Gate(), paired(-2.0, 0.3), "at most -1.00 allowed", ""),  # a test of something else
+        (-3.0, Gate(allowed_regressions={"vqa": 4.0}), None, "", ""),
+        (-0.5, Gate(allowed_regressions={"vqa": 0.0}), None, "-0.50 against the champion, at most", ""),
         (
             1.0,
-            Rules(minimum_gains={"vqa": 2.0}),
+            Gate(minimum_gains={"vqa": 2.0}),
             None,
             "+1.00 against the champion, at least +2.00 needed",
             "",
         ),
-        (2.0, Rules(minimum_gains={"vqa": 2.0}), None, "", ""),
-        (2.0, Rules(minimum_gains={"vqa": 2.0}), paired(2.0, 0.2), "equal models would show as well", ""),
-        (2.0, Rules(minimum_gains={"vqa": 2.0}), paired(2.0, 0.001), "", ""),
-        (0.0, Rules(minimum_gains={"vqa": 0.0}), paired(0.0, 1.0), "", ""),
+        (2.0, Gate(minimum_gains={"vqa": 2.0}), None, "", ""),
+        (2.0, Gate(minimum_gains={"vqa": 2.0}), paired(2.0, 0.2), "equal models would show as well", ""),
+        (2.0, Gate(minimum_gains={"vqa": 2.0}), paired(2.0, 0.001), "", ""),
+        (0.0, Gate(minimum_gains={"vqa": 0.0}), paired(0.0, 1.0), "", ""),
     ],
 )
 def test_single_benchmarks_and_chance(
-    gain: float, rules: Rules, pair: Comparison | None, reason: str, note: str
+    gain: float, rules: Gate, pair: Comparison | None, reason: str, note: str
 ) -> None:
     mine = {"vqa": {"accuracy": 80.0 + gain}, "other": {"accuracy": 90.0}}
     champion = {"vqa": {"accuracy": 80.0}, "other": {"accuracy": 80.0}}
@@ -150,7 +150,7 @@ def test_single_benchmarks_and_chance(
 
 
 def test_a_first_version_needs_no_gain() -> None:
-    assert decide({"vqa": {"accuracy": 80.0}}, None, Rules(minimum_gains={"vqa": 2.0})).passed
+    assert decide({"vqa": {"accuracy": 80.0}}, None, Gate(minimum_gains={"vqa": 2.0})).passed
 
 
 def test_what_is_reported_and_not_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,27 +13,13 @@ from videollava.params import Gate
 if TYPE_CHECKING:
     from videollava.evaluate.statistics import Comparison
 
-__all__ = ["Decision", "Row", "Rules", "decide", "primary", "read_pairs"]
+__all__ = ["Decision", "Row", "decide", "primary", "read_pairs"]
 
 Scores = Mapping[str, Mapping[str, Any]]
 Pairs = Mapping[str, "Comparison"]
 PRIMARY = ("accuracy", "score", "circular", "mean_f1", "perception")
 JUDGE = ("judge", "judge_version", "judge_prompt")
 SAME = 0.06  # points within which a paired test is one of the very figure
-
-
-@dataclass(frozen=True)
-class Rules(Gate):
-    """The gate's parameters with what a single benchmark may be given.
-
-    minimum_gains, allowed_regressions: points by benchmark; the second stand in the place of
-    `allowed_regression`. significance: where both versions' answers are at hand, a difference counts only if
-    equal models would come as far apart less often than this; 0 takes figures as they are.
-    """
-
-    minimum_gains: Mapping[str, float] = field(default_factory=dict)
-    allowed_regressions: Mapping[str, float] = field(default_factory=dict)
-    significance: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -105,25 +91,25 @@ def decide(candidate: Scores, champion: Scores | None, gate: Gate, pairs: Pairs 
     pairs: champion and candidate, answer by answer (`read_pairs`). Where there is such a test of the figure, a
     loss that chance explains does not refuse (a note says so), and a minimum gain must be more than chance.
     """
-    rules, before = _rules(gate), champion or {}
+    before = champion or {}
     tests = {name: pair for name, pair in (pairs or {}).items() if _is_of(pair, name, candidate, before)}
-    names = list(dict.fromkeys([*candidate, *before, *rules.minimum]))
+    names = list(dict.fromkeys([*candidate, *before, *gate.minimum]))
     rows = []
     reasons = []
     for name in names:
         p = _probability(tests[name]) if name in tests else None
-        faults = _faults(name, candidate, before, rules, p)
+        faults = _faults(name, candidate, before, gate, p)
         reasons += faults
         rows.append(_row(name, candidate, before, "refused" if faults else "passed", p))
     gains = [row.gain for row in rows if row.gain is not None]
-    if gains and sum(gains) / len(gains) < rules.minimum_gain - 1e-9:
+    if gains and sum(gains) / len(gains) < gate.minimum_gain - 1e-9:
         reasons.append(
             f"mean gain over the champion {sum(gains) / len(gains):+.2f}, "
-            f"at least {rules.minimum_gain:+.2f} needed"
+            f"at least {gate.minimum_gain:+.2f} needed"
         )
     if not candidate:
         reasons.append("no scores: run the evaluate stage")
-    notes = [note for row in rows for note in _notes(row, candidate, rules)]
+    notes = [note for row in rows for note in _notes(row, candidate, gate)]
     return Decision(not reasons, tuple(reasons), tuple(rows), tuple(notes))
 
 
@@ -157,14 +143,6 @@ def primary(scores: Mapping[str, Any] | None) -> float | None:
     return None
 
 
-def _rules(gate: Gate) -> Rules:
-    return (
-        gate
-        if isinstance(gate, Rules)
-        else Rules(**{item.name: getattr(gate, item.name) for item in fields(gate)})
-    )
-
-
 def _row(name: str, candidate: Scores, before: Scores, verdict: str, p: float | None) -> Row:
     mine, theirs = candidate.get(name) or {}, before.get(name) or {}
     comparable = not _judges_differ(mine, theirs) and not _parts_differ(mine, theirs)
@@ -181,15 +159,15 @@ def _probability(pair: Comparison) -> float:
     return pair.p if pair.mcnemar is None else pair.mcnemar
 
 
-def _by_chance(p: float | None, gate: Rules) -> bool:
+def _by_chance(p: float | None, gate: Gate) -> bool:
     return p is not None and gate.significance > 0 and p >= gate.significance
 
 
-def _allowed(name: str, gate: Rules) -> float:
+def _allowed(name: str, gate: Gate) -> float:
     return gate.allowed_regressions.get(name, gate.allowed_regression)
 
 
-def _notes(row: Row, candidate: Scores, gate: Rules) -> list[str]:
+def _notes(row: Row, candidate: Scores, gate: Gate) -> list[str]:
     notes = []
     if row.gain is not None and row.gain < -_allowed(row.benchmark, gate) and _by_chance(row.p, gate):
         notes.append(
@@ -210,7 +188,7 @@ def _notes(row: Row, candidate: Scores, gate: Rules) -> list[str]:
     return notes
 
 
-def _faults(name: str, candidate: Scores, before: Scores, gate: Rules, p: float | None) -> list[str]:
+def _faults(name: str, candidate: Scores, before: Scores, gate: Gate, p: float | None) -> list[str]:
     mine, theirs = candidate.get(name) or {}, before.get(name) or {}
     score, old, blind = primary(mine), primary(theirs), _blind(mine)
     if score is None or not math.isfinite(score):
@@ -240,7 +218,7 @@ def _faults(name: str, candidate: Scores, before: Scores, gate: Rules, p: float 
     return faults
 
 
-def _losses(name: str, gain: float, gate: Rules, p: float | None) -> list[str]:
+def _losses(name: str, gain: float, gate: Gate, p: float | None) -> list[str]:
     """What speaks against this gain over the champion."""
     faults = []
     allowed, wanted = _allowed(name, gate), gate.minimum_gains.get(name, -math.inf)

@@ -247,11 +247,20 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Gate:
-    """When a new version may become champion: gains and losses in points (percent)."""
+    """When a new version may become champion: gains and losses in points (percent).
+
+    minimum: the least score by benchmark. minimum_gain: of the mean over all benchmarks. minimum_gains,
+    allowed_regressions: by benchmark, the latter in the place of `allowed_regression`. significance: where both
+    versions' answers are at hand, a difference counts only if equal models would come as far apart less often than
+    this; 0 takes figures as they are.
+    """
 
     minimum: Mapping[str, float] = field(default_factory=dict)
     minimum_gain: float = 0.0
+    minimum_gains: Mapping[str, float] = field(default_factory=dict)
     allowed_regression: float = 1.0
+    allowed_regressions: Mapping[str, float] = field(default_factory=dict)
+    significance: float = 0.05
     minimum_over_blind: float = 10.0
 
 

@@ -89,3 +89,9 @@ def trained(workspace: Path) -> Callable[..., Any]:
         train(workspace, weights, accuracy, blind)
 
     return run
+
+
+@pytest.fixture
+def store_object() -> Callable[..., str]:
+    """Puts bytes into a DVC cache: (cache, content, suffix) -> their name."""
+    return put

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from videollava.registry.evidence import comparison_page
 from videollava.registry.promotion import (
     Move,
     PromotionConflict,
@@ -32,6 +33,7 @@ __all__ = [
     "PromotionConflict",
     "Version",
     "champion",
+    "comparison_page",
     "examine",
     "find_version",
     "list_versions",

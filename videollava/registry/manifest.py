@@ -21,7 +21,17 @@ from urllib.parse import urlsplit
 from videollava.errors import InputError
 from videollava.tracking.lineage import digest, lock_entry, scrub
 
-__all__ = ["File", "Manifest", "Store", "folder_key", "materialise", "model_cache", "read_manifest", "stores"]
+__all__ = [
+    "File",
+    "Manifest",
+    "Store",
+    "folder_key",
+    "have_object",
+    "materialise",
+    "model_cache",
+    "read_manifest",
+    "stores",
+]
 
 MODEL = "models/videollava"
 OBJECTS = "files/md5"
@@ -101,14 +111,14 @@ def folder_key(workspace: Path, stage: str = "finetune", out: str = MODEL) -> st
 
 def read_manifest(workspace: Path, key: str) -> Manifest:
     """The files behind a folder's key in the workspace's DVC cache, with their sha256 computed."""
-    listing = _object(_cache(workspace), key)
+    listing = object_file(_cache(workspace), key)
     if not listing.is_file():
         raise InputError(
             f"{MODEL} ({key}) is not in the DVC cache; run `dvc fetch {MODEL}` or `dvc commit finetune`"
         )
     files = []
     for row in json.loads(listing.read_text()):
-        source = _object(_cache(workspace), row["md5"])
+        source = object_file(_cache(workspace), row["md5"])
         if not source.is_file():
             raise InputError(
                 f"{MODEL}/{row['relpath']} ({row['md5']}) is not in the DVC cache; run `dvc fetch {MODEL}`"
@@ -127,6 +137,34 @@ def stores(workspace: Path) -> list[Store]:
             url = config.get(section, "url", fallback="")
             found.append(_remote(workspace, url, config.get(section, "endpointurl", fallback="")))
     return found
+
+
+def have_object(workspace: Path, md5: str) -> Path:
+    """The object of this name in the workspace's DVC cache, brought there from the remote if need be.
+
+    InputError where no store holds it whole.
+    """
+    cache, *others = stores(workspace)
+    target = object_file(Path(cache.url), md5)
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    for place in others:
+        try:
+            if "://" in place.url:
+                trouble = download_object(md5, place, aside)
+            else:
+                source = object_file(Path(place.url), md5)
+                trouble = "" if source.is_file() else "not there"
+                if not trouble:
+                    shutil.copyfile(source, aside)
+            if not trouble and _md5(aside) == md5.removesuffix(".dir"):
+                aside.replace(target)
+                return target
+        finally:
+            aside.unlink(missing_ok=True)
+    raise InputError(f"{md5} is in none of {', '.join(scrub(place.url) for place in (cache, *others))}")
 
 
 def model_cache(workspace: Path | None = None) -> Path:
@@ -182,7 +220,7 @@ def _place(file: File, places: Iterable[Store], target: Path) -> None:
 def _take(file: File, place: Store, target: Path) -> str:
     """Put the file at `target` from one store; "" or why not."""
     if "://" not in place.url:
-        source = _object(Path(place.url), file.md5)
+        source = object_file(Path(place.url), file.md5)
         if not source.is_file():
             return "not there"
         if _differs(source, file):
@@ -191,7 +229,7 @@ def _take(file: File, place: Store, target: Path) -> str:
         return ""
     if not place.url.startswith("s3://"):
         return "kind of remote not supported here; `dvc fetch` it first"
-    trouble = _download(file, place, target)
+    trouble = download_object(file.md5, place, target)
     if not trouble and _differs(target, file):
         target.unlink()
         return "damaged (its content does not fit its hash)"
@@ -205,12 +243,12 @@ def _link(source: Path, target: Path) -> None:
         target.symlink_to(source.resolve())
 
 
-def _download(file: File, place: Store, target: Path) -> str:
+def download_object(md5: str, place: Store, target: Path) -> str:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     address = urlsplit(place.url)
-    key = "/".join(part for part in (address.path.strip("/"), OBJECTS, file.md5[:2], file.md5[2:]) if part)
+    key = "/".join(part for part in (address.path.strip("/"), OBJECTS, md5[:2], md5[2:]) if part)
     try:
         boto3.Session().client("s3", endpoint_url=place.endpoint or None).download_file(
             address.netloc, key, str(target)
@@ -229,7 +267,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _object(store: Path, md5: str) -> Path:
+def _md5(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest()
+
+
+def object_file(store: Path, md5: str) -> Path:
     return store / OBJECTS / md5[:2] / md5[2:]
 
 

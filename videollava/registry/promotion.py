@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
-from videollava.gate import Decision, decide
+from videollava.gate import Decision, decide, read_pairs
 from videollava.params import Params, Tracking
+from videollava.registry.evidence import answers_folder
 from videollava.registry.versions import CHAMPION, PREVIOUS, Version, _aliases, find_version, open_store
 
 __all__ = [
@@ -63,10 +64,15 @@ def champion(workspace: Path, tracking: Tracking, store: Any = None) -> Version 
     return find_version(workspace, tracking, str(number), store) if number else None
 
 
-def examine(version: Version, live: Version | None, params: Params) -> Decision:
-    """The gate's decision on a version, against the champion it would replace."""
-    rival = None if live is None or live.number == version.number else live.metrics
-    return decide(version.metrics, rival, params.gate)
+def examine(version: Version, live: Version | None, params: Params, workspace: Path) -> Decision:
+    """The gate's decision on a version, against the champion it would replace, answer by answer where both
+    versions' answers are at hand.
+    """
+    if live is None or live.number == version.number:
+        return decide(version.metrics, None, params.gate)
+    mine, theirs = answers_folder(workspace, version), answers_folder(workspace, live)
+    pairs = read_pairs(mine, theirs) if mine and theirs else {}
+    return decide(version.metrics, live.metrics, params.gate, pairs)
 
 
 def promote(
@@ -80,7 +86,7 @@ def promote(
     store = open_store(workspace, params.tracking)
     version = find_version(workspace, params.tracking, reference, store)
     live = champion(workspace, params.tracking, store)
-    decision = examine(version, live, params)
+    decision = examine(version, live, params, workspace)
     if (not decision.passed and not force) or (live is not None and live.number == version.number):
         return decision, None
     reasons = decision.reasons or (f"passed the gate: {_scores(decision)}",)

@@ -46,7 +46,10 @@ REQUIREMENTS = ("videollava", "torch", "transformers", "pillow", "decord", "safe
 
 @dataclass(frozen=True)
 class Version:
-    """One version: number, aliases, metrics.json as it was, lineage, the MLflow run it belongs to."""
+    """One version: number, aliases, metrics.json as it was, lineage, the MLflow run it belongs to.
+
+    key, evaluation: DVC's hashes of the model's and of the evaluation's folder.
+    """
 
     name: str
     number: int
@@ -56,6 +59,7 @@ class Version:
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     lineage: Lineage = field(default_factory=Lineage)
     key: str = ""
+    evaluation: str = ""
 
     @property
     def reference(self) -> str:
@@ -121,7 +125,7 @@ def register(workspace: Path, params: Params, run_id: str = "", store: Any = Non
         source=info.model_uri,
         run_id=run_id,
         model_id=info.model_id,
-        tags=_tags(manifest, lineage, metrics, params),
+        tags=_tags(manifest, lineage, metrics, params) | _evaluation_tag(workspace),
         description=_description(metrics),
     )
     return _version(created), True
@@ -302,6 +306,14 @@ def _tags(manifest: Manifest, lineage: Lineage, metrics: Mapping[str, Any], para
     }
 
 
+def _evaluation_tag(workspace: Path) -> dict[str, str]:
+    """The answers behind the scores, for paired tests against later versions."""
+    try:
+        return {"evaluation": folder_key(workspace, "evaluate", "evaluation")}
+    except InputError:
+        return {}
+
+
 def _description(metrics: Mapping[str, Any]) -> str:
     from videollava.gate import primary
 
@@ -326,6 +338,7 @@ def _version(item: Any) -> Version:
         metrics=json.loads(tags.get("metrics") or "{}"),
         lineage=lineage,
         key=tags.get("key", ""),
+        evaluation=tags.get("evaluation", ""),
     )
 
 
