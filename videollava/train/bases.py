@@ -115,7 +115,9 @@ class TextPacks(Packs):
         for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
             told = [token]
             if token < 0:
-                told = self.tokenizer(self.captions.get(next(rest), ""), add_special_tokens=False)["input_ids"]
+                told = self.tokenizer(self.captions.get(next(rest), ""), add_special_tokens=False)[
+                    "input_ids"
+                ]
             ids += told
             labels += [label] * len(told)
         return Encoded(ids, labels)
