@@ -30,7 +30,7 @@ SLACK = 1.25  # segments share a call while the longest is at most this much lon
 SLACK_TOKENS = 16
 # In bfloat16 on a CPU, plain matrix products are up to five times the fused kernel at short rows.
 SHORT_TOKENS = 2048
-BLOCK_TOKENS = 192
+BLOCK_TOKENS = 128
 
 
 def packed_kwargs(lengths: Sequence[int], device: torch.device | str = "cpu") -> dict[str, Any]:
