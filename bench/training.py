@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 IGNORED = -100
+RATES = ("samples_per_second", "samples_per_cpu_second", "tokens_per_second", "flops_per_second")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,10 @@ GEOMETRIES = {
 
 @dataclass(frozen=True)
 class Stage:
-    """The paper's mix, text lengths (from, to) per kind, the learned share of text, and batch sizes."""
+    """The paper's mix, text lengths (from, to) per kind, the learned share of text, and batch sizes.
+
+    The lengths give what its own training sets do: 1.64 and 2.93 padded tokens a real one, 1.8% and 18% targets.
+    """
 
     name: str
     mix: tuple[int, int, int]  # images, videos, text only
@@ -100,7 +104,7 @@ class Stage:
 
 STAGES = {
     1: Stage("pretrain", (558, 702, 0), ((20, 60), (20, 60), (20, 60)), 0.6, 32, 64, False, 1e-3),
-    2: Stage("finetune", (625, 100, 40), ((50, 700), (30, 300), (50, 2000)), 0.42, 16, 32, True, 1e-4),
+    2: Stage("finetune", (625, 100, 40), ((20, 360), (30, 270), (50, 1500)), 0.58, 16, 32, True, 1e-3),
 }
 
 
@@ -114,6 +118,9 @@ class Samples(Dataset[dict[str, Any]]):
         bounds = np.array(stage.texts)[self.kinds] / shape.shorten
         self.texts = np.maximum(2, draw.uniform(bounds[:, 0], bounds[:, 1]).astype(int))
         self.seed = seed
+        # Some words are far commoner than others: there is something to learn.
+        weights = 1.0 / np.arange(5, shape.vocabulary)
+        self.words = np.cumsum(weights / weights.sum())
         side = shape.image_size
         pool = torch.Generator().manual_seed(seed)
         self.images = torch.randn(8, 3, side, side, generator=pool)
@@ -135,7 +142,8 @@ class Samples(Dataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         kind, length, shape = int(self.kinds[row]), int(self.texts[row]), self.shape
-        text = np.random.default_rng([self.seed, row]).integers(3, shape.vocabulary - 2, length).tolist()
+        chances = np.random.default_rng([self.seed, row]).random(length)
+        text = (3 + np.searchsorted(self.words, chances).clip(max=shape.vocabulary - 6)).tolist()
         # The two last ids of the table are the placeholders.
         visual = [
             [shape.vocabulary - 2] * shape.image_tokens,
@@ -323,8 +331,8 @@ def run_ours(
         workers=0,
     )
     before = loss_of(model, [pack([held_out[row]]) for row in range(len(held_out))], forward, device)
-    times = [time.perf_counter()]
-    loop.log_metrics = lambda *_, **__: times.append(time.perf_counter())
+    times = [now()]
+    loop.log_metrics = lambda *_, **__: times.append(now())
     loop._save = lambda *_: None
     start = memory(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -381,12 +389,12 @@ def run_theirs(
         return total / count
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        times: list[float] = []  # noqa: RUF012
+        times: list[tuple[float, float]] = []  # noqa: RUF012
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            self.times.append(time.perf_counter())
+            self.times.append(now())
 
     before = held_out_loss()
     start = memory(device)
@@ -403,8 +411,7 @@ def run_theirs(
             max_grad_norm=1.0,
             bf16=shape.precision == "bf16",
             use_cpu=device.type == "cpu",
-            gradient_checkpointing=shape.checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False} if shape.checkpointing else None,
+            **({"gradient_checkpointing": True} if shape.checkpointing else {}),
             remove_unused_columns=False,
             save_strategy="no",
             report_to=[],
@@ -426,7 +433,7 @@ def run_theirs(
     whole = figures(
         clock.times[1:], clock.times[0], np.arange(len(samples)), samples, cost, peak, before, after
     )
-    for name in ("samples_per_second", "tokens_per_second", "flops_per_second"):
+    for name in RATES:
         whole[name] *= share
     return whole
 
@@ -437,9 +444,14 @@ def held_out_loss_in_eval(model: Any, loss: Any) -> float:
     return float(loss())
 
 
+def now() -> tuple[float, float]:
+    """Seconds on the wall, and of this process's CPU time: other work on the machine hardly shows in the latter."""
+    return time.perf_counter(), time.process_time()
+
+
 def figures(
-    ends: list[float],
-    begin: float,
+    ends: list[tuple[float, float]],
+    begin: tuple[float, float],
     done: np.ndarray[Any, Any],
     samples: Samples,
     cost: np.ndarray[Any, Any],
@@ -448,9 +460,10 @@ def figures(
     after: float,
 ) -> dict[str, Any]:
     """Rates over the steps after the first."""
-    seconds = ends[-1] - begin
+    seconds, cpu_seconds = ends[-1][0] - begin[0], ends[-1][1] - begin[1]
     return {
         "samples_per_second": len(done) / seconds,
+        "samples_per_cpu_second": len(done) / cpu_seconds,
         "tokens_per_second": float(samples.tokens[done].sum()) / seconds,
         "flops_per_second": float(cost[done].sum()) / seconds,
         "peak_mib": peak / 2**20,
@@ -498,8 +511,11 @@ def measure(number: int, geometry: str, count: int, rounds: int) -> Iterator[str
             f"held-out loss {run['loss_before']:.6f} -> {run['loss_after']:.4f}"
         )
     ours, theirs = best["ours"], best["padded"]
+    cpu = max(run["samples_per_cpu_second"] for run in results["ours"])
+    cpu /= max(run["samples_per_cpu_second"] for run in results["padded"])
     yield (
-        f"stage {number} ratio   {ours['samples_per_second'] / theirs['samples_per_second']:.2f}x samples/s, "
+        f"stage {number} ratio   {ours['samples_per_second'] / theirs['samples_per_second']:.2f}x samples/s "
+        f"({cpu:.2f}x by CPU time), "
         f"{ours['peak_mib'] / max(1.0, theirs['peak_mib']):.2f}x peak memory, "
         f"loss before differs by {abs(ours['loss_before'] - theirs['loss_before']):.1e}"
     )
@@ -521,16 +537,17 @@ def main() -> None:
     parser.add_argument("--stage", type=int, choices=(1, 2), help="default: both")
     parser.add_argument("--geometry", choices=tuple(GEOMETRIES), help="default: small on a CPU, 7b on CUDA")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--samples", type=int, default=0, help="default: 6 optimiser steps")
+    parser.add_argument("--samples", type=int, default=0, help="default: 8 optimiser steps")
     parser.add_argument("--child", choices=("ours", "padded"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     geometry = arguments.geometry or ("7b" if torch.cuda.is_available() else "small")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if arguments.child:
         child(arguments.child, arguments.stage, geometry, arguments.samples)
         return
     for number in (arguments.stage,) if arguments.stage else (1, 2):
-        count = arguments.samples or 6 * STAGES[number].batch
+        count = arguments.samples or 8 * STAGES[number].batch
         for line in measure(number, geometry, count, arguments.rounds):
             print(line, flush=True)
 

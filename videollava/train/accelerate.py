@@ -12,7 +12,7 @@ from torch import nn
 
 from videollava.params import Train
 from videollava.train.cost import PEAK_TFLOPS
-from videollava.train.zero import deepspeed_plugin
+from videollava.train.zero import deepspeed_plugin, load_models_whole
 
 __all__ = ["exchanging", "make_accelerator", "peak_flops"]
 
@@ -33,12 +33,14 @@ def make_accelerator(settings: Train) -> Any:
     if settings.deepspeed != "none":
         # `cpu=True` would make accelerate forget DeepSpeed: it finds the CPU by itself, but has to be told of gloo.
         group = InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": "gloo"} if on_cpu else {}))
-        return Accelerator(
+        made = Accelerator(
             mixed_precision=precision,
             deepspeed_plugin=deepspeed_plugin(settings),
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[group],
         )
+        load_models_whole()
+        return made
     # Buffers are constants here, and gradients need no second copy to be sent from.
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Accelerator(

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ from torch import Tensor, nn
 from videollava.errors import InputError
 from videollava.params import Train
 
-__all__ = ["deepspeed_plugin", "is_sharded", "learned_bytes", "load_shards", "make_whole", "save_shards"]
+__all__ = [
+    "deepspeed_plugin",
+    "is_sharded",
+    "learned_bytes",
+    "load_models_whole",
+    "load_shards",
+    "make_whole",
+    "save_shards",
+]
 
 CONFIGS = Path("infra/deepspeed")
 TAG = "state"
@@ -36,6 +45,8 @@ def deepspeed_plugin(settings: Train) -> Any:
             f"deepspeed: {settings.deepspeed} needs the deepspeed package: pip install 'videollava[deepspeed]'"
         ) from error
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    # At every collective: DeepSpeed still uses the names that torch 2.13 renamed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     _name_this_process()
     if not torch.cuda.is_available():
         deepspeed.init_distributed(dist_backend="gloo", verbose=False)
@@ -43,6 +54,15 @@ def deepspeed_plugin(settings: Train) -> Any:
     config["gradient_clipping"] = settings.clip
     config["bf16"] = {"enabled": settings.precision == "bf16"}
     return DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False)
+
+
+def load_models_whole() -> None:
+    """Have transformers load models as ever under ZeRO-3: they are put together from parts first, and sharded when
+    training begins.
+    """
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 def _read_config(name: str) -> dict[str, Any]:
