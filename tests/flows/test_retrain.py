@@ -121,7 +121,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_the_whole_pipeline_on_micro_parameters(
     checkout: Path, mentions: Callable[[str], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from micro import micro
+from micro import MICRO, ROOT, micro
 
 from videollava.errors import InputError
 from videollava.train import finetune, loop, pretrain
@@ -51,6 +56,44 @@ def test_killed_at_any_step_ends_with_the_same_weights(
             finetune.run(params, broken)
     assert not (broken / "models/videollava").exists()
     finetune.run(params, broken)
+    assert weights(broken) == weights(whole)
+
+
+def newest(workspace: Path) -> int:
+    """Step of the newest checkpoint, 0 without one."""
+    found = (workspace / "checkpoints").glob("finetune-*/step-????????")
+    return max((int(folder.name[5:]) for folder in found), default=0)
+
+
+@pytest.mark.slow
+def test_ten_real_kills_on_the_way_change_no_bit(workspace: Callable[[str], Path]) -> None:
+    whole, broken = workspace("whole"), workspace("broken")
+    settings = (*MICRO, "finetune.epochs=12")
+    params = micro("finetune.epochs=12")
+    for folder in (whole, broken):
+        pretrain.run(params, folder)
+    finetune.run(params, whole)
+    options = ["--params", str(ROOT / "videollava/profiles/tiny.yaml")]
+    options += [part for setting in settings for part in ("--set", setting)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VIDEOLLAVA_FOLLOWED": "1", "OMP_NUM_THREADS": "1"}
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "videollava", "finetune", *options]
+        return subprocess.Popen(command, cwd=broken, env=environment, stdout=subprocess.DEVNULL)
+
+    draw, kills = random.Random(0), 0
+    steps = max(newest(whole), 1)
+    while kills < 10:
+        running, target = start(), min(newest(broken) + draw.randint(1, max(1, steps // 14)), steps - 1)
+        while newest(broken) < target and running.poll() is None:
+            time.sleep(0.001)
+        time.sleep(draw.random() * 0.05)  # anywhere: in a step, in a checkpoint being written
+        assert running.poll() is None, "it ended before it was killed"
+        running.kill()
+        running.wait()
+        kills += 1
+    assert not (broken / "models/videollava").exists()
+    assert start().wait() == 0
     assert weights(broken) == weights(whole)
 
 
