@@ -53,7 +53,7 @@ def _whole(frames: np.ndarray) -> Tensor:
     pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     height, width = pixels.shape[-2:]
     scale = SIZE / min(height, width)
-    pixels = F.interpolate(pixels, size=(round(height * scale), round(width * scale)), mode="bilinear")
+    pixels = F.interpolate(pixels, size=(int(height * scale), int(width * scale)), mode="bilinear")
     top, left = (pixels.shape[-2] - SIZE) // 2, (pixels.shape[-1] - SIZE) // 2
     return pixels[..., top : top + SIZE, left : left + SIZE].contiguous()
 
