@@ -28,8 +28,10 @@ def promote(version: int | str, force: bool = False, workspace: str = "") -> Any
     create_table_artifact(
         decision.cells(), key="scores", description=f"version {version} against the champion"
     )
-    for reason in (*decision.reasons, *decision.notes):
+    for reason in decision.reasons:
         get_run_logger().warning("gate: %s", reason)
+    for note in decision.notes:
+        get_run_logger().info("gate: %s", note)
     if move is None and not decision.passed:
         return Failed(message="refused by the gate: " + "; ".join(decision.reasons))
     return Completed(

@@ -27,6 +27,7 @@ from flows.session import Session, open_session
 from flows.stage import USAGE_ERROR, StageFailed, StageResult, push_stage, run_stage
 from flows.workspace import apply_params, occupy, repository
 from videollava import registry
+from videollava.errors import InputError
 from videollava.gate import Decision
 from videollava.params import load_params
 from videollava.tracking.forward import tracking_uri
@@ -130,8 +131,11 @@ def judge_version(session: Session, number: int) -> Decision:
         log.warning("gate: %s", reason)
     for note in decision.notes:
         log.info("gate: %s", note)
-    if page := registry.comparison_page(session.root, session.params, version, live):
-        session.journal.artifact(page)
+    try:
+        if page := registry.comparison_page(session.root, session.params, version, live):
+            session.journal.artifact(page)
+    except InputError as error:  # a page less is no reason to lose a training
+        log.warning("no page beside the champion: %s", error)
     return decision
 
 

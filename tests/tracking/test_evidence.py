@@ -93,6 +93,7 @@ def test_answers_are_taken_from_the_remote_or_done_without(
     assert answers_folder(workspace, old) is None
     decision = examine(new, old, params, workspace)
     assert "-3.00 against the champion, at most -1.00 allowed" in decision.reasons[0]
+    assert "version 2 and champion 1 are compared by figures alone" in decision.notes[-1]
     config = f"[core]\n    remote = far\n['remote \"far\"']\n    url = {remote}\n"
     (workspace / ".dvc/config").write_text(config)
     # What a remote holds damaged is not taken.
@@ -103,6 +104,21 @@ def test_answers_are_taken_from_the_remote_or_done_without(
     assert answers_folder(workspace, new) is None
     listing.write_bytes(kept)
     assert examine(new, old, params, workspace).passed
+
+
+def test_a_champion_whose_answers_cannot_be_read_bars_nobody(
+    workspace: Path, params: Params, versions: Any
+) -> None:
+    new, old = versions(set(range(10)))
+    folder = answers_folder(workspace, old)
+    assert folder is not None
+    file = folder / "predictions/easy_vqa.jsonl"
+    file.unlink()  # a link into the store
+    file.write_text("not JSON\n")
+    decision = examine(new, old, params, workspace)
+    assert decision.passed
+    assert "compared by figures alone" in decision.notes[-1]
+    assert "easy_vqa.jsonl" in decision.notes[-1]
 
 
 def test_a_page_sets_both_versions_side_by_side(workspace: Path, params: Params, versions: Any) -> None:

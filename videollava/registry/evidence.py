@@ -17,7 +17,7 @@ __all__ = ["answers_folder", "comparison_page"]
 
 
 def answers_folder(workspace: Path, version: Version) -> Path | None:
-    """The version's evaluation folder (predictions/, metrics.json), None where no store has it."""
+    """The version's evaluation folder (predictions/, metrics.json), None where no store has it whole."""
     if not version.evaluation:
         return None
     try:
@@ -25,12 +25,15 @@ def answers_folder(workspace: Path, version: Version) -> Path | None:
             have_object(workspace, row["md5"])
         manifest = read_manifest(workspace, version.evaluation)
         return materialise(manifest, stores(workspace), model_cache(workspace).with_name("evaluations"))
-    except InputError:
+    except (InputError, ValueError):  # a listing that is damaged is no JSON
         return None
 
 
 def comparison_page(workspace: Path, params: Params, version: Version, live: Version | None) -> Path | None:
-    """The report of `version` beside the champion's answers; None where either's are not to be had."""
+    """The report of `version` beside the champion's answers; None where either's are not to be had.
+
+    InputError where they cannot be read.
+    """
     from videollava.evaluate.report import write_report
 
     if live is None or live.number == version.number:

@@ -111,14 +111,14 @@ def folder_key(workspace: Path, stage: str = "finetune", out: str = MODEL) -> st
 
 def read_manifest(workspace: Path, key: str) -> Manifest:
     """The files behind a folder's key in the workspace's DVC cache, with their sha256 computed."""
-    listing = object_file(_cache(workspace), key)
+    listing = _object(_cache(workspace), key)
     if not listing.is_file():
         raise InputError(
             f"{MODEL} ({key}) is not in the DVC cache; run `dvc fetch {MODEL}` or `dvc commit finetune`"
         )
     files = []
     for row in json.loads(listing.read_text()):
-        source = object_file(_cache(workspace), row["md5"])
+        source = _object(_cache(workspace), row["md5"])
         if not source.is_file():
             raise InputError(
                 f"{MODEL}/{row['relpath']} ({row['md5']}) is not in the DVC cache; run `dvc fetch {MODEL}`"
@@ -145,17 +145,17 @@ def have_object(workspace: Path, md5: str) -> Path:
     InputError where no store holds it whole.
     """
     cache, *others = stores(workspace)
-    target = object_file(Path(cache.url), md5)
+    target = _object(Path(cache.url), md5)
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     for place in others:
         try:
-            if "://" in place.url:
-                trouble = download_object(md5, place, aside)
+            if place.url.startswith("s3://"):
+                trouble = _download(md5, place, aside)
             else:
-                source = object_file(Path(place.url), md5)
+                source = _object(Path(place.url), md5)
                 trouble = "" if source.is_file() else "not there"
                 if not trouble:
                     shutil.copyfile(source, aside)
@@ -220,7 +220,7 @@ def _place(file: File, places: Iterable[Store], target: Path) -> None:
 def _take(file: File, place: Store, target: Path) -> str:
     """Put the file at `target` from one store; "" or why not."""
     if "://" not in place.url:
-        source = object_file(Path(place.url), file.md5)
+        source = _object(Path(place.url), file.md5)
         if not source.is_file():
             return "not there"
         if _differs(source, file):
@@ -229,7 +229,7 @@ def _take(file: File, place: Store, target: Path) -> str:
         return ""
     if not place.url.startswith("s3://"):
         return "kind of remote not supported here; `dvc fetch` it first"
-    trouble = download_object(file.md5, place, target)
+    trouble = _download(file.md5, place, target)
     if not trouble and _differs(target, file):
         target.unlink()
         return "damaged (its content does not fit its hash)"
@@ -243,7 +243,7 @@ def _link(source: Path, target: Path) -> None:
         target.symlink_to(source.resolve())
 
 
-def download_object(md5: str, place: Store, target: Path) -> str:
+def _download(md5: str, place: Store, target: Path) -> str:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -272,7 +272,7 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(stream, "md5").hexdigest()
 
 
-def object_file(store: Path, md5: str) -> Path:
+def _object(store: Path, md5: str) -> Path:
     return store / OBJECTS / md5[:2] / md5[2:]
 
 

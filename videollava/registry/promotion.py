@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,22 @@ def champion(workspace: Path, tracking: Tracking, store: Any = None) -> Version 
 
 def examine(version: Version, live: Version | None, params: Params, workspace: Path) -> Decision:
     """The gate's decision on a version, against the champion it would replace, answer by answer where both
-    versions' answers are at hand.
+    versions' answers are at hand; where they are not, a note says so.
     """
     if live is None or live.number == version.number:
         return decide(version.metrics, None, params.gate)
     mine, theirs = answers_folder(workspace, version), answers_folder(workspace, live)
-    pairs = read_pairs(mine, theirs) if mine and theirs else {}
-    return decide(version.metrics, live.metrics, params.gate, pairs)
+    pairs, lacking = {}, "answers of one are in no store"
+    if mine and theirs:
+        try:
+            pairs, lacking = read_pairs(mine, theirs), ""
+        except InputError as error:  # an old version that cannot be read must not bar every new one
+            lacking = str(error)
+    decision = decide(version.metrics, live.metrics, params.gate, pairs)
+    if lacking:
+        note = f"version {version.number} and champion {live.number} are compared by figures alone: {lacking}"
+        decision = replace(decision, notes=(*decision.notes, note))
+    return decision
 
 
 def promote(

@@ -57,8 +57,8 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
     config = language_config(
         params.model.language, len(tokenizer), **{k: v for k, v in ids.items() if v is not None}
     )
-    # The usual 0.02 suits thousands of dimensions. At 128, attention starts so even that a hundred times the steps
-    # go by before the model looks anything up; and tokens must stay what they are among what the layers add.
+    # The usual 0.02 suits thousands of dimensions. At 128, attention starts so even that an epoch went by without the
+    # model looking anything up (bench/RESULTS.md); and tokens must stay what they are among what the layers add.
     config.initializer_range = config.hidden_size**-0.5
     model = LlamaForCausalLM._from_config(config, attn_implementation="varlen")
     nn.init.normal_(model.model.embed_tokens.weight, std=0.5)

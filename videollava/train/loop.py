@@ -37,10 +37,10 @@ __all__ = ["Job", "learning_rate", "train"]
 class Job:
     """What one training run is made of.
 
-    groups: parameter groups for AdamW, each with its peak `lr`. forward: (model, batch, targets of the step) -> loss,
-    the sum over the batch's targets divided by that number. packs: one dataset an epoch, its plan inside.
-    flops: of each epoch's steps, this rank's share, for MFU (empty: not logged). worst: epoch and number of the pack
-    that needs most memory; it is tried before the first step.
+    groups: parameter groups for AdamW, each with its peak `lr`; betas: AdamW's. forward: (model, batch, targets of the
+    step) -> loss, the sum over the batch's targets divided by that number. packs: one dataset an epoch, its plan
+    inside. flops: of each epoch's steps, this rank's share, for MFU (empty: not logged). worst: epoch and number of
+    the pack that needs most memory; it is tried before the first step.
     """
 
     name: str
