@@ -30,7 +30,7 @@ from videollava.errors import InputError
 if TYPE_CHECKING:
     from videollava.params import Model
 
-__all__ = ["Batch", "Layout", "Packs", "load_batches"]
+__all__ = ["Batch", "Layout", "Packs", "lay_in_row", "load_batches"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Packs(Dataset[Batch]):
         if not encoded:
             # A rank with nothing to do still makes every call: one token without a label.
             encoded = [Encoded([self.tokenizer.bos_token_id or 0], [IGNORED])]
-        batch = _lay_in_row(number, encoded)
+        batch = lay_in_row(number, encoded)
         batch.dropped = dropped
         self._attach(batch, media)
         return batch
@@ -209,7 +209,8 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _lay_in_row(number: int, encoded: Sequence[Encoded]) -> Batch:
+def lay_in_row(number: int, encoded: Sequence[Encoded]) -> Batch:
+    """Conversations one after the other in one row, without media."""
     lengths = [len(item.input_ids) for item in encoded]
     ids = np.concatenate([item.input_ids for item in encoded])
     labels = np.concatenate([item.labels for item in encoded])

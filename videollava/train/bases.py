@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
-from videollava.data.batches import Batch, Layout, Packs
-from videollava.data.packing import Lengths, plan_epoch
-from videollava.data.prompts import Encoded, encode
-from videollava.data.records import Turn
+from videollava.data.batches import Batch, lay_in_row
+from videollava.data.packing import Lengths, Plan, plan_epoch
+from videollava.data.prompts import IGNORED, TEMPLATES, Encoded, encode
+from videollava.data.records import MARK, Turn
+from videollava.data.segments import segments_of
 from videollava.data.shards import load_split
 from videollava.model.attention import packed_kwargs
 from videollava.model.video_llava import language_config
@@ -27,9 +30,9 @@ from videollava.tracking import input_key
 from videollava.train.accelerate import make_accelerator
 from videollava.train.loop import Job, train
 
-__all__ = ["run"]
+__all__ = ["parts_of", "run", "texts_of"]
 
-SPLITS = (("pretrain", "plain"), ("finetune", "v1"))
+QUESTIONS = 5  # of one conversation, at most
 
 
 def run(params: Params, workspace: Path) -> None:
@@ -69,11 +72,8 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
         checkpoint_steps=100,
         workers=0,
     )
-    packs = [
-        _text_packs(prepared, split, template, tokenizer, params, epoch)
-        for epoch in range(base.epochs)
-        for split, template in SPLITS
-    ]
+    texts = texts_of(prepared, tokenizer)
+    packs = [TextPacks(texts, _plan(texts, params, epoch)) for epoch in range(base.epochs)]
     job = Job(
         name="bases",
         model=model,
@@ -90,42 +90,45 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-class TextPacks(Packs):
-    """Conversations in words alone: a caption stands where the medium was, so there is something to answer from.
+class TextPacks(Dataset[Batch]):
+    """Item p is pack p of the plan, of texts that are encoded once for all epochs."""
 
-    A caption is told in another's words: what stage 1 then asks for is words in the medium's place.
+    def __init__(self, texts: Sequence[Encoded], plan: Plan) -> None:
+        self.texts, self.plan = texts, plan
+
+    def __getitem__(self, number: int) -> Batch:
+        return lay_in_row(number, [self.texts[i] for i in self.plan.pack(number).tolist()])
+
+
+def _plan(texts: Sequence[Encoded], params: Params, epoch: int) -> Plan:
+    tokens = np.array([len(text.input_ids) for text in texts])
+    targets = np.array([text.target_tokens for text in texts])
+    budget = max(params.bases.batch_tokens, int(tokens.max()))
+    batch = max(1, int(0.95 * budget / tokens.mean()))  # one pack a step
+    lengths = Lengths(tokens, targets, tokens.astype(np.float64))
+    return plan_epoch(lengths, batch_size=batch, ranks=1, budget=budget, seed=params.seed, epoch=epoch)
+
+
+def texts_of(prepared: Path, tokenizer: Any) -> list[Encoded]:
+    """What both stages will say, in words alone: a caption stands where the medium was.
+
+    So there is something to answer from. A caption is told in another's words: what stage 1 then asks for is words
+    in the medium's place.
     """
-
-    captions: dict[int, str]
-
-    def _sample(self, row: int) -> tuple[Encoded, list[tuple[str, Any]]]:
-        media = self.records["media"][row].as_py()
-        kinds = [self.shards.kind(number) for number in media]
-        turns = [Turn(role, text) for role, text in json.loads(self.records["conversations"][row].as_py())]
-        where = f"split {self.split}, row {row}"
-        if self.layout.template == "plain":
-            return self._in_words(encode(turns, kinds, self.tokenizer, "plain", where=where), media), []
-        told = [Turn(turn.role, self._tell(turn.text, kinds, media)) for turn in turns]
-        return encode(told, (), self.tokenizer, self.layout.template, where=where), []
-
-    def _in_words(self, encoded: Encoded, media: list[int]) -> Encoded:
-        ids: list[int] = []
-        labels: list[int] = []
-        rest = iter(media)
-        for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
-            told = [token]
-            if token < 0:
-                told = self.tokenizer(self.captions.get(next(rest), ""), add_special_tokens=False)[
-                    "input_ids"
-                ]
-            ids += told
-            labels += [label] * len(told)
-        return Encoded(ids, labels)
-
-    def _tell(self, text: str, kinds: list[str], media: list[int]) -> str:
-        for kind, number in zip(kinds, media, strict=True):
-            text = text.replace(f"<{kind}>", self.captions.get(number, ""), 1)
-        return text.strip()
+    captions = _captions(prepared)
+    texts = []
+    for split in ("pretrain", "finetune"):
+        table = load_split(prepared, split)
+        rows = zip(*(table[name].to_pylist() for name in ("id", "conversations", "media")), strict=True)
+        for name, talk, media in rows:
+            turns = [Turn(role, text) for role, text in json.loads(talk)]
+            told, where = [captions.get(number, "") for number in media], f"split {split}, record {name}"
+            if split == "pretrain":
+                texts.append(_caption(turns, told, tokenizer))
+            else:
+                encoded = [encode(part, (), tokenizer, where=where) for part in parts_of(turns, told)]
+                texts += [_without_system(part, tokenizer) for part in encoded]
+    return texts
 
 
 def _captions(prepared: Path) -> dict[int, str]:
@@ -135,21 +138,36 @@ def _captions(prepared: Path) -> dict[int, str]:
     return {media[0]: json.loads(talk)[-1][1] for media, talk in rows}
 
 
-def _text_packs(
-    prepared: Path, split: str, template: str, tokenizer: Any, params: Params, epoch: int
-) -> TextPacks:
-    table = load_split(prepared, split)
-    targets = table["target_tokens"].to_numpy().astype(np.int64)
-    # A caption takes a few tokens more than the index counts.
-    tokens = table["text_tokens"].to_numpy().astype(np.int64)
-    lengths = Lengths(tokens, tokens if template == "plain" else targets, tokens.astype(np.float64))
-    budget = params.bases.batch_tokens
-    batch = max(1, int(0.95 * budget / tokens.mean()))  # one pack a step
-    plan = plan_epoch(lengths, batch_size=batch, ranks=1, budget=budget, seed=params.seed, epoch=epoch)
-    layout = Layout.of(params.model, len(tokenizer), template=template)
-    packs = TextPacks(prepared, split, tokenizer, layout, plan)
-    packs.captions = _captions(prepared)
-    return packs
+def _caption(turns: Sequence[Turn], told: Sequence[str], tokenizer: Any) -> Encoded:
+    """The plain template with other words in the place of its media."""
+    segments = segments_of(tokenizer)
+    ids = list(tokenizer(" ".join(told))["input_ids"])
+    answer = segments.alone(turns[-1].text + TEMPLATES["plain"].stop)
+    return Encoded(ids + answer, [IGNORED] * len(ids) + answer)
+
+
+def parts_of(turns: Sequence[Turn], told: Sequence[str]) -> Iterator[list[Turn]]:
+    """A conversation in words, cut after every few questions, each part with the captions it begins with.
+
+    Cut, because what has been answered before tells much of the next answer; a first question has to be answered
+    from the caption alone.
+    """
+    turns, rest = list(turns[1:] if turns[0].role == "gpt" else turns), iter(told)
+    opening = " ".join(told[: len(MARK.findall(turns[0].text))])
+    words = [
+        Turn("human", MARK.sub(lambda _: next(rest, ""), turn.text).strip()) if turn.role == "human" else turn
+        for turn in turns
+    ]
+    for start in range(0, len(words), 2 * QUESTIONS):
+        first, *others = words[start : start + 2 * QUESTIONS]
+        yield [Turn("human", f"{opening}\n{first.text}".strip()) if start else first, *others]
+
+
+def _without_system(encoded: Encoded, tokenizer: Any) -> Encoded:
+    """The same without the template's first sentences: a quarter of the tokens, and nothing to learn from."""
+    size = len(tokenizer(TEMPLATES["v1"].system)["input_ids"])
+    ids, labels = encoded.input_ids, encoded.labels
+    return Encoded([ids[0], *ids[size:]], [labels[0], *labels[size:]])
 
 
 def _forward(model: nn.Module, batch: Batch, share: Tensor | float) -> Tensor:
