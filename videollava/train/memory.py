@@ -92,10 +92,11 @@ def pack_bytes(text_config: Any, settings: Train, language_learns: bool) -> tupl
 
 def _layer_bytes(width: int, mlp: int, compute: int, stream: int, learned: bool) -> float:
     """Two norms (in float32), rotated queries, keys, values and output, three MLP tensors; inputs of weights that
-    learn.
+    learn: autocast copies a float32 one for each of the five linear layers that read a norm.
     """
     kept = 2 * 4 * width + 4 * compute * width + 3 * compute * mlp
-    return kept + (2 * (stream + compute) * width + compute * mlp if learned else 0)
+    inputs = 2 * stream + (2 if stream == compute else 5) * compute
+    return kept + (inputs * width + compute * mlp if learned else 0)
 
 
 def _adapter_bytes(width: int, mlp: int, compute: int) -> float:

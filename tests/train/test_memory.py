@@ -1,0 +1,144 @@
+"""The formula of activations against autograd's own account of what it keeps for the backward pass.
+
+Attention is one that keeps what flash attention keeps: queries, keys, values and its output. (On a CPU ours keeps its
+scores too, which the formula, made for GPUs, rightly leaves out.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from videollava.data.batches import Batch
+from videollava.model import attention
+from videollava.model.video_llava import (
+    ATTENTION,
+    VideoLlavaForConditionalGeneration,
+    language_config,
+    model_config,
+)
+from videollava.params import Encoder, Language, Model, Train
+from videollava.train.instruct import choose_learners, forward
+from videollava.train.memory import Weights, footprint, pack_bytes
+
+TOKENS, TARGETS, VOCABULARY = 600, 150, 1000
+SHAPE = Model(
+    image_size=16,
+    patch_size=8,
+    frames=8,
+    vision=Encoder(width=32, layers=2, heads=2, mlp=64),
+    language=Language(width=128, layers=2, heads=4, mlp=352, positions=1024),
+)
+
+
+class Flash(torch.autograd.Function):
+    """Attention that keeps its inputs and output."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], scale: float) -> Tensor:
+        out = attention._attend_grouped(q, k, v, lengths, scale, 0.0)
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return grad, grad, grad, None, None
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, *options: Any) -> Tensor:
+    lengths = tuple(b - a for a, b in itertools.pairwise(ends.tolist()))
+    return Flash.apply(q, k, v, lengths, options[1])
+
+
+def batch() -> Batch:
+    """Four conversations of equal length with an image each; the last tokens of each are learned."""
+    length, visual = TOKENS // 4, SHAPE.image_tokens
+    ids = torch.randint(3, VOCABULARY, (4, length), generator=torch.Generator().manual_seed(0))
+    ids[:, 1 : 1 + visual] = VOCABULARY
+    labels = ids.clone()
+    labels[:, : length - TARGETS // 4] = -100
+    features = torch.randn(4, visual, SHAPE.vision.width)
+    return Batch(
+        0,
+        ids.reshape(1, -1),
+        labels.reshape(1, -1),
+        torch.arange(length).repeat(4)[None],
+        [length] * 4,
+        image_features=features,
+    )
+
+
+def kept(model: Any, settings: Train) -> int:
+    """Bytes that a forward pass keeps, weights and autocast's copies of them left out."""
+    sizes = {p.numel() for p in model.parameters()}
+    storages: dict[int, int] = {}
+    held = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        held.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage.nbytes() // tensor.element_size() not in sizes:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    autocast = settings.precision == "bf16" and settings.deepspeed == "none"
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
+        loss = forward(model, batch(), 1.0)
+    assert torch.isfinite(loss)
+    return sum(storages.values())
+
+
+def make(settings: Train, language_learns: bool, layers: int) -> Any:
+    torch.manual_seed(0)
+    language = dataclasses.replace(SHAPE.language, layers=layers)
+    config = model_config(SHAPE, language_config(language, VOCABULARY))
+    model = VideoLlavaForConditionalGeneration._from_config(config, attn_implementation=ATTENTION)
+    choose_learners(model, settings, language_learns)
+    if settings.precision == "bf16" and settings.deepspeed != "none":
+        model.to(torch.bfloat16)
+    elif settings.precision == "bf16" and not language_learns:
+        model.model.language_model.to(torch.bfloat16)
+        model.lm_head.to(torch.bfloat16)
+    return model.train()
+
+
+@pytest.mark.parametrize("language_learns", [True, False])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("precision", "deepspeed"), [("fp32", "none"), ("bf16", "zero2"), ("bf16", "none")])
+def test_activations_are_what_autograd_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Any,
+    deepspeed: Any,
+    checkpointing: bool,
+    language_learns: bool,
+) -> None:
+    monkeypatch.setattr(attention, "attend_packed", flash)
+    settings = Train(precision=precision, deepspeed=deepspeed, gradient_checkpointing=checkpointing)
+    found, predicted = [], []
+    for layers in (2, 5):
+        model = make(settings, language_learns, layers)
+        token, target = pack_bytes(model.config.text_config, settings, language_learns)
+        found.append(kept(model, settings))
+        predicted.append(token * TOKENS + target * TARGETS)
+    # Layer by layer it is exact; what comes before and after the layers has its temporaries counted too.
+    assert found[1] - found[0] == pytest.approx(predicted[1] - predicted[0], rel=0.01)
+    assert found[1] < predicted[1]
+
+
+def test_a_full_7b_needs_its_sixteen_bytes_a_weight() -> None:
+    """AdamW in mixed precision: 4 + 2 + 4 + 8 bytes a weight that learns, so 7B fit no single GPU unsharded."""
+    config = model_config(SHAPE, language_config(SHAPE.language, VOCABULARY))
+    need = footprint(Weights(7_000_000_000, 0), config, Train(precision="bf16"), True, 1, 8192, 2000)
+    assert need.weights + need.gradients + need.optimizer == pytest.approx(18 * 7e9)
+    spread = footprint(
+        Weights(7_000_000_000, 0), config, Train(precision="bf16", deepspeed="zero3"), True, 8, 8192, 2000
+    )
+    assert spread.total < need.total / 4
