@@ -1,0 +1,1 @@
+"""Parts of bench/training.py: samples of the paper's mix, the model both ways, and batches both ways."""
