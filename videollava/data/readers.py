@@ -20,7 +20,7 @@ __all__ = ["Rejected", "known_facts", "read_records"]
 Catalogue = Mapping[str, Member]
 Entry = "tuple[str, Record] | Rejected"
 
-TURNS = {"image": 6, "video": 10}  # questions of one conversation, at most
+TURNS = {"image": 12, "video": 10}  # questions of one conversation, at most
 
 # Stage-1 requests. The plain template leaves them out, as the original does.
 REQUESTS: dict[MediumKind, tuple[str, ...]] = {
