@@ -28,6 +28,7 @@ MICRO = (
     "align.image_epochs=1",
     "align.video_epochs=1",
     "align.precision=fp32",
+    "pretrain.epochs=1",
     "pretrain.batch_size=6",
     "pretrain.tokens_per_pack=1024",
     "pretrain.precision=fp32",
