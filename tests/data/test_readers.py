@@ -10,7 +10,7 @@ from made import CLIPS, archive_source, lines, llava, params, png, tar
 
 from videollava.data.archives import Member, list_members
 from videollava.data.fetch import run as fetch
-from videollava.data.readers import Rejected, known_facts, read_records
+from videollava.data.readers import TURNS, Rejected, known_facts, read_records
 from videollava.data.records import Record
 from videollava.errors import InputError
 from videollava.params import Source
@@ -48,10 +48,10 @@ def test_the_whole_test_set_is_asked_question_by_question(easy: dict[str, list[R
     assert [turn.text for turn in first.turns] == ["<image>\nwhat is the red shape?", "triangle"]
 
 
-def test_training_questions_are_all_there_in_short_conversations(easy: dict[str, list[Record]]) -> None:
+def test_training_questions_are_all_there_in_bounded_conversations(easy: dict[str, list[Record]]) -> None:
     records = easy["finetune"]
     assert sum(len(record.turns) for record in records) == 2 * 38575
-    assert max(len(record.turns) for record in records) == 12
+    assert max(len(record.turns) for record in records) == 2 * TURNS["image"]
     for record in records:
         assert [turn.role for turn in record.turns] == ["human", "gpt"] * (len(record.turns) // 2)
         assert record.turns[0].text.startswith("<image>\n")
