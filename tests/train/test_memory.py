@@ -133,7 +133,7 @@ def test_activations_are_what_autograd_keeps(
     assert found[1] < predicted[1]
 
 
-def test_a_full_7b_needs_its_sixteen_bytes_a_weight() -> None:
+def test_a_full_7b_needs_its_eighteen_bytes_a_weight() -> None:
     """AdamW in mixed precision: 4 + 2 + 4 + 8 bytes a weight that learns, so 7B fit no single GPU unsharded."""
     config = model_config(SHAPE, language_config(SHAPE.language, VOCABULARY))
     need = footprint(Weights(7_000_000_000, 0), config, Train(precision="bf16"), True, 1, 8192, 2000)

@@ -21,7 +21,7 @@ from videollava.data.batches import Batch, lay_in_row
 from videollava.data.packing import Lengths, Plan, plan_epoch
 from videollava.data.prompts import IGNORED, TEMPLATES, Encoded, encode
 from videollava.data.records import MARK, Turn
-from videollava.data.segments import segments_of
+from videollava.data.segments import Segments, segments_of
 from videollava.data.shards import load_split
 from videollava.model.attention import packed_kwargs
 from videollava.model.video_llava import language_config
@@ -50,7 +50,7 @@ def run(params: Params, workspace: Path) -> None:
 
 
 def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
-    """A small Llama that has read every training conversation, media left out."""
+    """A small Llama that has read every training conversation, its media told in words."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     base, prepared = params.bases, workspace / "data/prepared"
@@ -115,7 +115,7 @@ def texts_of(prepared: Path, tokenizer: Any) -> list[Encoded]:
     So there is something to answer from. A caption is told in another's words: what stage 1 then asks for is words
     in the medium's place.
     """
-    captions = _captions(prepared)
+    captions, segments = _captions(prepared), segments_of(tokenizer)
     texts = []
     for split in ("pretrain", "finetune"):
         table = load_split(prepared, split)
@@ -124,10 +124,10 @@ def texts_of(prepared: Path, tokenizer: Any) -> list[Encoded]:
             turns = [Turn(role, text) for role, text in json.loads(talk)]
             told, where = [captions.get(number, "") for number in media], f"split {split}, record {name}"
             if split == "pretrain":
-                texts.append(_caption(turns, told, tokenizer))
+                texts.append(_caption(turns, told, segments))
             else:
                 encoded = [encode(part, (), tokenizer, where=where) for part in parts_of(turns, told)]
-                texts += [_without_system(part, tokenizer) for part in encoded]
+                texts += [_without_system(part, segments) for part in encoded]
     return texts
 
 
@@ -138,10 +138,9 @@ def _captions(prepared: Path) -> dict[int, str]:
     return {media[0]: json.loads(talk)[-1][1] for media, talk in rows}
 
 
-def _caption(turns: Sequence[Turn], told: Sequence[str], tokenizer: Any) -> Encoded:
+def _caption(turns: Sequence[Turn], told: Sequence[str], segments: Segments) -> Encoded:
     """The plain template with other words in the place of its media."""
-    segments = segments_of(tokenizer)
-    ids = list(tokenizer(" ".join(told))["input_ids"])
+    ids = [*_opening(segments), *segments.alone(" ".join(told))]
     answer = segments.alone(turns[-1].text + TEMPLATES["plain"].stop)
     return Encoded(ids + answer, [IGNORED] * len(ids) + answer)
 
@@ -163,11 +162,21 @@ def parts_of(turns: Sequence[Turn], told: Sequence[str]) -> Iterator[list[Turn]]
         yield [Turn("human", f"{opening}\n{first.text}".strip()) if start else first, *others]
 
 
-def _without_system(encoded: Encoded, tokenizer: Any) -> Encoded:
-    """The same without the template's first sentences: a quarter of the tokens, and nothing to learn from."""
-    size = len(tokenizer(TEMPLATES["v1"].system)["input_ids"])
+def _without_system(encoded: Encoded, segments: Segments) -> Encoded:
+    """The same without the template's first sentences: a quarter of the tokens, and nothing to learn from.
+
+    Unchanged where the tokenizer joins their end to what follows.
+    """
+    opening = _opening(segments)
+    system = [*opening, *segments.alone(TEMPLATES["v1"].system)]
     ids, labels = encoded.input_ids, encoded.labels
-    return Encoded([ids[0], *ids[size:]], [labels[0], *labels[size:]])
+    if ids[: len(system)] != system:
+        return encoded
+    return Encoded(opening + ids[len(system) :], [IGNORED] * len(opening) + labels[len(system) :])
+
+
+def _opening(segments: Segments) -> list[int]:
+    return [] if segments.bos is None else [segments.bos]
 
 
 def _forward(model: nn.Module, batch: Batch, share: Tensor | float) -> Tensor:
