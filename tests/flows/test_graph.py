@@ -28,6 +28,7 @@ MODULES = {
 SILENT = (
     "videollava/__init__.py",
     "videollava/errors.py",
+    "videollava/scrub.py",
     "videollava/params.py",
     "videollava/gate.py",
     "videollava/tracking/",
