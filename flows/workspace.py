@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
-from videollava.params import load_params, parse_params, profile_names, profile_text
+from videollava.params import load_params, parse_params, profile_names, profile_text, split_overrides
 
 __all__ = ["apply_params", "hold", "occupy", "repository"]
 
@@ -181,17 +181,11 @@ def _override(text: str, overrides: Sequence[str], file: Path) -> str:
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
     tree = yaml.load(text) or {}
-    for item in overrides:
-        key, mark, value = item.partition("=")
-        if not mark or not key:
-            raise InputError(
-                f"override {item!r}: write SECTION.KEY=VALUE, such as finetune.learning_rate=1e-4"
-            )
-        *parents, leaf = key.split(".")
+    for (*parents, leaf), value in split_overrides(overrides):
         node = tree
         for parent in parents:
-            node = _child(node, parent, item)
-        node[leaf] = YAML(typ="safe").load(value)
+            node = _child(node, parent)
+        node[leaf] = value
     parse_params(tree, str(file))
     if not overrides:
         return text
@@ -200,11 +194,11 @@ def _override(text: str, overrides: Sequence[str], file: Path) -> str:
     return out.getvalue()
 
 
-def _child(node: Any, key: str, item: str) -> Any:
+def _child(node: Any, key: str) -> Any:
     if node.get(key) is None:
         node[key] = {}
     if not isinstance(node[key], Mapping):
-        raise InputError(f"override {item!r}: {key} has no keys below it")
+        raise InputError(f"override: {key} has no keys below it")
     return node[key]
 
 

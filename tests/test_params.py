@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from videollava.errors import InputError
-from videollava.params import Params, load_params, parse_params, profile_names, profile_text
+from videollava.params import Params, load_params, parse_params, profile_names, profile_text, schema
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +62,7 @@ def test_overrides_and_numbers_without_a_dot(tmp_path: Path) -> None:
 
 def test_sections_are_frozen_and_derive_tokens() -> None:
     params = Params()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         params.seed = 1  # type: ignore[misc]
     assert (params.model.image_tokens, params.model.video_tokens) == (64, 8 * 65)
 
@@ -66,3 +70,95 @@ def test_sections_are_frozen_and_derive_tokens() -> None:
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="videollava profile tiny"):
         load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"finetune": {"epochs": -1}}, "finetune.epochs must be at least 1, not -1"),
+        ({"finetune": {"learning_rate": float("nan")}}, "finetune.learning_rate must be a finite number"),
+        ({"finetune": {"learning_rate": float("inf")}}, "finetune.learning_rate must be a finite number"),
+        ({"finetune": {"learning_rate": True}}, "finetune.learning_rate must be float, not True"),
+        ({"finetune": {"tokens_per_pack": 0}}, "finetune.tokens_per_pack must be at least 1, not 0"),
+        ({"gate": {"significance": 5}}, "gate.significance must be less than 1, not 5"),
+        ({"gate": {"minimum": {"easy_vqa": "high"}}}, "gate.minimum.easy_vqa must be float, not 'high'"),
+        ({"finetune": {"warmup_ratio": 1.5}}, "finetune.warmup_ratio must be at most 1, not 1.5"),
+        ({"evaluate": {"blind": "yes"}}, "evaluate.blind must be bool"),
+        ({"evaluate": {"benchmarks": ["gqa", "gqa"]}}, "evaluate.benchmarks names gqa twice"),
+        (
+            {"model": {"vision": {"heads": 3}}},
+            "model.vision: heads is 3, which does not divide the width 128",
+        ),
+        ({"model": {"image_size": 65}}, "model: patch_size is 8, which does not divide image_size 65"),
+        ({"model": {"feature_layer": -9}}, "model: feature_layer is -9; an encoder of 4 layers has"),
+        ({"tracking": {"model": "team/videollava"}}, "tracking.model is 'team/videollava': a name without"),
+        ({"finetune": None}, "finetune must be a mapping of keys, not NoneType"),
+    ],
+)
+def test_values_out_of_range_are_refused(raw: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse_params(raw)
+
+
+def test_every_number_has_bounds() -> None:
+    """A parameter without a range accepts -1, nan or 10**9 and ends hours later."""
+    loose = [
+        f"{section}.{name}" for section, name, field in numbers(json.loads(schema())) if not bounded(field)
+    ]
+    # A gain or a distance may be below zero: whoever sets -100 switches it off. model.feature_layer counts both ways.
+    free = ["Gate.minimum_gain", "Gate.minimum_gains", "Gate.minimum_over_blind", "Model.feature_layer"]
+    assert sorted(loose) == free
+
+
+def numbers(made: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for section, entry in {**made["$defs"], "Params": made}.items():
+        for name, declared in entry["properties"].items():
+            inner = declared.get("additionalProperties", declared)
+            if inner.get("type") in ("integer", "number"):
+                yield section, name, inner
+
+
+def bounded(declared: dict[str, Any]) -> bool:
+    return any(key in declared for key in ("minimum", "exclusiveMinimum"))
+
+
+def test_every_parameter_is_described_and_the_committed_schema_is_the_codes() -> None:
+    made = json.loads(schema())
+    for section in (*made["$defs"].values(), made):
+        assert all(declared.get("description") for declared in section["properties"].values())
+    assert (ROOT / "docs/params.schema.json").read_text() == schema()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "the key 'seed' stands twice"),
+        ("finetune: {epochs: 1, epochs: 2}\n", "the key 'epochs' stands twice"),
+        ("- seed\n", "the file must be a mapping of keys, not list"),
+        ("seed: [\n", "not valid YAML"),
+    ],
+)
+def test_what_yaml_would_drop_in_silence_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_params(file)
+
+
+@pytest.mark.parametrize(
+    "twice", [("seed=1", "seed=2"), ("gate.minimum={gqa: 1}", "gate.minimum.gqa=2"), ("seed=1", "seed=1")]
+)
+def test_two_overrides_of_one_parameter_are_refused(tmp_path: Path, twice: tuple[str, str]) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("seed: 0\n")
+    with pytest.raises(InputError, match="is set already; give one value"):
+        load_params(file, twice)
+
+
+def test_a_changed_copy_is_checked_too() -> None:
+    train = Params().finetune
+    assert train.replace(epochs=3).epochs == 3
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        train.replace(epochs=0)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        train.replace(epoch=3)

@@ -12,7 +12,6 @@ from typing import Any
 from videollava.command import Arguments, Command, add_params
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
-from videollava.params import load_params, profile_names, profile_text
 
 __all__ = ["main"]
 
@@ -71,6 +70,7 @@ def _stage(name: str) -> Command:
     def run(arguments: Arguments) -> None:
         from importlib import import_module
 
+        from videollava.params import load_params
         from videollava.tracking import track
 
         overrides = list(arguments.set)
@@ -115,6 +115,8 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_profile(arguments: Arguments) -> None:
+    from videollava.params import load_params, profile_names, profile_text
+
     if arguments.name is None:
         active = load_params(arguments.params).profile if arguments.params.is_file() else ""
         for name in profile_names():
@@ -126,6 +128,23 @@ def _run_profile(arguments: Arguments) -> None:
     print(f"{arguments.params}: profile {arguments.name}")
 
 
+def _add_parameters(parser: argparse.ArgumentParser) -> None:
+    add_params(parser)
+    parser.add_argument("--schema", action="store_true", help="the JSON schema of params.yaml instead")
+
+
+def _run_parameters(arguments: Arguments) -> None:
+    from videollava.params import load_params, schema
+
+    if arguments.schema:
+        print(schema(), end="")
+        return
+    from videollava.tracking.lineage import flatten
+
+    for name, value in flatten(load_params(arguments.params, arguments.set)).items():
+        print(f"{name}: {value}")
+
+
 def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true")
 
@@ -135,6 +154,7 @@ def _run_models(arguments: Arguments) -> None:
     from dataclasses import asdict
 
     from videollava import registry
+    from videollava.params import load_params
 
     versions = registry.list_versions(Path.cwd(), load_params().tracking)
     if arguments.json:
@@ -159,6 +179,7 @@ def _add_version(parser: argparse.ArgumentParser) -> None:
 
 def _run_promote(arguments: Arguments) -> int:
     from videollava import registry
+    from videollava.params import load_params
 
     decision, move = registry.promote(Path.cwd(), load_params(), arguments.version, force=arguments.force)
     print(decision.table())
@@ -175,12 +196,14 @@ def _add_rollback(parser: argparse.ArgumentParser) -> None:
 
 def _run_rollback(arguments: Arguments) -> None:
     from videollava import registry
+    from videollava.params import load_params
 
     move = registry.rollback(Path.cwd(), load_params().tracking, arguments.version, arguments.reason)
     print(f"champion: version {move.to} (was {move.came_from})")
 
 
 def _run_track(arguments: Arguments) -> int:
+    from videollava.params import load_params
     from videollava.tracking.forward import replay
 
     done = replay(Path.cwd(), load_params().tracking)
@@ -267,6 +290,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_plan(arguments: Arguments) -> None:
+    from videollava.params import load_params
     from videollava.train.outlook import as_json, as_text, refuse_misfits
     from videollava.train.plan import hardware_of, plan
     from videollava.train.typical import parse_samples
@@ -286,6 +310,7 @@ COMMANDS = {
     **{name: _stage(name) for name in STAGES},
     "plan": Command("what training will take on N GPUs, before any is held", _add_plan, _run_plan),
     "profile": Command("list the presets, or write one into params.yaml", _add_profile, _run_profile),
+    "params": Command("every parameter as it will be used, checked", _add_parameters, _run_parameters),
     "ask": Command("ask a model about images and videos", _add_ask, _run_ask),
     "models": Command("registered versions: aliases, scores, lineage", _add_models, _run_models),
     "promote": Command("make a version champion, if the gate lets it", _add_version, _run_promote),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from videollava.params import Fetch, Model, Params, Prepare, Source
 
-CLIPS = Source("toy_clips", "generated", "clips", train=12, test=8, seed=3)
+CLIPS = Source(name="toy_clips", kind="generated", format="clips", train=12, test=8, seed=3)
 
 
 def png(seed: int = 0, width: int = 20, height: int = 12) -> bytes:
@@ -62,9 +62,9 @@ def lines(path: Path, items: list[Any]) -> Path:
 def archive_source(*files: Path, name: str = "mine", use: str = "finetune", annotations: str = "") -> Source:
     """A source of local files, each with its sha256."""
     return Source(
-        name,
-        "archive",
-        "llava",
+        name=name,
+        kind="archive",
+        format="llava",
         urls=tuple(file.as_uri() for file in files),
         sha256=tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in files),
         annotations=annotations,

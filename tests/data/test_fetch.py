@@ -4,7 +4,6 @@ import json
 import shutil
 import tarfile
 from collections import namedtuple
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from videollava.data.toy import Scene
 from videollava.errors import InputError
 from videollava.params import Source
 
-EASY = Source("easy_vqa", "package", "easy-vqa", package="easy-vqa")
+EASY = Source(name="easy_vqa", kind="package", format="easy-vqa", package="easy-vqa")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -97,17 +96,17 @@ def test_annotations_may_be_an_address(tmp_path: Path) -> None:
     notes = tmp_path / "notes.json"
     notes.write_text("[]")
     both = archive_source(archive, notes)
-    source = replace(both, urls=both.urls[:1], annotations=both.urls[1])
+    source = both.replace(urls=both.urls[:1], annotations=both.urls[1])
     run(params(source), tmp_path)
     assert (tmp_path / "data/raw/mine/notes.json").read_text() == "[]"
 
 
 def test_a_missing_package_names_the_remedy(tmp_path: Path) -> None:
-    source = replace(EASY, package="no-such-package-at-all")
+    source = EASY.replace(package="no-such-package-at-all")
     with pytest.raises(InputError, match=r"easy_vqa.*pip install no-such-package-at-all"):
         run(params(source), tmp_path)
     with pytest.raises(InputError, match="no data folder"):
-        run(params(replace(EASY, package="rich")), tmp_path)
+        run(params(EASY.replace(package="rich")), tmp_path)
 
 
 def test_a_full_disk_is_noticed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,21 +127,28 @@ def test_a_test_clip_in_training_is_an_error(tmp_path: Path, monkeypatch: pytest
         run(params(CLIPS), tmp_path)
 
 
-GOOD = Source("mine", "archive", "llava", urls=("https://host/a.tar",), sha256=("0" * 64,), use="finetune")
+GOOD = Source(
+    name="mine",
+    kind="archive",
+    format="llava",
+    urls=("https://host/a.tar",),
+    sha256=("0" * 64,),
+    use="finetune",
+)
 
 
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (replace(GOOD, name="../up"), "letters, digits"),
-        (replace(GOOD, urls=()), "needs `urls`"),
-        (replace(GOOD, sha256=()), "1 addresses but 0 sha256"),
-        (replace(GOOD, annotations="https://host/a.json"), "2 addresses but 1 sha256"),
-        (replace(GOOD, sha256=("xyz",)), "64 hex digits"),
-        (replace(GOOD, urls=("https://host/",)), "end in a file name"),
-        (replace(GOOD, urls=("https://a/x.tar", "https://b/x.tar"), sha256=("0" * 64,) * 2), "of its own"),
-        (replace(EASY, package=""), "needs `package`"),
-        (replace(CLIPS, train=0), "needs `train`"),
+        (GOOD.replace(name="../up"), "letters, digits"),
+        (GOOD.replace(urls=()), "needs `urls`"),
+        (GOOD.replace(sha256=()), "1 addresses but 0 sha256"),
+        (GOOD.replace(annotations="https://host/a.json"), "2 addresses but 1 sha256"),
+        (GOOD.replace(sha256=("xyz",)), "64 hex digits"),
+        (GOOD.replace(urls=("https://host/",)), "end in a file name"),
+        (GOOD.replace(urls=("https://a/x.tar", "https://b/x.tar"), sha256=("0" * 64,) * 2), "of its own"),
+        (EASY.replace(package=""), "needs `package`"),
+        (CLIPS.replace(train=0), "needs `train`"),
     ],
 )
 def test_wrong_declarations(tmp_path: Path, source: Source, said: str) -> None:

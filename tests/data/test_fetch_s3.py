@@ -150,6 +150,12 @@ def test_what_is_wrong_is_named(bucket: Any, tmp_path: Path, monkeypatch: pytest
 def test_the_stage_fetches_from_s3(bucket: Any, tmp_path: Path) -> None:
     bucket.put_object(Bucket="data", Key="folder/with space.tar", Body=DATA)
     digest = hashlib.sha256(DATA).hexdigest()
-    source = Source("far", "archive", "llava", urls=("s3://data/folder/with%20space.tar",), sha256=(digest,))
+    source = Source(
+        name="far",
+        kind="archive",
+        format="llava",
+        urls=("s3://data/folder/with%20space.tar",),
+        sha256=(digest,),
+    )
     run(params(source), tmp_path)
     assert (tmp_path / "data/raw/far/with space.tar").read_bytes() == DATA

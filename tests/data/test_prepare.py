@@ -7,7 +7,6 @@ import os
 import shutil
 import tarfile
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +96,11 @@ def test_token_counts_are_those_of_the_templates(tmp_path: Path) -> None:
 
     chosen = fetched(tmp_path, MEDIA, RECORDS)
     for use, template in (("finetune", "v1"), ("pretrain", "plain")):
-        source = replace(chosen.fetch.sources[0], use=use)
+        source = chosen.fetch.sources[0].replace(use=use)
         run(
-            replace(
-                chosen,
-                fetch=replace(chosen.fetch, sources=(source,)),
-                prepare=replace(chosen.prepare, max_quarantined=0.3),
+            chosen.replace(
+                fetch=chosen.fetch.replace(sources=(source,)),
+                prepare=chosen.prepare.replace(max_quarantined=0.3),
             ),
             tmp_path,
         )
@@ -129,7 +127,7 @@ def test_the_same_bytes_whatever_the_workers(tmp_path: Path, workers: int) -> No
         *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
     }
     assert summary(tmp_path / "data/prepared")["test_media_in_training"] == 0
-    run(replace(chosen, prepare=replace(chosen.prepare, workers=workers)), tmp_path)
+    run(chosen.replace(prepare=chosen.prepare.replace(workers=workers)), tmp_path)
     assert files(tmp_path / "data/prepared") == first
 
 
@@ -331,12 +329,12 @@ def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
     trained = load_split(folder, "finetune").to_pylist()
     shutil.copytree(folder / "tokenizer", tmp_path / "given")
     del trained[0]["media"]
-    run(replace(chosen, prepare=replace(chosen.prepare, tokenizer=str(tmp_path / "given"))), tmp_path)
+    run(chosen.replace(prepare=chosen.prepare.replace(tokenizer=str(tmp_path / "given"))), tmp_path)
     given = load_split(folder, "finetune").to_pylist()
     del given[0]["media"]
     assert given == trained
     with pytest.raises(InputError, match="no tokenizer there"):
-        run(replace(chosen, prepare=replace(chosen.prepare, tokenizer=str(tmp_path / "nowhere"))), tmp_path)
+        run(chosen.replace(prepare=chosen.prepare.replace(tokenizer=str(tmp_path / "nowhere"))), tmp_path)
 
 
 def test_inspection_measures_what_training_can_read() -> None:

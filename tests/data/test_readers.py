@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from videollava.data.records import Record
 from videollava.errors import InputError
 from videollava.params import Source
 
-EASY = Source("easy_vqa", "package", "easy-vqa", package="easy-vqa")
+EASY = Source(name="easy_vqa", kind="package", format="easy-vqa", package="easy-vqa")
 
 
 def read(source: Source, folder: Path) -> list[tuple[str, Record] | Rejected]:
@@ -110,7 +109,7 @@ def test_clips(tmp_path: Path) -> None:
         assert record.media[0].path.startswith(prefix)
         assert record.turns[0].text.startswith(f"<{record.media[0].kind}>\n")
     assert entries == [entry for entry in read(CLIPS, folder) if not isinstance(entry, Rejected)]
-    other = [entry for entry in read(replace(CLIPS, seed=4), folder) if not isinstance(entry, Rejected)]
+    other = [entry for entry in read(CLIPS.replace(seed=4), folder) if not isinstance(entry, Rejected)]
     assert other != entries
 
 

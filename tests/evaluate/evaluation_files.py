@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,4 +53,4 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 def params(**evaluate: Any) -> Params:
     """The parameters of an evaluation of the micro model, exact and in this process."""
     choices = {"precision": "fp32", "workers": 0, "max_new_tokens": 6, "batch_tokens": 600, **evaluate}
-    return replace(parse_params({"evaluate": choices}), model=SHAPE)
+    return parse_params({"evaluate": choices}).replace(model=SHAPE)

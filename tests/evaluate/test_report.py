@@ -8,7 +8,6 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ from videollava.params import Fetch, Params, Source
 
 IMAGES, VIDEOS = 4, 2
 SOURCES = (
-    Source("easy_vqa", "package", "easy-vqa", package="easy-vqa"),
-    Source("toy_clips", "generated", "clips", train=4, test=2),
+    Source(name="easy_vqa", kind="package", format="easy-vqa", package="easy-vqa"),
+    Source(name="toy_clips", kind="generated", format="clips", train=4, test=2),
 )
 PARAMS = Params(fetch=Fetch(sources=SOURCES))
 VOID = {"img", "meta", "br"}
@@ -258,7 +257,7 @@ def test_split_is_explained_with_counts(workspace: Path, tmp_path: Path) -> None
     counts = {"records": 1234, "images": 5, "videos": 6, "target_tokens": 7}
     summary = {"splits": {"finetune": counts}, "test_media_in_training": 3, "quarantined": {"records": 9}}
     (own / "data/prepared/summary.json").write_text(json.dumps(summary))
-    params = replace(PARAMS, fetch=Fetch(sources=(Source("mine", "archive", "llava"),)))
+    params = PARAMS.replace(fetch=Fetch(sources=(Source(name="mine", kind="archive", format="llava"),)))
     page = write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, own / "evaluation/report.html")
     text = words(page.read_text())
     assert "finetune 1,234 5 6 7" in text

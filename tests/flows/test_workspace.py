@@ -40,7 +40,8 @@ def test_overrides_change_one_value_and_nothing_else(workspace: Path) -> None:
     [
         ("finetune.epoch=3", "unknown key 'finetune.epoch' .did you mean 'epochs'"),
         ("finetune.epochs", "write SECTION.KEY=VALUE"),
-        ("seed.x=1", "seed has no keys below it"),
+        ("seed.x=1", "seed is set already; give one value"),
+        ("profile.x=1", "profile has no keys below it"),
         ("finetune.epochs=many", "finetune.epochs must be int"),
     ],
 )

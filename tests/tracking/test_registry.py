@@ -274,9 +274,8 @@ def test_the_newest_version_is_the_default(workspace: Path, params: Params, trai
 
 
 def test_gate_is_taken_from_params(workspace: Path, params: Params, trained) -> None:
-    from dataclasses import replace
 
     trained("a", 80.0, blind=75.0)
     register(workspace, params)
     assert promote(workspace, params, "1")[1] is None
-    assert promote(workspace, replace(params, gate=Gate(minimum_over_blind=5.0)), "1")[1] is not None
+    assert promote(workspace, params.replace(gate=Gate(minimum_over_blind=5.0)), "1")[1] is not None

@@ -6,7 +6,6 @@ scores too, which the formula, made for GPUs, rightly leaves out.)
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import Any
 
@@ -98,7 +97,7 @@ def kept(model: Any, settings: Train) -> int:
 
 def make(settings: Train, language_learns: bool, layers: int) -> Any:
     torch.manual_seed(0)
-    language = dataclasses.replace(SHAPE.language, layers=layers)
+    language = SHAPE.language.replace(layers=layers)
     config = model_config(SHAPE, language_config(language, VOCABULARY))
     model = VideoLlavaForConditionalGeneration._from_config(config, attn_implementation=ATTENTION)
     choose_learners(model, settings, language_learns)

@@ -6,7 +6,6 @@ Each folder holds a source.json: what was asked for, and the size and sha256 of 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import threading
@@ -70,7 +69,7 @@ def is_fetched(source: Source, folder: Path) -> bool:
 
 def _identity(source: Source) -> dict[str, Any]:
     """What decides the content of a source's files."""
-    asked: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(source)))
+    asked: dict[str, Any] = source.model_dump(mode="json")
     if source.kind == "package":
         from videollava.data.sources import package_version
 

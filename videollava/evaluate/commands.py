@@ -8,7 +8,6 @@ from pathlib import Path
 
 from videollava.command import Arguments, Command, add_params
 from videollava.errors import InputError
-from videollava.params import load_params
 
 __all__ = ["SCORING"]
 
@@ -69,6 +68,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
 
 def _run_judge(arguments: Arguments) -> None:
     from videollava.evaluate.judge import judge_answers, limits_of, open_judge
+    from videollava.params import load_params
 
     choices = load_params(arguments.params, arguments.set).evaluate.judge
     judge = open_judge(choices)

@@ -12,12 +12,13 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.params.bounds import Section
 
 __all__ = [
     "Lineage",
@@ -188,9 +189,8 @@ def scrub(text: str) -> str:
 
 
 def _fields(value: Any) -> Any:
-    # Not dataclasses.asdict: it cannot copy the read-only mappings in Params.
-    if is_dataclass(value):
-        return {item.name: getattr(value, item.name) for item in fields(value)}
+    if isinstance(value, Section):
+        return {name: getattr(value, name) for name in type(value).model_fields}
     return value
 
 

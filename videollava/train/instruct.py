@@ -6,7 +6,6 @@ In: data/prepared, models/bases/language, models/encoders, and for stage 2 model
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -221,7 +220,7 @@ def _save(stage: str, model: Any, tokenizer: Any, params: Params, models: Path) 
     if settings.adapter != "none":
         model.save_pretrained(adapter)
         # Into the base at its own precision: a quantised one would round what was learned away.
-        plain = dataclasses.replace(settings, adapter="none", deepspeed="none")
+        plain = settings.replace(adapter="none", deepspeed="none")
         base, _ = assemble.assemble(params.model, models, plain, False, torch.device("cpu"))
         model = adapters.merge_adapter(base, adapter)
     # Frozen encoders were held in what the stage computed in; a checkpoint has one type throughout.

@@ -64,7 +64,7 @@ def footprint(
 
     config: of the whole model. changes: settings to predict for instead of the given ones.
     """
-    settings = dataclasses.replace(settings, **changes)
+    settings = settings.replace(**changes)
     token, target = pack_bytes(config.text_config, settings, language_learns)
     language = token * tokens + target * targets
     state = _whole(weights, settings) if settings.deepspeed == "none" else _sharded(weights, settings, ranks)

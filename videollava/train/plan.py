@@ -7,13 +7,12 @@ that cannot fit, the smallest change that makes it fit.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -188,12 +187,14 @@ def _look_at(
     settings: Train = getattr(params, stage)
     load = _load_of(stage, params, workspace, model, hardware.gpus, samples)
     weights = _weights(model, settings, stage == "finetune")
-    choices = [(name, on) for name in get_args(get_type_hints(Train)["deepspeed"]) for on in (False, True)]
+    choices = [
+        (name, on) for name in get_args(Train.model_fields["deepspeed"].annotation) for on in (False, True)
+    ]
     memory = {
         (name, on): footprint(
             weights,
             model.config,
-            dataclasses.replace(settings, deepspeed=name, gradient_checkpointing=on),
+            settings.replace(deepspeed=name, gradient_checkpointing=on),
             stage == "finetune",
             hardware.gpus,
             *load.worst,
@@ -292,9 +293,8 @@ def _remedy(
     for name in order[order.index(settings.deepspeed) :]:
         for size in sizes:
             for on in sorted({settings.gradient_checkpointing, True}):
-                changed = dataclasses.replace(
-                    settings,
-                    deepspeed=name,  # type: ignore[arg-type]
+                changed = settings.replace(
+                    deepspeed=name,
                     gradient_checkpointing=on,
                     tokens_per_pack=size,
                 )

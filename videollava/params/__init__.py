@@ -1,0 +1,55 @@
+"""The recipe: what params.yaml may say (`sections`, of values with `bounds`) and how it is read (`reading`)."""
+
+from __future__ import annotations
+
+from videollava.params.reading import (
+    load_params,
+    parse_params,
+    profile_names,
+    profile_text,
+    read_mapping,
+    schema,
+    split_overrides,
+)
+from videollava.params.sections import (
+    Align,
+    Bases,
+    Encoder,
+    Evaluate,
+    Fetch,
+    Gate,
+    Judge,
+    Language,
+    Lora,
+    Model,
+    Params,
+    Prepare,
+    Source,
+    Tracking,
+    Train,
+)
+
+__all__ = [
+    "Align",
+    "Bases",
+    "Encoder",
+    "Evaluate",
+    "Fetch",
+    "Gate",
+    "Judge",
+    "Language",
+    "Lora",
+    "Model",
+    "Params",
+    "Prepare",
+    "Source",
+    "Tracking",
+    "Train",
+    "load_params",
+    "parse_params",
+    "profile_names",
+    "profile_text",
+    "read_mapping",
+    "schema",
+    "split_overrides",
+]

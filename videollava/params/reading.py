@@ -1,0 +1,224 @@
+"""From YAML to Params: presets, overrides, and mistakes in words that name the key and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from videollava.errors import InputError
+from videollava.params.sections import Params
+
+__all__ = [
+    "load_params",
+    "parse_params",
+    "profile_names",
+    "profile_text",
+    "read_mapping",
+    "schema",
+    "split_overrides",
+]
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+SHOWN = 5  # mistakes in one error
+WORDS = {
+    "int_type": "must be int",
+    "int_parsing": "must be int",
+    "int_from_float": "must be int",
+    "float_type": "must be float",
+    "float_parsing": "must be float",
+    "bool_type": "must be bool (true or false)",
+    "string_type": "must be str",
+    "tuple_type": "must be a list",
+    "mapping_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping of keys",
+    "model_attributes_type": "must be a mapping of keys",
+    "finite_number": "must be a finite number",
+}
+BOUNDS = {
+    "greater_than": ("gt", "must be more than"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be less than"),
+    "less_than_equal": ("le", "must be at most"),
+}
+
+
+def load_params(path: Path | str = "params.yaml", overrides: Sequence[str] = ()) -> Params:
+    """Read `path` and apply `overrides` ("finetune.learning_rate=1e-4"); InputError on any mistake."""
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{file}: not found; write one with `videollava profile tiny`")
+    raw = read_mapping(file)
+    for keys, value in split_overrides(overrides):
+        raw = _override(raw, keys, value)
+    return parse_params(raw, str(file))
+
+
+def parse_params(raw: Mapping[str, Any], origin: str = "params.yaml") -> Params:
+    """Turn a plain mapping into Params; InputError names the key and the nearest right one."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        told = list(_tell(error))
+        more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+        raise InputError(f"{origin}: {'; '.join(told[:SHOWN])}{more}") from error
+
+
+def schema() -> str:
+    """The JSON schema of params.yaml, for editors and other tools."""
+    made = Params.model_json_schema()
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=1) + "\n"
+
+
+def profile_names() -> list[str]:
+    """Names of the presets that `videollava profile NAME` can write."""
+    return sorted(file.stem for file in PROFILES.glob("*.yaml"))
+
+
+def profile_text(name: str) -> str:
+    """The YAML of one preset, comments included."""
+    if name not in profile_names():
+        near = _nearest(name, profile_names())
+        raise InputError(f"no profile {name!r}{near}; there are: {', '.join(profile_names())}")
+    return (PROFILES / f"{name}.yaml").read_text()
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; InputError where it is none, or names a key twice (YAML would keep the last)."""
+    import yaml
+
+    try:
+        raw = yaml.load(file.read_text(encoding="utf-8"), _loader())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid YAML: {error}") from error
+    if raw is not None and not isinstance(raw, dict):
+        raise InputError(f"{file}: the file must be a mapping of keys, not {type(raw).__name__}")
+    return raw or {}
+
+
+def split_overrides(texts: Iterable[str]) -> list[tuple[tuple[str, ...], Any]]:
+    """Keys and value of each "SECTION.KEY=VALUE"; InputError where one is none, or two set the same thing."""
+    import yaml
+
+    done: dict[tuple[str, ...], Any] = {}
+    for text in texts:
+        key, mark, value = text.partition("=")
+        keys = tuple(part.strip() for part in key.split("."))
+        if not mark or not all(keys):
+            raise InputError(
+                f"override {text!r}: write SECTION.KEY=VALUE, such as finetune.learning_rate=1e-4"
+            )
+        again = [other for other in done if other[: len(keys)] == keys or keys[: len(other)] == other]
+        if again:
+            raise InputError(f"override {text!r}: {'.'.join(again[0])} is set already; give one value")
+        try:
+            done[keys] = yaml.load(value, _loader())
+        except yaml.YAMLError as error:
+            raise InputError(f"override {text!r}: the value is not valid YAML: {error}") from error
+    return list(done.items())
+
+
+def _override(raw: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    tree = dict(raw)
+    if len(keys) == 1:
+        return {**tree, keys[0]: value}
+    child = tree.get(keys[0]) or {}
+    if not isinstance(child, Mapping):
+        raise InputError(f"override {'.'.join(keys)!r}: {keys[0]} has no keys below it")
+    return {**tree, keys[0]: _override(child, keys[1:], value)}
+
+
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that stands twice in one mapping."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            names = [child.value for child, _ in node.value if isinstance(child, yaml.ScalarNode)]
+            twice = [name for at, name in enumerate(names) if name in names[:at] and name != "<<"]
+            if twice:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {twice[0]!r} stands twice in one mapping", node.start_mark
+                )
+            return super().construct_mapping(node, deep)
+
+    # YAML 1.1 takes 1e-4 (no dot) for text; everyone else, DVC too, for a number.
+    number = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Loader
+
+
+def _tell(error: ValidationError) -> Iterable[str]:
+    """Each mistake in words; what one section lacks together."""
+    lacking: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False):
+        *above, last = item["loc"] or ("",)
+        if item["type"] == "missing":
+            lacking.setdefault(_path(above), []).append(str(last))
+    yield from (f"{where or 'the file'} lacks {', '.join(names)}" for where, names in lacking.items())
+    for item in error.errors(include_url=False):
+        if item["type"] != "missing":
+            yield _words(item)
+
+
+def _words(item: Any) -> str:
+    where, kind, value = _path(item["loc"]), item["type"], item["input"]
+    context = item.get("ctx") or {}
+    if kind == "extra_forbidden":
+        return f"unknown key {where!r}{_nearest(str(item['loc'][-1]), _keys(item['loc'][:-1]))}"
+    if kind == "literal_error":
+        choices = [str(choice) for choice in typing.get_args(_annotation(item["loc"]))]
+        return (
+            f"{where} is {value!r}{_nearest(str(value), choices)}; it may be: {', '.join(map(repr, choices))}"
+        )
+    if kind in BOUNDS:
+        name, words = BOUNDS[kind]
+        return f"{where} {words} {context[name]:g}, not {value!r}"
+    if kind == "value_error":
+        return f"{where or 'the file'}: {context['error']}"
+    if kind == "twice":
+        return f"{where} {item['msg']}"
+    if kind.endswith("model_type") or kind == "model_attributes_type":
+        return f"{where or 'the file'} must be a mapping of keys, not {type(value).__name__}"
+    if kind in ("string_pattern_mismatch", "string_too_short"):
+        return f"{where} is {value!r}: a name without spaces, '/', ':' and '@' is wanted"
+    return f"{where} {WORDS.get(kind, item['msg'])}, not {value!r}"
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _keys(loc: Sequence[int | str]) -> list[str]:
+    """What the section at `loc` knows."""
+    kind = _annotation(loc) if loc else Params
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _annotation(loc: Sequence[int | str]) -> Any:
+    """The type that is declared for the value at `loc`."""
+    kind: Any = Params
+    for part in loc:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = kind.model_fields[str(part)].annotation
+        else:
+            kind = typing.get_args(kind)[0 if isinstance(part, int) else 1]
+        while typing.get_origin(kind) is typing.Annotated:
+            kind = typing.get_args(kind)[0]
+    return kind
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,336 @@
+"""params.yaml as frozen, typed sections; one section a stage, named as the stage.
+
+Derived values (steps, warm-up steps, visual tokens) are computed here or where they are used, never configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from videollava.params.bounds import (
+    Amount,
+    Count,
+    Flag,
+    Fraction,
+    Listed,
+    Name,
+    Number,
+    Positive,
+    Rate,
+    Section,
+    Share,
+    Whole,
+    Words,
+)
+
+__all__ = [
+    "Align",
+    "Bases",
+    "Encoder",
+    "Evaluate",
+    "Fetch",
+    "Gate",
+    "Judge",
+    "Language",
+    "Lora",
+    "Model",
+    "Params",
+    "Prepare",
+    "Source",
+    "Tracking",
+    "Train",
+]
+
+Precision = Literal["fp32", "bf16"]
+Workers = Annotated[Whole, Field(le=1024)]
+
+
+class Source(Section):
+    """One source of data. `kind` says how it is had; `format` which reader turns it into records.
+
+    package: the data of an installed Python package (`package`).
+    generated: clips drawn and encoded on the spot (`train`, `test` clips, `seed`).
+    archive: `urls` (s3://, https://, file://) of tar or zip files, each with its sha256.
+    """
+
+    name: str = Field(description="names its folder, its test split and its records in reports")
+    kind: Literal["package", "generated", "archive"] = Field(description="how the data are had")
+    format: Literal["easy-vqa", "clips", "llava"] = Field(description="which reader turns them into records")
+    package: str = Field("", description="kind package: the installed Python package")
+    train: Whole = Field(0, description="kind generated: training clips")
+    test: Whole = Field(0, description="kind generated: test clips")
+    seed: Whole = Field(0, description="kind generated: what the clips are drawn from")
+    urls: Annotated[tuple[str, ...], Listed] = Field(
+        (), description="kind archive: addresses of tar or zip files"
+    )
+    sha256: Annotated[tuple[str, ...], Listed] = Field(
+        (), description="of each address in its order, the annotations' last"
+    )
+    annotations: str = Field(
+        "", description="address of the annotations, where they lie outside the archives"
+    )
+    use: Literal["", "align", "pretrain", "finetune"] = Field(
+        "", description='the one stage that reads it; "" takes what its format says'
+    )
+
+
+class Fetch(Section):
+    """Where the data come from."""
+
+    sources: Annotated[tuple[Source, ...], Listed] = Field((), description="the sources, in order")
+    workers: Annotated[Workers, Field(ge=1)] = Field(
+        2, description="downloads at a time, processes that draw clips"
+    )
+    retries: Whole = Field(5, description="attempts in a row that may bring nothing new")
+
+
+class Prepare(Section):
+    """Records, shards and index."""
+
+    tokenizer: str = Field(
+        "train", description='"train": byte-level BPE of the training text; else a folder or a hub id'
+    )
+    vocab_size: Count = Field(512, description="tokens of a trained tokenizer")
+    max_quarantined: Share = Field(0.01, description="share of a source's records that may be unusable")
+    shard_mib: Count = Field(256, description="size of a shard")
+    workers: Workers = Field(2, description="processes that inspect and encode")
+
+
+class Encoder(Section):
+    """A CLIP-style transformer."""
+
+    width: Count = Field(128, description="of its hidden states")
+    layers: Count = Field(4, description="of its transformer")
+    heads: Count = Field(4, description="of its attention; they divide the width")
+    mlp: Count = Field(512, description="width of its MLPs")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads is {self.heads}, which does not divide the width {self.width}")
+        return self
+
+
+class Language(Section):
+    """A Llama-style language model, built where `bases.language` is "train"."""
+
+    width: Count = Field(128, description="of its hidden states")
+    layers: Count = Field(4, description="of its transformer")
+    heads: Count = Field(4, description="of its attention; width / heads is even")
+    mlp: Count = Field(384, description="width of its gated MLPs")
+    positions: Count = Field(4096, description="longest sequence, visual tokens included")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"heads is {self.heads}, and the width {self.width} is no even number of dimensions for each"
+            )
+        return self
+
+
+class Model(Section):
+    """The model that is built; one that is loaded brings its own geometry."""
+
+    image_size: Count = Field(64, description="pixels of a side")
+    patch_size: Count = Field(8, description="pixels of a patch's side; it divides image_size")
+    frames: Count = Field(8, description="of a video")
+    embed_dim: Count = Field(128, description="of the space that pictures, videos and texts share")
+    temporal_attention: Flag = Field(
+        True, description="attention over frames in every layer of the video encoder"
+    )
+    feature_layer: Annotated[int, Field(strict=True)] = Field(
+        -2, description="the encoder's hidden state that the projector reads"
+    )
+    vision: Encoder = Field(Encoder(), description="the image and video encoders")
+    text: Encoder = Field(Encoder(), description="the text encoder of `align`")
+    language: Language = Field(Language(), description="the language model of `bases`")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"patch_size is {self.patch_size}, which does not divide image_size {self.image_size}"
+            )
+        states = self.vision.layers + 1
+        if not -states <= self.feature_layer < states:
+            raise ValueError(
+                f"feature_layer is {self.feature_layer}; an encoder of {self.vision.layers} layers has hidden states "
+                f"{-states} to {states - 1}"
+            )
+        return self
+
+    @property
+    def patches(self) -> int:
+        """Patches of one picture."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def image_tokens(self) -> int:
+        """Language-model tokens of one image: the class token is dropped."""
+        return self.patches
+
+    @property
+    def video_tokens(self) -> int:
+        """Language-model tokens of one video: every frame keeps its class token."""
+        return self.frames * (self.patches + 1)
+
+
+class Bases(Section):
+    """Where the base models come from: "train", or a folder, hub id or GGUF file."""
+
+    language: str = Field("train", description='"train", a folder, a hub id or a GGUF file')
+    image_encoder: str = Field("", description='a folder or hub id; "": learned in `align`')
+    video_encoder: str = Field("", description='a folder or hub id; "": learned in `align`')
+    epochs: Count = Field(1, description="passes over the texts, where the language model is trained here")
+    batch_tokens: Count = Field(8192, description="tokens of a step")
+    learning_rate: Rate = Field(1e-3, description="AdamW's, at its peak")
+    precision: Precision = Field("bf16", description="what is computed in")
+
+
+class Align(Section):
+    """LanguageBind's contrastive alignment; `train` False takes the published encoders as they are."""
+
+    train: Flag = Field(
+        True, description="false: take bases.image_encoder and bases.video_encoder as they are"
+    )
+    batch_size: Annotated[Count, Field(ge=2)] = Field(64, description="pictures of a step")
+    video_batch_size: Annotated[Count, Field(ge=2)] = Field(32, description="clips of a step")
+    text_batch_size: Annotated[Count, Field(ge=2)] = Field(256, description="captions of a step")
+    text_epochs: Whole = Field(1, description="passes over the captions, by the text encoder alone")
+    image_epochs: Whole = Field(1, description="passes over the pictures")
+    video_epochs: Whole = Field(1, description="passes over the clips")
+    learning_rate: Rate = Field(1e-3, description="AdamW's at its peak, for texts and pictures")
+    video_learning_rate: Rate = Field(5e-4, description="AdamW's at its peak, for clips")
+    warmup_ratio: Share = Field(0.05, description="share of the steps in which the rate rises")
+    weight_decay: Share = Field(0.05, description="AdamW's, for matrices")
+    patch_dropout: Fraction = Field(0.0, description="share of a picture's patches left out in training")
+    video_patch_dropout: Fraction = Field(0.5, description="share of a clip's patches left out in training")
+    flips: Words = Field(
+        (), description="sources whose captions name no place: pictures are mirrored and turned"
+    )
+    keep_pixels: Flag = Field(False, description="hold what was decoded in memory (float16)")
+    precision: Precision = Field("bf16", description="what is computed in")
+    workers: Workers = Field(2, description="processes that decode")
+
+
+class Lora(Section):
+    """The low-rank adapter on the language model."""
+
+    r: Count = Field(128, description="rank")
+    alpha: Count = Field(256, description="scale: updates count alpha / r")
+    dropout: Fraction = Field(0.05, description="of the adapter's input")
+
+
+class Train(Section):
+    """A stage of instruction training (`pretrain`, `finetune`)."""
+
+    epochs: Count = Field(1, description="passes over the records")
+    batch_size: Count = Field(128, description="records of a step, over all ranks")
+    tokens_per_pack: Count = Field(8192, description="tokens of a pack: what a device computes at once")
+    learning_rate: Rate = Field(1e-3, description="AdamW's at its peak")
+    projector_learning_rate: Amount = Field(0.0, description="the projector's; 0: learning_rate")
+    warmup_ratio: Share = Field(0.03, description="share of the steps in which the rate rises")
+    weight_decay: Share = Field(0.0, description="AdamW's")
+    clip: Amount = Field(1.0, description="gradient norm that is cut to; 0: not cut")
+    precision: Precision = Field("bf16", description="what is computed in")
+    image_aspect: Literal["crop", "pad"] = Field("pad", description="how a picture becomes a square")
+    max_text_tokens: Count = Field(2048, description="longer text is cut at its end; media never are")
+    max_tokens: Count = Field(
+        3072, description="longest sample that `plan` reckons with, visual tokens included"
+    )
+    adapter: Literal["none", "lora", "qlora"] = Field("none", description="what of the language model learns")
+    lora: Lora = Field(Lora(), description="the adapter's size")
+    deepspeed: Literal["none", "zero2", "zero2-offload", "zero3", "zero3-offload"] = Field(
+        "none", description="how weights and optimiser are sharded"
+    )
+    gradient_checkpointing: Flag = Field(
+        False, description="compute activations again: less memory, more time"
+    )
+    cache_features: Flag = Field(
+        False, description="keep the frozen encoders' outputs instead of computing them anew"
+    )
+    checkpoint_steps: Count = Field(50, description="steps between two checkpoints")
+    workers: Workers = Field(2, description="processes that read and decode")
+
+
+class Judge(Section):
+    """Who grades open answers; an endpoint's key comes from the environment."""
+
+    kind: Literal["none", "endpoint", "local", "replay"] = Field(
+        "none", description="endpoint: any OpenAI-compatible server; replay: replies from a file"
+    )
+    base_url: str = Field("", description="kind endpoint: its address, such as https://host/v1")
+    model: str = Field(
+        "", description="kind endpoint: the model's name there; kind local: a folder or hub id"
+    )
+    replies: str = Field("", description="kind replay: the file")
+    concurrency: Annotated[Count, Field(le=1024)] = Field(4, description="calls at a time")
+    retries: Whole = Field(5, description="further calls for one answer")
+    max_calls: Whole = Field(10_000, description="calls in all")
+    per_minute: Amount = Field(0.0, description="calls a minute; 0: no bound")
+    timeout: Positive = Field(60.0, description="seconds of one call")
+    price_in: Amount = Field(0.0, description="of a million tokens sent; 0: unknown")
+    price_out: Amount = Field(0.0, description="of a million tokens received; 0: unknown")
+    runs: Count = Field(1, description="times each answer is graded, where the score averages runs (MM-Vet)")
+
+
+class Evaluate(Section):
+    """Which benchmarks, on what files, at what size."""
+
+    benchmarks: Words = Field(("easy_vqa", "toy_video_qa"), description="ids, in the report's order")
+    folders: Mapping[str, str] = Field(
+        {}, description="by benchmark, the folder with its files and media; without one: the split test-<id>"
+    )
+    limit: Whole = Field(0, description="only the first questions of each; 0: all")
+    batch_tokens: Count = Field(16384, description="tokens generated from at a time")
+    max_new_tokens: Count = Field(
+        128, description="for own splits; other benchmarks have their official number"
+    )
+    blind: Flag = Field(True, description="ask again without the media, to see what they were worth")
+    precision: Precision = Field("bf16", description="what is computed in")
+    workers: Workers = Field(2, description="processes that decode")
+    judge: Judge = Field(Judge(), description="who grades open answers")
+
+
+class Gate(Section):
+    """When a new version may become champion: gains and losses in points (percent)."""
+
+    minimum: Mapping[str, Amount] = Field({}, description="the least score by benchmark")
+    minimum_gain: Number = Field(0.0, description="of the mean over all benchmarks")
+    minimum_gains: Mapping[str, Number] = Field({}, description="the least gain by benchmark")
+    allowed_regression: Amount = Field(1.0, description="the most that a benchmark may lose")
+    allowed_regressions: Mapping[str, Amount] = Field({}, description="by benchmark, in the place of that")
+    significance: Fraction = Field(
+        0.05,
+        description="a difference counts only if equal models would show it less often; 0: figures as they are",
+    )
+    minimum_over_blind: Number = Field(10.0, description="the least distance over the model without media")
+
+
+class Tracking(Section):
+    """Where MLflow is."""
+
+    uri: str = Field("", description='"": MLFLOW_TRACKING_URI, else a SQLite store in this checkout')
+    experiment: Annotated[str, Field(min_length=1)] = Field("videollava", description="MLflow experiment")
+    model: Name = Field("videollava", description="registered model")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    profile: str = Field("tiny", description="the preset this began as")
+    seed: Annotated[Whole, Field(lt=2**32)] = Field(0, description="of weights, order and augmentation")
+    model: Model = Field(Model(), description="the model that is built")
+    fetch: Fetch = Field(Fetch(), description="stage: sources to verified archives")
+    prepare: Prepare = Field(Prepare(), description="stage: archives to shards and index")
+    bases: Bases = Field(Bases(), description="stage: what training starts from")
+    align: Align = Field(Align(), description="stage: encoders bound to language")
+    pretrain: Train = Field(Train(), description="stage 1: the projector learns")
+    finetune: Train = Field(Train(), description="stage 2: projector and language model learn")
+    evaluate: Evaluate = Field(Evaluate(), description="stage: scores and report")
+    gate: Gate = Field(Gate(), description="when a version becomes champion")
+    tracking: Tracking = Field(Tracking(), description="where runs and versions are written down")
