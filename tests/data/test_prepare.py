@@ -132,13 +132,14 @@ def test_the_same_bytes_whatever_the_workers(tmp_path: Path, workers: int) -> No
 
 
 def test_shards_are_cut_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = fetched(tmp_path, MEDIA, RECORDS, shard_mib=0)
+    large = {**MEDIA, "p/1.png": png(1, 640, 640), "p/2.png": png(2, 640, 640)}  # of over a MiB each
+    chosen = fetched(tmp_path, large, RECORDS, shard_mib=1)
     run(chosen, tmp_path)
     folder = tmp_path / "data/prepared"
     assert len(list(folder.glob("media-*.tar"))) == 3
     assert Shards(folder, verify=True).media.column("shard").to_pylist() == [0, 1, 2]
     assert [Shards(folder).read(number) for number in range(3)] == [
-        MEDIA[n] for n in ("p/1.png", "p/2.png", "v/1.mp4")
+        large[n] for n in ("p/1.png", "p/2.png", "v/1.mp4")
     ]
 
 
