@@ -132,7 +132,8 @@ def test_the_same_bytes_whatever_the_workers(tmp_path: Path, workers: int) -> No
 
 
 def test_shards_are_cut_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = {**MEDIA, "p/1.png": png(1, 640, 640), "p/2.png": png(2, 640, 640)}  # of over a MiB each
+    one, two = png(1, 640, 640), png(2, 640, 640)  # of over a MiB each
+    large = {**MEDIA, "p/1.png": one, "p/same.png": one, "p/2.png": two}
     chosen = fetched(tmp_path, large, RECORDS, shard_mib=1)
     run(chosen, tmp_path)
     folder = tmp_path / "data/prepared"
