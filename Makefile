@@ -6,7 +6,7 @@ TORCH  := torch==2.13.0
 UV     := uv==0.13.9
 STAMP  := $(VENV)/.installed
 
-.PHONY: install retrain test test-all check bench ui lock clean help
+.PHONY: install retrain test test-all check bench ui docs lock clean help
 
 help:  ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,10 @@ bench: $(STAMP)  ## the benchmarks behind bench/RESULTS.md
 
 ui: $(STAMP)  ## serve the Prefect and MLflow pages over this checkout's history
 	@$(BIN)/python -m flows.ui
+
+docs: $(STAMP)  ## write the pages that are made from the code
+	@$(BIN)/videollava params --schema > docs/params.schema.json
+	@$(BIN)/videollava params --markdown > docs/parameters.md
 
 lock:  ## resolve pyproject.toml into requirements.lock again
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-package torch --no-annotate --no-header \

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from videollava.errors import InputError
-from videollava.params import Params, load_params, parse_params, profile_names, profile_text, schema
+from videollava.params import Params, load_params, markdown, parse_params, profile_names, profile_text, schema
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,11 +122,12 @@ def bounded(declared: dict[str, Any]) -> bool:
     return any(key in declared for key in ("minimum", "exclusiveMinimum"))
 
 
-def test_every_parameter_is_described_and_the_committed_schema_is_the_codes() -> None:
+def test_every_parameter_is_described_and_the_committed_pages_are_the_codes() -> None:
     made = json.loads(schema())
     for section in (*made["$defs"].values(), made):
         assert all(declared.get("description") for declared in section["properties"].values())
     assert (ROOT / "docs/params.schema.json").read_text() == schema()
+    assert (ROOT / "docs/parameters.md").read_text() == markdown()
 
 
 @pytest.mark.parametrize(

@@ -130,14 +130,16 @@ def _run_profile(arguments: Arguments) -> None:
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:
     add_params(parser)
-    parser.add_argument("--schema", action="store_true", help="the JSON schema of params.yaml instead")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--schema", action="store_true", help="the JSON schema of params.yaml instead")
+    instead.add_argument("--markdown", action="store_true", help="the page of all parameters instead")
 
 
 def _run_parameters(arguments: Arguments) -> None:
-    from videollava.params import load_params, schema
+    from videollava.params import load_params, markdown, schema
 
-    if arguments.schema:
-        print(schema(), end="")
+    if arguments.schema or arguments.markdown:
+        print(schema() if arguments.schema else markdown(), end="")
         return
     from videollava.tracking.lineage import flatten
 

@@ -1,14 +1,14 @@
-"""The recipe: what params.yaml may say (`sections`, of values with `bounds`) and how it is read (`reading`)."""
+"""The recipe: params.yaml in `sections` of values with `bounds`, how it is read (`reading`) and shown (`page`)."""
 
 from __future__ import annotations
 
+from videollava.params.page import markdown, schema
 from videollava.params.reading import (
     load_params,
     parse_params,
     profile_names,
     profile_text,
     read_mapping,
-    schema,
     split_overrides,
 )
 from videollava.params.sections import (
@@ -46,6 +46,7 @@ __all__ = [
     "Tracking",
     "Train",
     "load_params",
+    "markdown",
     "parse_params",
     "profile_names",
     "profile_text",

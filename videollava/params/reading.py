@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,6 @@ __all__ = [
     "profile_names",
     "profile_text",
     "read_mapping",
-    "schema",
     "split_overrides",
 ]
 
@@ -69,12 +67,6 @@ def parse_params(raw: Mapping[str, Any], origin: str = "params.yaml") -> Params:
         told = list(_tell(error))
         more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
         raise InputError(f"{origin}: {'; '.join(told[:SHOWN])}{more}") from error
-
-
-def schema() -> str:
-    """The JSON schema of params.yaml, for editors and other tools."""
-    made = Params.model_json_schema()
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=1) + "\n"
 
 
 def profile_names() -> list[str]:

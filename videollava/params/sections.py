@@ -323,7 +323,7 @@ class Params(Section):
     """All of params.yaml."""
 
     profile: str = Field("tiny", description="the preset this began as")
-    seed: Annotated[Whole, Field(lt=2**32)] = Field(0, description="of weights, order and augmentation")
+    seed: Annotated[Whole, Field(le=2**32 - 1)] = Field(0, description="of weights, order and augmentation")
     model: Model = Field(Model(), description="the model that is built")
     fetch: Fetch = Field(Fetch(), description="stage: sources to verified archives")
     prepare: Prepare = Field(Prepare(), description="stage: archives to shards and index")
