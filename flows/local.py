@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _retrain(options: argparse.Namespace) -> int:
-    from flows.workspace import apply_params, hold
+    from flows.lock import hold
+    from flows.workspace import apply_params
 
     root = options.workspace.resolve()
     with hold(root):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +18,8 @@ __all__ = ["OutputLines", "Supervised", "run_streamed"]
 
 SUPERVISE = Path(__file__).with_name("supervise.py")
 GRACE_SECONDS = 10.0
+LOOK_SECONDS = 1.0  # between two looks at a supervisor whose command says nothing
+MARK = "VIDEOLLAVA_SUPERVISED"  # in the environment of all that a supervisor started
 BAR_SECONDS = 15.0  # between two pictures of a progress bar in a log
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -32,18 +36,28 @@ class Supervised:
         grace: float = GRACE_SECONDS,
         keep: Iterable[int] = (),
     ) -> None:
-        line = [sys.executable, "-I", "-S", str(SUPERVISE), str(grace), *command]
+        kept = tuple(keep)
+        numbers = ",".join(str(number) for number in kept)
+        line = [sys.executable, "-I", "-S", str(SUPERVISE), str(grace), numbers, *command]
         self.grace = grace
+        self._mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             line,
             cwd=cwd,
-            env=None if env is None else dict(env),
+            env={**(os.environ if env is None else env), MARK: self._mark},
             stdin=subprocess.PIPE,  # the lifeline: it closes when this process ends
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
             start_new_session=True,
-            pass_fds=tuple(keep),
+            pass_fds=kept,
         )
+
+    def poll(self) -> int | None:
+        """The exit status, None while it runs. What a killed supervisor left behind is ended here."""
+        status = self.process.poll()
+        if status is not None and status < 0:
+            _end_marked(self._mark)
+        return status
 
     def stop(self) -> int:
         """End the command and everything it started; its exit status."""
@@ -51,10 +65,11 @@ class Supervised:
             with suppress(BrokenPipeError):
                 self.process.stdin.close()
         try:
-            return self.process.wait(self.grace + 10)
+            self.process.wait(self.grace + 10)
         except subprocess.TimeoutExpired:  # the supervisor itself hangs
             self.process.kill()
-            return self.process.wait()
+            self.process.wait()
+        return self.poll() or 0
 
     def __enter__(self) -> Supervised:
         return self
@@ -129,17 +144,22 @@ def run_streamed(
     finally:
         os.close(write_end)
     with running, open(read_end, "rb", buffering=0) as stream:
-        for text in _pieces(stream.fileno()):
+        for text in _pieces(stream.fileno(), running):
             lines.feed(text)
         lines.close()
-        return running.process.wait()
+        running.process.wait()
+        return running.poll() or 0
 
 
-def _pieces(descriptor: int) -> Iterable[str]:
+def _pieces(descriptor: int, running: Supervised) -> Iterator[str]:
     import codecs
+    import select
 
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
+        if not select.select([descriptor], [], [], LOOK_SECONDS)[0]:
+            running.poll()
+            continue
         try:
             block = os.read(descriptor, 1 << 16)
         except OSError:  # how a pseudo-terminal says that nobody writes any more
@@ -147,3 +167,29 @@ def _pieces(descriptor: int) -> Iterable[str]:
         if not block:
             return
         yield decoder.decode(block)
+
+
+def _end_marked(mark: str) -> None:
+    """Kill every process that carries the mark in its environment (Linux; elsewhere there is no telling)."""
+    wanted = f"{MARK}={mark}".encode()
+    for _ in range(100):
+        found = [pid for pid in _processes() if wanted in _environment(pid)]
+        if not found:
+            return
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _processes() -> list[int]:
+    return (
+        [int(name) for name in os.listdir("/proc") if name.isdigit()] if os.path.isdir("/proc/self") else []
+    )
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # another user's, or gone
+        return b""

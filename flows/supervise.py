@@ -1,9 +1,13 @@
-"""Run a command so that nothing of it outlives its caller: `python -I -S supervise.py GRACE COMMAND...`
+"""Run a command so that nothing of it outlives its caller: `python -I -S supervise.py GRACE KEEP COMMAND...`
 
 Standard input is a lifeline: when it closes (the caller ended, kill -9 included) or a signal comes, the
 command and all its descendants get SIGTERM, after GRACE seconds SIGKILL. On Linux this process adopts their
-orphans, so none can slip away by starting a session of its own. Exits as the command did. Standard library
-only: it starts in milliseconds.
+orphans, so none can slip away by starting a session of its own. There are two of it, a guard and the
+supervisor below it: whichever is killed, the other ends what was run. Exits as the command did. Standard
+library only: it starts in milliseconds.
+
+KEEP: open files (numbers, with commas) that the command holds too. The first becomes its standard input, the
+one file that programs hand on to what they start: a lock is then held until the last of it is gone.
 """
 
 from __future__ import annotations
@@ -16,20 +20,51 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CALLER_GONE = 143
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def supervise(grace: float, command: Sequence[str]) -> int:
+def guard(grace: float, command: Sequence[str], keep: Sequence[int] = ()) -> int:
+    """`supervise` in a process below this one, which ends all of it where that one is killed."""
+    _control(PR_SET_CHILD_SUBREAPER, 1)
+    mine = os.getpid()
+    supervisor = os.fork()
+    if not supervisor:
+        _die_with(mine, signal.SIGTERM)
+        os._exit(supervise(grace, command, keep))
+    for number in ENDING:
+        signal.signal(number, lambda *_: _send(supervisor, signal.SIGTERM))
+    _, state = os.waitpid(supervisor, 0)
+    status = os.waitstatus_to_exitcode(state)
+    if status < 0:
+        _end_all(None, grace)
+    return status if status >= 0 else 128 - status
+
+
+def supervise(grace: float, command: Sequence[str], keep: Sequence[int] = ()) -> int:
     """Run `command` to its end or the caller's; its exit status (128 + signal where it was killed)."""
-    _adopt_orphans()
+    _control(PR_SET_CHILD_SUBREAPER, 1)
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGCHLD, *ENDING):
         signal.signal(number, lambda *_: None)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    mine = os.getpid()
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=keep[0] if keep else subprocess.DEVNULL,
+            pass_fds=keep,
+            process_group=0,
+            preexec_fn=lambda: _die_with(mine, signal.SIGKILL),
+        )
+    except OSError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        return 127 if isinstance(error, FileNotFoundError) else 126
     lifeline = sys.stdin.fileno()
     while child.poll() is None:
         ready, _, _ = select.select([lifeline, read_end], [], [])
@@ -41,7 +76,7 @@ def supervise(grace: float, command: Sequence[str]) -> int:
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def _end_all(child: subprocess.Popen[bytes], grace: float) -> None:
+def _end_all(child: subprocess.Popen[bytes] | None, grace: float) -> None:
     """SIGTERM to every descendant, then SIGKILL to those that stay."""
     _signal_all(child, signal.SIGTERM)
     deadline = time.monotonic() + grace
@@ -52,21 +87,27 @@ def _end_all(child: subprocess.Popen[bytes], grace: float) -> None:
         time.sleep(0.02)
 
 
-def _signal_all(child: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, number)
-    for pid in _descendants():
+def _signal_all(child: subprocess.Popen[bytes] | None, number: int) -> None:
+    if child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+            os.killpg(child.pid, number)
+    for pid in _descendants():
+        _send(pid, number)
 
 
-def _reap(child: subprocess.Popen[bytes]) -> bool:
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _reap(child: subprocess.Popen[bytes] | None) -> bool:
     """Collect what ended; whether anything is left."""
-    child.poll()
+    if child:
+        child.poll()
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    return (child.returncode is None and _running(child.pid)) or bool(_descendants())
+    return bool(child and child.returncode is None and _running(child.pid)) or bool(_descendants())
 
 
 def _running(pid: int) -> bool:
@@ -94,12 +135,28 @@ def _descendants() -> list[int]:
     return found
 
 
-def _adopt_orphans() -> None:
-    if sys.platform == "linux":
-        import ctypes
+def _die_with(parent: int, number: int) -> None:
+    """Have the kernel send this process a signal when `parent` ends, however it ends."""
+    _control(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it ended before that
+        os.kill(os.getpid(), number)
 
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
+def _control(option: int, value: int) -> None:
+    if _PRCTL is not None:
+        _PRCTL(option, value, 0, 0, 0)
+
+
+def _load_prctl() -> Any:
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    return ctypes.CDLL(None).prctl
+
+
+_PRCTL = _load_prctl()
 
 if __name__ == "__main__":
-    sys.exit(supervise(float(sys.argv[1]), sys.argv[2:]))
+    kept = [int(number) for number in sys.argv[2].split(",") if number]
+    sys.exit(guard(float(sys.argv[1]), sys.argv[3:], kept))

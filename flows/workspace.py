@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flows.clones import drop_old_clones, have_clone
+from flows.git import ask_git, run_git
+from flows.lock import hold
 from videollava.errors import InputError
 from videollava.params import load_params, parse_params, profile_names, profile_text, split_overrides
 
-__all__ = ["apply_params", "hold", "occupy", "repository"]
-
-LOCK = ".prefect/retrain.lock"
-CLONES = ".prefect/workspaces"
-KEEP_CLONES = 3
-WAIT_SECONDS = 30.0
+__all__ = ["apply_params", "occupy", "repository"]
 
 
 def repository() -> Path:
     """The checkout this code is in."""
     return Path(__file__).resolve().parents[1]
-
-
-@contextmanager
-def hold(root: Path, wait: float = WAIT_SECONDS) -> Iterator[int]:
-    """Have the workspace to oneself; yields the open lock, to be passed on to the stages' processes.
-
-    They hold it too, so it is free only when the last of a killed retraining is gone. InputError after `wait`
-    seconds.
-    """
-    path = root / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + wait
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise InputError(
-                        f"{root}: another retraining is running here; wait for it or stop it"
-                    ) from None
-                time.sleep(0.2)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -> list[str]:
@@ -98,42 +63,15 @@ def occupy(home: Path, workspace: str = "", commit: str = "") -> Iterator[tuple[
         with hold(root) as lock:
             yield root, lock
         return
-    full = _git(home, "rev-parse", "--verify", f"{commit or 'HEAD'}^{{commit}}")
-    root = home / CLONES / full[:12]
-    _clone(home, root)
-    with hold(root) as lock:
-        _git(root, "checkout", "--quiet", "--force", "--detach", full)
+    home = home.resolve()
+    full = run_git(home, "rev-parse", "--verify", "--end-of-options", f"{commit or 'HEAD'}^{{commit}}")
+    with have_clone(home, full) as (root, lock):
         _share_cache(home, root)
         (home / "runs").mkdir(exist_ok=True)
         if not (root / "runs").exists():
             (root / "runs").symlink_to(home / "runs")
-        os.utime(root)
-        _drop_old_clones(root.parent)
+        drop_old_clones(home)
         yield root, lock
-
-
-def _clone(home: Path, root: Path) -> None:
-    if root.is_dir():
-        return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix="cloning-", dir=root.parent))
-    _git(home, "clone", "--quiet", "--shared", "--no-checkout", str(home), str(aside))
-    try:
-        aside.rename(root)
-    except OSError:  # another flow was first
-        shutil.rmtree(aside)
-
-
-def _drop_old_clones(folder: Path) -> None:
-    clones = sorted(
-        (path for path in folder.iterdir() if (path / ".git").is_dir()), key=lambda path: path.stat().st_mtime
-    )
-    for old in clones[:-KEEP_CLONES]:
-        try:
-            with hold(old, wait=0.0):
-                shutil.rmtree(old)
-        except InputError:  # somebody works in there
-            continue
 
 
 def _share_cache(home: Path, root: Path) -> None:
@@ -164,10 +102,8 @@ def _set(config: ConfigParser, section: str, key: str, value: str) -> None:
 def _edited(root: Path, text: str) -> bool:
     if not text or text in [profile_text(name) for name in profile_names()]:
         return False
-    try:
-        return bool(_git(root, "status", "--porcelain", "--", "params.yaml"))
-    except InputError:  # no git here, so nothing else has these edits
-        return True
+    state = ask_git(root, "status", "--porcelain", "--", "params.yaml", above=True)
+    return state is None or bool(state)  # no git here: nothing else has these edits
 
 
 def _override(text: str, overrides: Sequence[str], file: Path) -> str:
@@ -200,10 +136,3 @@ def _child(node: Any, key: str) -> Any:
     if not isinstance(node[key], Mapping):
         raise InputError(f"override: {key} has no keys below it")
     return node[key]
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"{folder}: git {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout.strip()

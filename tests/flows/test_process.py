@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.process import OutputLines, Supervised, run_streamed
+from flows.lock import hold
+from flows.process import SUPERVISE, OutputLines, Supervised, run_streamed
+from videollava.errors import InputError
 
 # A program that starts a child in a session of its own, which ignores SIGTERM, and then hangs.
 STUBBORN = """
@@ -131,6 +133,81 @@ def test_a_killed_caller_takes_all_of_it_along(
     running.wait()
     running.stdout.close()
     assert wait_for(lambda: mentions(mark) == [])
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+# As DVC runs a stage: a shell of its own for the command, every other open file closed.
+THROUGH_A_SHELL = (
+    "import subprocess, sys; subprocess.run(f'true; {sys.executable} -c \\\"$BODY\\\" {sys.argv[1]}; true',"
+    " shell=True, close_fds=True)"
+)
+
+
+@pytest.mark.parametrize("killed", ["guard", "supervisor", "both"])
+def test_a_killed_supervisor_takes_all_of_it_along_and_the_lock_holds_until_then(
+    tmp_path: Path, mentions: Callable[[str], list[int]], killed: str
+) -> None:
+    mark = f"killed-{tmp_path.name}-{os.getpid()}"
+
+    def kill_when_up(line: str) -> None:
+        if line != "up":
+            return
+        one, two = (pid for pid in mentions(mark) if str(SUPERVISE) in command_of(pid))
+        guard, supervisor = (one, two) if two in children(one) else (two, one)
+        for pid in {"guard": [guard], "supervisor": [supervisor], "both": [guard, supervisor]}[killed]:
+            os.kill(pid, signal.SIGKILL)
+
+    with hold(tmp_path) as lock:
+        environment = {**os.environ, "BODY": STUBBORN}
+        command = [sys.executable, "-c", THROUGH_A_SHELL, mark]
+        assert run_streamed(command, tmp_path, environment, OutputLines(kill_when_up), [lock], grace=0.2) != 0
+    with hold(tmp_path, wait=60.0):  # the stages' processes held it too: the last is gone
+        assert mentions(mark) == []
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+
+
+def test_a_stage_below_a_shell_holds_the_lock(tmp_path: Path) -> None:
+    command, environment = [sys.executable, "-c", THROUGH_A_SHELL, "x"], {**os.environ, "BODY": STUBBORN}
+    read_end, write_end = os.pipe()
+    with hold(tmp_path) as lock:
+        running = Supervised(command, tmp_path, environment, write_end, grace=0.2, keep=[lock])
+    os.close(write_end)
+    with running, open(read_end) as said:
+        assert [said.readline(), said.readline()] == ["started\n", "up\n"]
+        (supervisor,) = children(running.process.pid)
+        os.kill(running.process.pid, signal.SIGSTOP)  # neither of them holds anything together now
+        os.kill(supervisor, signal.SIGSTOP)
+        with pytest.raises(InputError, match="another retraining"), hold(tmp_path, wait=0.0):
+            pass
+        os.kill(supervisor, signal.SIGCONT)
+        os.kill(running.process.pid, signal.SIGCONT)
+    with hold(tmp_path, wait=0.0):
+        pass
+
+
+def test_what_reads_its_input_finds_none(tmp_path: Path) -> None:
+    lines: list[str] = []
+    body = "import sys; print(repr(sys.stdin.read()), sys.stdin.isatty())"
+    with hold(tmp_path) as lock:
+        run_streamed([sys.executable, "-c", body], tmp_path, os.environ, OutputLines(lines.append), [lock])
+    assert lines == ["'' False"]
+
+
+@pytest.mark.parametrize(("mode", "status"), [(None, 127), (0o644, 126)])
+def test_a_program_that_cannot_be_started_is_said(tmp_path: Path, mode: int | None, status: int) -> None:
+    program = tmp_path / "program"
+    if mode is not None:
+        program.write_text("")
+        program.chmod(mode)
+    lines: list[str] = []
+    assert run_streamed([str(program)], tmp_path, os.environ, OutputLines(lines.append)) == status
+    assert lines[0].startswith(f"{program}: ")
 
 
 def test_stop_is_quiet_about_what_ended_already(tmp_path: Path) -> None:

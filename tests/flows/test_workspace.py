@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import flows.workspace
-from flows.workspace import apply_params, hold, occupy
+from flows.lock import hold
+from flows.workspace import apply_params, occupy
 from videollava.errors import InputError
 from videollava.params import load_params, profile_text
 from videollava.registry.manifest import stores
@@ -70,26 +69,6 @@ def test_a_profile_never_overwrites_edits(workspace: Path, monkeypatch: pytest.M
     assert apply_params(workspace, "other") == ["profile other"]
 
 
-def _hold(root: str, up: multiprocessing.Queue, stop: multiprocessing.Queue) -> None:
-    with hold(Path(root)):
-        up.put(1)
-        stop.get()
-
-
-def test_one_retraining_at_a_time(workspace: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    up, stop = context.Queue(), context.Queue()
-    other = context.Process(target=_hold, args=(str(workspace), up, stop))
-    other.start()
-    up.get(timeout=120)
-    with pytest.raises(InputError, match="another retraining is running"), hold(workspace, wait=0.1):
-        pass
-    stop.put(1)
-    other.join()
-    with hold(workspace, wait=0.1):
-        pass
-
-
 def test_a_clone_is_clean_shares_the_cache_and_keeps_what_it_may_resume_from(workspace: Path) -> None:
     (workspace / ".dvc" / "config").write_text(
         "[core]\n    remote = far\n['remote \"far\"']\n    url = ../../far\n"
@@ -112,17 +91,3 @@ def test_a_clone_is_clean_shares_the_cache_and_keeps_what_it_may_resume_from(wor
         assert here == workspace
     with pytest.raises(InputError, match="rev-parse"), occupy(workspace, commit="no-such"):
         pass
-
-
-def test_old_clones_go(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.workspace, "KEEP_CLONES", 1)
-    (workspace / "runs").mkdir()
-    (workspace / "runs" / "kept").write_text("a journal")
-    with occupy(workspace) as (first, _):
-        pass
-    git(workspace, "commit", "--quiet", "--allow-empty", "-m", "next")
-    with occupy(workspace) as (second, _):
-        assert [path.name for path in second.parent.iterdir()] == [second.name]
-    assert first != second
-    assert (workspace / "runs" / "kept").exists()
-    shutil.rmtree(second)
