@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.evaluate.benchmarks.choice_words import read_choice
 from videollava.evaluate.benchmarks.choices import choose, lettered
 from videollava.evaluate.benchmarks.image_questions import asked
 from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
@@ -22,7 +23,7 @@ from videollava.evaluate.benchmarks.reading import (
     read_answers,
     rows_with,
 )
-from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, read_otherwise, result
 
 __all__ = ["BENCHMARK", "questions", "score", "submission", "unpack_images"]
 
@@ -74,17 +75,20 @@ def score(
     """`circular` over groups, `vanilla` over the first rotations, circular by category where the table has
     one.
 
-    No judge: an answer that the matching rules cannot read is wrong and counted in `invalid`.
+    No judge: an answer that the matching rules cannot read is wrong and counted in `invalid`. What they read
+    otherwise than a person ("A person is running" as A) is counted in `read_otherwise`.
     """
     rows = {row["index"]: row for row in _rows(documents(gold))}
     if not all("answer" in row for row in rows.values()):
         raise Absent("MMBench's table has no column 'answer': its test split is scored by the server")
     given = read_answers(answers)
-    hits, invalid = {}, 0
+    hits, invalid, readings = {}, 0, []
     for index, row in rows.items():
         letters = {letter: row[letter] for letter in row if _is_option(letter, row)}
         choice = choose(given.texts[index], letters) if index in given.texts else None
         invalid += index in given.texts and (choice is None or choice not in letters)
+        if index in given.texts:
+            readings.append((choice, read_choice(given.texts[index], letters), row["answer"]))
         hits[index] = choice == row["answer"]
     whole: dict[int, list[bool]] = defaultdict(list)
     for index, hit in hits.items():
@@ -95,6 +99,7 @@ def score(
         "vanilla": percent(hits[index] for index in groups),
         "accuracy": percent(hits.values()),
         "groups": len(groups),
+        **read_otherwise(readings),
     }
     for column, name in (("category", "by_category"), ("l2-category", "by_l2_category")):
         if all(not absent(rows[group].get(column)) for group in groups):

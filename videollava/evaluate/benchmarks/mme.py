@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videollava.errors import InputError
+from videollava.evaluate.benchmarks.choice_words import read_yes_no
 from videollava.evaluate.benchmarks.image_questions import asked, llava_documents
 from videollava.evaluate.benchmarks.interface import SHORT, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import documents, parse, records
-from videollava.evaluate.benchmarks.tally import Marks, result
+from videollava.evaluate.benchmarks.tally import Marks, read_otherwise, result
 
 __all__ = ["BENCHMARK", "questions", "says", "score"]
 
@@ -58,7 +59,8 @@ def score(
     """`perception` and `cognition`, the sums of their tasks' scores (0-200 each), and `tasks`.
 
     Answers are the official folder of `<task>.txt` results, which hold the gold as well; or LLaVA's lines,
-    for which the gold is the benchmark's release folder. `invalid` answers begin with neither yes nor no.
+    for which the gold is the benchmark's release folder. `invalid` answers begin with neither yes nor no;
+    `read_otherwise` say one of them in words that the official rule does not read so.
     """
     if answers is None:
         raise InputError(
@@ -78,6 +80,9 @@ def score(
         invalid += sum(says(line.answer) == "other" for line in tasks[task])
         for image, hits in right.items():
             single.update({f"{task}/{image}#{number}": 100.0 * hit for number, hit in enumerate(hits)})
+    figures |= read_otherwise(
+        (says(line.answer), read_yes_no(line.answer), line.gold) for own in tasks.values() for line in own
+    )
     met = {"missing": missing, "extra": 0, "duplicates": 0, "malformed": 0}
     absent = [task for task in (*PERCEPTION, *COGNITION) if task not in tasks]
     if absent:

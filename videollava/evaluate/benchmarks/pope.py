@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.evaluate.benchmarks.choice_words import read_yes_no
 from videollava.evaluate.benchmarks.image_questions import llava_documents, llava_questions
 from videollava.evaluate.benchmarks.interface import SHORT, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import (
@@ -21,7 +22,7 @@ from videollava.evaluate.benchmarks.reading import (
     records,
     rows_with,
 )
-from videollava.evaluate.benchmarks.tally import counts, mark, mean, result
+from videollava.evaluate.benchmarks.tally import counts, mark, mean, read_otherwise, result
 
 __all__ = ["BENCHMARK", "questions", "says_yes", "score"]
 
@@ -40,27 +41,31 @@ def score(
     """For each sampling accuracy, precision, recall, F1 and share of yes, and `mean_f1`; all in percent.
 
     Answers join their label through the question file (image and question), not by their place. A missing
-    answer counts as the wrong one.
+    answer counts as the wrong one. `read_otherwise`: answers that say yes or no in words ("NO") and are read as the
+    other by the official rule.
     """
     found = documents(gold)
     asked = _asked(found)
     labels = _labels(found, asked)
     given = read_answers(answers)
     verdicts: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
-    right = {}
+    right, readings = {}, []
     for category, own in labels.items():
         for key, label in own.items():
             said = says_yes(given.texts[key]) if key in given.texts else not label
             verdicts[category].append((label, said))
             right[key] = 100.0 * (said == label)
+            if key in given.texts:
+                readings.append((_word(said), read_yes_no(given.texts[key]), _word(label)))
     categories = {category: _figures(verdicts[category]) for category in sorted(verdicts)}
     figures = {
         "mean_f1": mean(own["f1"] for own in categories.values()),
         "accuracy": mean(right.values()),
+        **read_otherwise(readings),
         "by_category": categories,
         **categories,
     }
-    golds = {key: "yes" if label else "no" for own in labels.values() for key, label in own.items()}
+    golds = {key: _word(label) for own in labels.values() for key, label in own.items()}
     marks = mark(given, right, golds) if per_question else None
     kept = right if per_question else None
     return result(len(right), figures, counts(right, given), per_question=kept, marks=marks)
@@ -70,6 +75,10 @@ def says_yes(text: str) -> bool:
     """Yes unless the words before the first full stop, commas dropped, have `No`, `not` or `no`."""
     words = text.split(".")[0].replace(",", "").split(" ")
     return not any(word in words for word in NEGATIVE)
+
+
+def _word(yes: bool) -> str:
+    return "yes" if yes else "no"
 
 
 def _figures(verdicts: Sequence[tuple[bool, bool]]) -> dict[str, float]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.evaluate.benchmarks.choice_words import read_choice
 from videollava.evaluate.benchmarks.image_questions import IMAGE, beside
 from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import Document, documents, pick, read_answers, records, rows_with
-from videollava.evaluate.benchmarks.tally import counts, mark, percent, result
+from videollava.evaluate.benchmarks.tally import counts, mark, percent, read_otherwise, result
 
 __all__ = ["BENCHMARK", "parse_letter", "questions", "score"]
 
@@ -35,11 +36,12 @@ def score(
     gold: Sequence[Path], answers: Path | None, replies: Path | None = None, per_question: bool = False
 ) -> dict[str, Any]:
     """`accuracy` over the split (missing answers are wrong), `image_accuracy` over answers whose prompt has
-    the image's mark. `invalid`: no letter of the question's options in the answer.
+    the image's mark. `invalid`: no letter of the question's options in the answer by the official rule;
+    `read_otherwise`: answers whose words name an option that this rule does not read.
     """
     problems = _problems(documents(gold))
     given = read_answers(answers)
-    right, with_image, invalid = {}, {}, 0
+    right, with_image, invalid, readings = {}, {}, 0, []
     for key, problem in problems.items():
         text = given.texts.get(key)
         letter = None if text is None else parse_letter(text)
@@ -48,12 +50,16 @@ def score(
         right[key] = float(
             letter is not None and letter in options and options.index(letter) == problem["answer"]
         )
+        if text is not None:
+            plain = read_choice(text, dict(zip(LETTERS, map(str, problem["choices"]), strict=False)))
+            readings.append((letter, plain, LETTERS[problem["answer"]]))
         if text is not None and "<image>" in str(given.rows[key].get("prompt", "")):
             with_image[key] = right[key]
     figures = {
         "accuracy": percent(right.values()),
         "image_accuracy": percent(with_image.values()),
         "image_n": len(with_image),
+        **read_otherwise(readings),
     }
     met = counts(problems, given)
     if not per_question:

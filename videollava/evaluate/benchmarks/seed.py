@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.evaluate.benchmarks.choice_words import read_choice
 from videollava.evaluate.benchmarks.choices import lettered
 from videollava.evaluate.benchmarks.image_questions import IMAGE, VIDEO, beside, llava_questions
 from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import Document, documents, find, pick, read_answers, rows_with
-from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
+from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, read_otherwise, result
 
 __all__ = ["BENCHMARK", "questions", "score"]
 
@@ -29,7 +30,8 @@ def score(
     """`accuracy`: the answer is the gold's letter, exactly. By type and by images and videos where the gold
     says.
 
-    Gold is SEED-Bench.json, or letters by id. `invalid`: an answer that is no letter of A-D.
+    Gold is SEED-Bench.json, or letters by id. `invalid`: an answer that is no letter of A-D;
+    `read_otherwise`: one whose words name another option than its letter, or an option without being one.
     """
     rows, names = _golds(documents(gold))
     given = read_answers(answers)
@@ -41,9 +43,19 @@ def score(
                 (names.get(rows[key][field], rows[key][field]), v) for key, v in right.items()
             )
     invalid = sum(key in given.texts and given.texts[key] not in tuple(LETTERS) for key in rows)
+    readings = (
+        (given.texts[key], read_choice(given.texts[key], _options(row)), row["answer"])
+        for key, row in rows.items()
+        if key in given.texts
+    )
+    figures |= read_otherwise(readings)
     single = {key: 100 * value for key, value in right.items()} if per_question else None
     marks = mark(given, single, {key: row["answer"] for key, row in rows.items()}) if single else None
     return result(len(right), figures, counts(rows, given), invalid=invalid, per_question=single, marks=marks)
+
+
+def _options(row: Mapping[str, Any]) -> dict[str, str]:
+    return {letter: str(row.get(f"choice_{letter.lower()}", "")) for letter in LETTERS}
 
 
 def _golds(found: Sequence[Document]) -> tuple[dict[str, dict[str, Any]], Mapping[Any, str]]:

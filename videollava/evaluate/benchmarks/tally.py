@@ -10,7 +10,18 @@ from typing import Any, TypeVar
 from videollava.errors import InputError
 from videollava.evaluate.benchmarks.reading import Answers
 
-__all__ = ["LISTED", "Marks", "counts", "grouped", "leave_one_out", "mark", "mean", "percent", "result"]
+__all__ = [
+    "LISTED",
+    "Marks",
+    "counts",
+    "grouped",
+    "leave_one_out",
+    "mark",
+    "mean",
+    "percent",
+    "read_otherwise",
+    "result",
+]
 
 LISTED = 10  # ids named in a report; the numbers count them all
 Group = TypeVar("Group", bound=Hashable)
@@ -66,6 +77,16 @@ def counts(gold: Iterable[str], answers: Answers) -> dict[str, Any]:
     if answers.malformed:
         found["malformed_lines"] = list(answers.malformed[:LISTED])
     return found
+
+
+def read_otherwise(readings: Iterable[tuple[Hashable, Hashable, Hashable]]) -> dict[str, int]:
+    """What an official rule loses: (by the rule, in plain words, gold) of each answer.
+
+    `read_otherwise` counts answers whose words say another option than the rule reads; `otherwise_right` those
+    of them that would be right. What the words leave open (None) is no other reading.
+    """
+    other = [(plain, gold) for rule, plain, gold in readings if plain is not None and plain != rule]
+    return {"read_otherwise": len(other), "otherwise_right": sum(plain == gold for plain, gold in other)}
 
 
 def mark(

@@ -6,13 +6,15 @@ A JSON list (or lines) of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from videollava.errors import InputError
-from videollava.evaluate.benchmarks.choices import choose, lettered
+from videollava.evaluate.benchmarks.choice_words import read_choice
+from videollava.evaluate.benchmarks.choices import lettered
 from videollava.evaluate.benchmarks.image_questions import VIDEO, beside
 from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
 from videollava.evaluate.benchmarks.reading import Document, documents, pick, read_answers, records, rows_with
@@ -32,16 +34,20 @@ def questions(files: Sequence[Path], media: Path | None = None) -> Iterator[Ques
 def score(
     gold: Sequence[Path], answers: Path | None, replies: Path | None = None, per_question: bool = False
 ) -> dict[str, Any]:
-    """`accuracy` of all and by kind; the option is read from an answer by MMBench's rules without a judge."""
+    """`accuracy` of all and by kind. No official rule says how an answer is read: by its label or its option's
+    text, in words or sentences (`read_choice`). `invalid`: answers that name no option, or several; they are wrong.
+    """
     rows = _rows(documents(gold))
     given = read_answers(answers)
-    chosen = {key: choose(given.texts[key], _options(row)) for key, row in rows.items() if key in given.texts}
+    chosen = {
+        key: read_choice(given.texts[key], _options(row)) for key, row in rows.items() if key in given.texts
+    }
     right = {key: float(chosen.get(key) == row["letter"]) for key, row in rows.items()}
     figures = {
         "accuracy": percent(right.values()),
         "by_kind": grouped((str(rows[key].get("kind", "")), value) for key, value in right.items()),
     }
-    invalid = sum(choice not in _options(rows[key]) for key, choice in chosen.items())
+    invalid = sum(choice is None for choice in chosen.values())
     single = {key: 100 * value for key, value in right.items()} if per_question else None
     marks = mark(given, single, {key: row["letter"] for key, row in rows.items()}) if single else None
     met = counts(rows, given)
@@ -50,6 +56,20 @@ def score(
 
 def _options(row: Mapping[str, Any]) -> dict[str, str]:
     return dict(zip(ascii_uppercase, row["options"], strict=False))
+
+
+def _bare_options(row: Mapping[str, Any], where: str) -> list[str]:
+    """The options' texts, without the letters that some sets write before them ("A. a dog")."""
+    texts = [str(option).strip() for option in row["options"]]
+    if not 2 <= len(texts) <= len(ascii_uppercase):
+        raise InputError(f"{where}: {len(texts)} options; give 2 to {len(ascii_uppercase)}")
+    led = [
+        re.match(rf"\(?{letter}[.):]\s*(?=\S)", text)
+        for letter, text in zip(ascii_uppercase, texts, strict=False)
+    ]
+    return (
+        [text[found.end() :] for found, text in zip(led, texts, strict=True) if found] if all(led) else texts
+    )
 
 
 def _rows(found: Sequence[Document]) -> dict[str, dict[str, Any]]:
@@ -64,7 +84,9 @@ def _rows(found: Sequence[Document]) -> dict[str, dict[str, Any]]:
         key = str(row["id"])
         if key in rows:
             raise InputError(f"{document.path}: record {number}: id {key!r} is there already")
-        letter = _letter(row["answer"], row["options"])
+        given = row["options"]
+        row = row | {"options": _bare_options(row, f"{document.path}: record {number}")}
+        letter = _letter(row["answer"], row["options"], given)
         if letter is None:
             raise InputError(
                 f"{document.path}: record {number}: answer {row['answer']!r} is none of its options"
@@ -73,13 +95,15 @@ def _rows(found: Sequence[Document]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _letter(answer: object, options: Sequence[str]) -> str | None:
+def _letter(answer: object, options: Sequence[str], given: Sequence[object]) -> str | None:
     letters = ascii_uppercase[: len(options)]
     if isinstance(answer, int) and not isinstance(answer, bool):
         return letters[answer] if 0 <= answer < len(letters) else None
-    if answer in options:
-        return letters[list(options).index(str(answer))]
-    return answer if isinstance(answer, str) and len(answer) == 1 and answer in letters else None
+    for texts in (given, options):
+        if answer in texts:
+            return letters[list(texts).index(answer)]
+    bare = str(answer).strip(" ().:").upper()
+    return bare if len(bare) == 1 and bare in letters else None
 
 
 BENCHMARK = Benchmark(
