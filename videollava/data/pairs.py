@@ -47,8 +47,13 @@ def rows_of(prepared: Path, kind: str, split: str = "align") -> list[int]:
 def plan_pairs(pairs: int, batch_size: int, ranks: int, seed: int, epoch: int) -> Plan:
     """One epoch of batches of `batch_size` over all ranks; the last incomplete one is left out, as negatives count.
 
-    Raises InputError where there are fewer pairs than a batch holds.
+    Raises InputError where there are fewer pairs than a batch holds, or ranks that do not divide it.
     """
+    if batch_size % ranks:
+        raise InputError(
+            f"align's batch of {batch_size} pairs cannot be shared out evenly to {ranks} ranks: "
+            "change align.batch_size, video_batch_size or text_batch_size, or the number of ranks"
+        )
     share = batch_size // ranks
     steps = pairs // (share * ranks)
     if steps == 0:

@@ -10,6 +10,7 @@ in `bases` are taken as they are.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -49,7 +50,9 @@ def run(params: Params, workspace: Path) -> None:
         return
     from transformers import AutoTokenizer
 
-    shutil.rmtree(target, ignore_errors=True)
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        shutil.rmtree(target, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(workspace / "data/prepared/tokenizer")
     torch.manual_seed(params.seed)
     image = _begin_image(params, tokenizer)
@@ -57,11 +60,15 @@ def run(params: Params, workspace: Path) -> None:
     image.text_model.requires_grad_(False)
     image.text_projection.requires_grad_(False)
     done += _learn("image", image, tokenizer, params, workspace, logged_before=done)
-    checkpoint.save(image, tokenizer, target / "image")
+    if first:
+        checkpoint.save(image, tokenizer, target / "image")
     torch.manual_seed(params.seed + 1)
     video = _begin_video(params, tokenizer, image)
     _learn("video", video, tokenizer, params, workspace, logged_before=done)
-    checkpoint.save(video, tokenizer, target / "video")
+    if first:
+        checkpoint.save(video, tokenizer, target / "video")
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # no rank ends, and ends the launcher, before all is written
 
 
 def _take(source: str, kind: str, target: Path) -> None:
@@ -235,6 +242,9 @@ def _decayed(pair: nn.Module, settings: Train) -> Iterator[dict[str, Any]]:
 def _forward(
     accelerator: Any, pair: LanguageBind, model: nn.Module, batch: PairBatch, share: Tensor | float
 ) -> Tensor:
+    with torch.no_grad():
+        # The value itself, as in CLIP: a bound inside the loss has no gradient, and the scale could not come back.
+        pair.logit_scale.clamp_(max=HIGHEST_SCALE)
     device = accelerator.device
     ids, mask, pixels = (x.to(device) for x in (batch.input_ids, batch.attention_mask, batch.pixels))
     captions = F.pad(ids, (0, POSITIONS - ids.shape[1]), value=IGNORED)
@@ -244,8 +254,7 @@ def _forward(
     else:
         out = model(pixel_values=pixels, input_ids=ids, attention_mask=mask)
         first, second = out.image_embeds, out.text_embeds
-    scale = pair.logit_scale.clamp(max=HIGHEST_SCALE).exp()
-    return contrastive_loss(accelerator, first.float(), second.float(), captions, scale)
+    return contrastive_loss(accelerator, first.float(), second.float(), captions, pair.logit_scale.exp())
 
 
 def contrastive_loss(
@@ -267,9 +276,27 @@ def contrastive_loss(
 
 
 def _gather(accelerator: Any, tensor: Tensor) -> Tensor:
-    """This tensor from all ranks, this rank's own part with its gradient."""
+    """This tensor from all ranks, in their order, with the gradient of every rank's loss."""
     if accelerator.num_processes == 1:
         return tensor
-    parts = list(accelerator.gather(tensor.detach()[None]).unbind(0))
-    parts[accelerator.process_index] = tensor
-    return torch.cat(parts)
+    gathered: Tensor = _Gathered.apply(tensor, accelerator)
+    return gathered
+
+
+class _Gathered(torch.autograd.Function):
+    """Gathers forward, sums over ranks backward: each rank's loss holds the embeddings of all.
+
+    A gather without gradient leaves out what others' losses say of this rank's embeddings (OpenCLIP's issue 616).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, accelerator: Any) -> Tensor:  # type: ignore[override]
+        ctx.accelerator = accelerator
+        gathered: Tensor = accelerator.gather(tensor)
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        accelerator = ctx.accelerator
+        summed: Tensor = accelerator.reduce(grad.contiguous(), "sum")
+        return summed.chunk(accelerator.num_processes)[accelerator.process_index], None

@@ -180,6 +180,9 @@ def _opening(segments: Segments) -> list[int]:
 
 
 def _forward(model: nn.Module, batch: Batch, share: Tensor | float) -> Tensor:
+    device = next(model.parameters()).device
     places = batch.targets
-    logits = model(batch.input_ids, logits_to_keep=places, **packed_kwargs(batch.lengths)).logits[0]
-    return F.cross_entropy(logits.float(), batch.labels[0, places + 1], reduction="sum") / share
+    wanted = batch.labels[0, places + 1].to(device, non_blocking=True)
+    ids, kept = (x.to(device, non_blocking=True) for x in (batch.input_ids, places))
+    logits = model(ids, logits_to_keep=kept, **packed_kwargs(batch.lengths, device)).logits[0]
+    return F.cross_entropy(logits.float(), wanted, reduction="sum") / share
