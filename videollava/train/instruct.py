@@ -60,9 +60,11 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
     model, tokenizer = assemble.assemble(
         params.model, models, settings, kind.language_learns, accelerator.device
     )
-    groups = choose_learners(model, settings, kind.language_learns)
+    adapted = settings.adapter != "none" and kind.language_learns
+    # Under an adapter the language model stays as it is: weights held in 4 bits cannot ask for gradients.
+    groups = choose_learners(model, settings, kind.language_learns and not adapted)
     learner = model
-    if settings.adapter != "none" and kind.language_learns:
+    if adapted:
         learner = adapters.add_adapter(model, settings.lora)
         groups = adapters.adapter_groups(learner, settings)
     layout = Layout.of(
