@@ -15,11 +15,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.process import OutputLines, run_streamed
 from flows.stage import NOISE, StageFailed, stage_environment
+from flows.storage import bring
 from flows.workspace import repository
 from videollava import registry
 from videollava.gate import primary
 from videollava.params import load_params
-from videollava.tracking.lineage import flatten
 
 __all__ = ["evaluate"]
 
@@ -37,7 +37,7 @@ def evaluate(
     root = Path(workspace).resolve() if workspace else repository()
     tracking = load_params(root / "params.yaml").tracking
     version = registry.find_version(root, tracking, model)
-    folder = registry.resolve(version.reference, root, tracking)
+    folder = bring(root, version.reference)
     out = root / "runs" / "evaluate" / f"version-{version.number}-{time.strftime('%Y%m%dT%H%M%S')}"
     scores = score_version(root, folder, out, benchmarks or [])
     log_scores(root, version, scores, out)
@@ -61,18 +61,13 @@ def score_version(root: Path, folder: Path, out: Path, benchmarks: list[str]) ->
 
 @task(name="log", task_run_name="log", retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE)
 def log_scores(root: Path, version: registry.Version, scores: dict[str, Any], out: Path) -> None:
-    """Scores and report to the version's MLflow run, the scores also to the version; a Prefect table."""
+    """Scores and report to the version's MLflow run, the scores also to the version; a Prefect table.
+
+    What MLflow refuses (the run was deleted, its store takes nothing) is a warning: the scores are in `out`.
+    """
     tracking = load_params(root / "params.yaml").tracking
-    client = registry.open_store(root, tracking).client
-    stamp = int(time.time())
-    for name, text in flatten(scores).items():
-        try:
-            client.log_metric(version.run_id, f"evaluated.{name}", float(text), step=stamp)
-        except ValueError:  # a judge's name is a word
-            client.set_tag(version.run_id, f"evaluated.{name}", text)
-    client.set_model_version_tag(version.name, str(version.number), f"evaluated.{stamp}", json.dumps(scores))
-    if (out / "report.html").is_file():
-        client.log_artifact(version.run_id, str(out / "report.html"), f"evaluated/{out.name}")
+    for trouble in registry.note_evaluation(root, tracking, version, scores, out):
+        get_run_logger().warning("%s; the scores are in %s", trouble, out)
     rows = [
         {"benchmark": name, "score": primary(values), "registered with": primary(version.metrics.get(name))}
         for name, values in scores.items()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.scrub import scrub
 
 __all__ = ["main"]
 
@@ -66,6 +67,7 @@ def _retrain(options: argparse.Namespace) -> int:
 def _nothing_to_do(root: Path, promote: bool) -> bool:
     """Say so where all stages are up to date, their outputs registered, and promotion is settled."""
     from flows.stage import is_current
+    from flows.storage import stores
 
     if not is_current(root):
         return False
@@ -78,8 +80,9 @@ def _nothing_to_do(root: Path, promote: bool) -> bool:
     if version is None:
         return False
     live = registry.champion(root, params.tracking, store)
-    decision = registry.examine(version, live, params, root)
-    been_champion = any(version.number == move.to for move in registry.trail(root, params.tracking, store))
+    decision = registry.examine(version, live, params, root, stores(root))
+    moves = registry.trail(root, params.tracking, store)
+    been_champion = any(version.number == move.to for move in moves if move.done)
     if promote and decision.passed and not been_champion:
         return False
     print("nothing to retrain: data, code and parameters are as they were\n")
@@ -95,7 +98,9 @@ def _run_flow(root: Path, options: argparse.Namespace) -> int:
 
     with prefect_server(root) as server:
         own = server.running is not None
-        print(f"Prefect: {server.url.removesuffix('/api')}{' (for this run)' if own else ''}", flush=True)
+        print(
+            scrub(f"Prefect: {server.url.removesuffix('/api')}{' (for this run)' if own else ''}"), flush=True
+        )
         # Prefect's log goes to its server; this terminal shows the stages' own output.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         from prefect.exceptions import TerminationSignal

@@ -9,8 +9,10 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed
 
+from flows.storage import stores
 from flows.workspace import repository
 from videollava import registry
+from videollava.errors import InputError
 from videollava.params import load_params
 
 __all__ = ["promote"]
@@ -21,10 +23,15 @@ def promote(version: int | str, force: bool = False, workspace: str = "") -> Any
     """Make `version` (a number or models:/... address) champion if the gate allows, or whatever it says
     (`force`).
 
-    The run fails, with the gate's reasons, where the gate refuses.
+    The run fails, with the gate's reasons, where the gate refuses, and with a sentence where the version or its
+    files are gone, or the registry does not answer.
     """
     root = Path(workspace).resolve() if workspace else repository()
-    decision, move = registry.promote(root, load_params(root / "params.yaml"), str(version), force)
+    try:
+        params = load_params(root / "params.yaml")
+        decision, move = registry.promote(root, params, str(version), force, stores(root))
+    except InputError as error:
+        return Failed(message=str(error))
     create_table_artifact(
         decision.cells(), key="scores", description=f"version {version} against the champion"
     )

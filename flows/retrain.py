@@ -25,6 +25,7 @@ from prefect.states import State
 from flows.graph import stage_order
 from flows.session import Session, open_session
 from flows.stage import USAGE_ERROR, StageFailed, StageResult, push_stage, run_stage
+from flows.storage import stores
 from flows.workspace import apply_params, occupy, repository
 from videollava import registry
 from videollava.errors import InputError
@@ -112,7 +113,9 @@ def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
 def register_version(session: Session) -> dict[str, Any]:
     """A version by reference, unless these very outputs are one already."""
     session.keep(registry.read_metrics(session.root))
-    version, new = registry.register(session.root, session.params, session.run_id())
+    version, new = registry.register(
+        session.root, session.params, session.run_id(), places=stores(session.root)
+    )
     session.journal.tags({"version": str(version.number)})
     get_run_logger().info("%s: %s", version.reference, "new" if new else "registered before")
     return {"number": version.number, "reference": version.reference, "new": new}
@@ -124,7 +127,8 @@ def judge_version(session: Session, number: int) -> Decision:
     tracking = session.params.tracking
     version = registry.find_version(session.root, tracking, str(number))
     live = registry.champion(session.root, tracking)
-    decision = registry.examine(version, live, session.params, session.root)
+    places = stores(session.root)
+    decision = registry.examine(version, live, session.params, session.root, places)
     log = get_run_logger()
     log.info("gate: %s", "passed" if decision.passed else "refused")
     for reason in decision.reasons:
@@ -132,7 +136,7 @@ def judge_version(session: Session, number: int) -> Decision:
     for note in decision.notes:
         log.info("gate: %s", note)
     try:
-        if page := registry.comparison_page(session.root, session.params, version, live):
+        if page := registry.comparison_page(session.root, session.params, version, live, places):
             session.journal.artifact(page)
     except InputError as error:  # a page less is no reason to lose a training
         log.warning("no page beside the champion: %s", error)
@@ -142,7 +146,7 @@ def judge_version(session: Session, number: int) -> Decision:
 @task(name="promote", task_run_name="promote", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
 def promote_version(session: Session, number: int) -> dict[str, Any] | None:
     """Make it champion if the gate allows; None where it stays as it was. Gated again if another was faster."""
-    _, move = registry.promote(session.root, session.params, str(number))
+    _, move = registry.promote(session.root, session.params, str(number), places=stores(session.root))
     get_run_logger().info(
         "champion: %s", f"version {move.to} (was {move.came_from or 'none'})" if move else "unchanged"
     )

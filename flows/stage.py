@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 from flows.process import OutputLines, run_streamed
+from flows.proxies import with_all_proxies
+from flows.storage import has_remote
+from videollava.environment import ask_loopback_directly
 
-__all__ = ["StageFailed", "StageResult", "has_remote", "is_current", "push_stage", "run_stage"]
+__all__ = ["StageFailed", "StageResult", "is_current", "push_stage", "run_stage"]
 
 NOISE = re.compile(
     r"^(Updating lock file|Generating lock file|To track the changes with git|git add .*dvc\.lock|"
@@ -126,13 +129,6 @@ def is_current(workspace: Path, stage: str = "") -> bool:
         return False
 
 
-def has_remote(workspace: Path) -> bool:
-    """Whether the workspace has a default DVC remote."""
-    from videollava.registry.manifest import stores
-
-    return len(stores(workspace)) > 1
-
-
 def stage_environment(workspace: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This environment, with the running interpreter's programs and the workspace's own code first."""
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -143,7 +139,9 @@ def stage_environment(workspace: Path, extra: Mapping[str, str] | None = None) -
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": width,
     }
-    return {**os.environ, "DVC_NO_ANALYTICS": "1", **own, **(extra or {})}
+    environment = {**with_all_proxies(dict(os.environ)), "DVC_NO_ANALYTICS": "1", **own, **(extra or {})}
+    ask_loopback_directly(environment)
+    return environment
 
 
 def _inner_status(tail: Iterable[str], status: int) -> int:

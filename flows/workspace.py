@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from flows.clones import drop_old_clones, have_clone
 from flows.git import ask_git, run_git
 from flows.lock import hold
+from flows.storage import share
 from videollava.errors import InputError
 from videollava.params import load_params, parse_params, profile_names, profile_text, split_overrides
 
@@ -66,37 +66,12 @@ def occupy(home: Path, workspace: str = "", commit: str = "") -> Iterator[tuple[
     home = home.resolve()
     full = run_git(home, "rev-parse", "--verify", "--end-of-options", f"{commit or 'HEAD'}^{{commit}}")
     with have_clone(home, full) as (root, lock):
-        _share_cache(home, root)
+        share(home, root)
         (home / "runs").mkdir(exist_ok=True)
         if not (root / "runs").exists():
             (root / "runs").symlink_to(home / "runs")
         drop_old_clones(home)
         yield root, lock
-
-
-def _share_cache(home: Path, root: Path) -> None:
-    """config.local of the clone: home's own, with the cache and local remotes by absolute path."""
-    shared, local = _read_config(home / ".dvc" / "config"), _read_config(home / ".dvc" / "config.local")
-    for section in {*shared.sections(), *local.sections()}:
-        url = local.get(section, "url", fallback=shared.get(section, "url", fallback=""))
-        if url and "://" not in url and not Path(url).is_absolute():
-            _set(local, section, "url", str((home / ".dvc" / url).resolve()))
-    cache = local.get("cache", "dir", fallback=shared.get("cache", "dir", fallback="cache"))
-    _set(local, "cache", "dir", str((home / ".dvc" / cache).resolve()))
-    with (root / ".dvc" / "config.local").open("w") as stream:
-        local.write(stream)
-
-
-def _read_config(path: Path) -> ConfigParser:
-    config = ConfigParser(interpolation=None)
-    config.read(path)
-    return config
-
-
-def _set(config: ConfigParser, section: str, key: str, value: str) -> None:
-    if not config.has_section(section):
-        config.add_section(section)
-    config.set(section, key, value)
 
 
 def _edited(root: Path, text: str) -> bool:

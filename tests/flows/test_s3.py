@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from flows.stage import push_stage, run_stage
+from flows.storage import stores
 from videollava.errors import InputError
-from videollava.registry.manifest import folder_key, materialise, read_manifest, stores
+from videollava.registry.manifest import folder_key, materialise, read_manifest
 
 pytestmark = pytest.mark.slow
 KEYS = {"accessKey": "test-key", "secretKey": "test-secret"}
@@ -99,7 +100,7 @@ def test_over_s3(workspace: Path, tmp_path: Path, endpoint: str, monkeypatch: py
     assert [run_stage(other, stage, print).outcome for stage in ("fetch", "finetune", "evaluate")] == [
         "restored"
     ] * 3
-    manifest = read_manifest(workspace, folder_key(workspace))
+    manifest = read_manifest(workspace / ".dvc/cache", folder_key(workspace))
     far = [store for store in stores(workspace) if store.url.startswith("s3://")]
     folder = materialise(manifest, far, tmp_path / "models")
     assert (folder / "model.safetensors").read_text() == "weights after 2"

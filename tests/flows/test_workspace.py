@@ -9,10 +9,10 @@ import pytest
 
 import flows.workspace
 from flows.lock import hold
+from flows.storage import stores
 from flows.workspace import apply_params, occupy
 from videollava.errors import InputError
 from videollava.params import load_params, profile_text
-from videollava.registry.manifest import stores
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from videollava.params import Params
+from videollava.scrub import scrub
 from videollava.tracking.lineage import (
     digest,
     flatten,
@@ -16,7 +17,6 @@ from videollava.tracking.lineage import (
     input_key,
     locked_input_key,
     read_lineage,
-    scrub,
     stage_key,
 )
 

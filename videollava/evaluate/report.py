@@ -107,10 +107,9 @@ def _head(params: Params, scores: Sequence[Scored], lineage: Mapping[str, str]) 
 def _lineage(workspace: Path) -> dict[str, str]:
     """Only what a rerun finds again: dvc.lock's hash, for one, changes with the run itself."""
     found = read_lineage(workspace)
-    commit = found.commit[:SHORT] + (", with uncommitted changes" if found.dirty else "")
     outs = lock_entry(workspace, "finetune").get("outs") or ()
     model = next((out.get("md5", "") for out in outs if out.get("path") == "models/videollava"), "")
-    facts = {"commit": commit if found.commit else "", "parameters": found.params[:SHORT]}
+    facts = {"commit": found.describe(SHORT) if found.commit else "", "parameters": found.params[:SHORT]}
     facts |= {"data": found.data[:SHORT], "model": model[:SHORT]}
     return {name: text or "not recorded" for name, text in facts.items()}
 

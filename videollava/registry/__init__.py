@@ -13,6 +13,8 @@ from videollava.registry.promotion import (
     rollback,
     trail,
 )
+from videollava.registry.registration import note_evaluation, read_metrics, register, registered
+from videollava.registry.store import Store
 from videollava.registry.versions import (
     CHAMPION,
     PREVIOUS,
@@ -20,10 +22,8 @@ from videollava.registry.versions import (
     find_version,
     list_versions,
     open_store,
-    read_metrics,
-    register,
-    registered,
     resolve,
+    version_manifest,
 )
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "PREVIOUS",
     "Move",
     "PromotionConflict",
+    "Store",
     "Version",
     "champion",
     "comparison_page",
@@ -38,6 +39,7 @@ __all__ = [
     "find_version",
     "list_versions",
     "move_champion",
+    "note_evaluation",
     "open_store",
     "promote",
     "read_metrics",
@@ -46,4 +48,5 @@ __all__ = [
     "resolve",
     "rollback",
     "trail",
+    "version_manifest",
 ]

@@ -6,30 +6,47 @@ They lie in DVC's stores under the hash of `evaluation/` that the version carrie
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from videollava.errors import InputError
-from videollava.params import Params
-from videollava.registry.manifest import have_object, materialise, model_cache, read_manifest, stores
-from videollava.registry.versions import Version
+from videollava.params import Params, Tracking
+from videollava.registry.manifest import cache_of, have_object, materialise, model_cache, read_manifest
+from videollava.registry.store import Store
+from videollava.registry.versions import Version, version_manifest
 
 __all__ = ["answers_folder", "comparison_page"]
 
 
-def answers_folder(workspace: Path, version: Version) -> Path | None:
-    """The version's evaluation folder (predictions/, metrics.json), None where no store has it whole."""
+def answers_folder(
+    workspace: Path, tracking: Tracking, version: Version, places: Sequence[Store] = ()
+) -> Path | None:
+    """The version's evaluation folder (predictions/, metrics.json), None where no store has it whole.
+
+    Looked for in DVC's cache, in `places`, and last where the version was registered with.
+    """
     if not version.evaluation:
         return None
-    try:
-        for row in json.loads(have_object(workspace, version.evaluation).read_text()):
-            have_object(workspace, row["md5"])
-        manifest = read_manifest(workspace, version.evaluation)
-        return materialise(manifest, stores(workspace), model_cache(workspace).with_name("evaluations"))
-    except (InputError, ValueError):  # a listing that is damaged is no JSON
-        return None
+    for more in (lambda: places, lambda: version_manifest(workspace, tracking, version.reference)[1]):
+        try:
+            return _unfold(workspace, version.evaluation, more())
+        except (InputError, ValueError, KeyError, TypeError):  # a listing that is damaged is no JSON of ours
+            continue
+    return None
 
 
-def comparison_page(workspace: Path, params: Params, version: Version, live: Version | None) -> Path | None:
+def _unfold(workspace: Path, key: str, places: Sequence[Store]) -> Path:
+    known = [cache_of(workspace), *places]
+    objects = model_cache(workspace).with_name("objects")
+    for row in json.loads(have_object(objects, key, known).read_text()):
+        have_object(objects, row["md5"], known)
+    folders = model_cache(workspace).with_name("evaluations")
+    return materialise(read_manifest(objects, key), [Store(str(objects))], folders)
+
+
+def comparison_page(
+    workspace: Path, params: Params, version: Version, live: Version | None, places: Sequence[Store] = ()
+) -> Path | None:
     """The report of `version` beside the champion's answers; None where either's are not to be had.
 
     InputError where they cannot be read.
@@ -38,7 +55,7 @@ def comparison_page(workspace: Path, params: Params, version: Version, live: Ver
 
     if live is None or live.number == version.number:
         return None
-    mine, theirs = answers_folder(workspace, version), answers_folder(workspace, live)
+    mine, theirs = (answers_folder(workspace, params.tracking, one, places) for one in (version, live))
     if mine is None or theirs is None:
         return None
     page = mine / f"against-version-{live.number}.html"

@@ -11,31 +11,29 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from configparser import ConfigParser
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from videollava.errors import InputError
-from videollava.tracking.lineage import digest, lock_entry, scrub
+from videollava.registry.store import OBJECTS, Store, download, size_of
+from videollava.tracking.lineage import digest, lock_entry
 
 __all__ = [
     "File",
     "Manifest",
-    "Store",
+    "cache_of",
     "folder_key",
     "have_object",
     "materialise",
+    "missing_files",
     "model_cache",
     "read_manifest",
-    "stores",
 ]
 
 MODEL = "models/videollava"
-OBJECTS = "files/md5"
-CHUNK = 1 << 22
+DAMAGED = "damaged (its content does not fit its hash)"
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,6 @@ class File:
     size: int
     md5: str
     sha256: str
-
-
-@dataclass(frozen=True)
-class Store:
-    """Where objects lie: a folder or an s3:// address (`endpoint` for servers other than AWS)."""
-
-    url: str
-    endpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,14 +58,14 @@ class Manifest:
         """Hash over all paths and contents."""
         return digest([[file.path, file.size, file.sha256] for file in self.files])
 
-    def config(self, stores: Sequence[Store]) -> dict[str, Any]:
+    def config(self, places: Sequence[Store]) -> dict[str, Any]:
         """As the model_config of a registered pyfunc."""
         files = [asdict(file) for file in self.files]
         return {
             "key": self.key,
             "manifest_sha256": self.sha256,
             "files": files,
-            "stores": [asdict(store) for store in stores],
+            "stores": [asdict(place) for place in places],
         }
 
     @classmethod
@@ -84,7 +74,7 @@ class Manifest:
         try:
             manifest = cls(config["key"], tuple(File(**file) for file in config["files"]))
             stated = config["manifest_sha256"]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"the version's model_config is not one of ours: {error}; register it again"
             ) from error
@@ -109,62 +99,56 @@ def folder_key(workspace: Path, stage: str = "finetune", out: str = MODEL) -> st
     raise InputError(f"{workspace / 'dvc.lock'}: no output {out} of stage {stage}; run `dvc repro` first")
 
 
-def read_manifest(workspace: Path, key: str) -> Manifest:
-    """The files behind a folder's key in the workspace's DVC cache, with their sha256 computed."""
-    listing = _object(_cache(workspace), key)
+def cache_of(workspace: Path) -> Store:
+    """Where DVC keeps its cache unless it is told otherwise (what it was told, flows/storage.py reads)."""
+    return Store(str((workspace / ".dvc" / "cache").resolve()))
+
+
+def read_manifest(cache: Path, key: str) -> Manifest:
+    """The files behind a folder's key in a DVC cache, with their sha256 computed."""
+    listing = _object(cache, key)
     if not listing.is_file():
-        raise InputError(
-            f"{MODEL} ({key}) is not in the DVC cache; run `dvc fetch {MODEL}` or `dvc commit finetune`"
-        )
+        raise InputError(f"{cache}: {key} is not in this DVC cache; run `dvc fetch` or `dvc commit` first")
     files = []
     for row in json.loads(listing.read_text()):
-        source = _object(_cache(workspace), row["md5"])
+        source = _object(cache, row["md5"])
         if not source.is_file():
             raise InputError(
-                f"{MODEL}/{row['relpath']} ({row['md5']}) is not in the DVC cache; run `dvc fetch {MODEL}`"
+                f"{cache}: {row['relpath']} ({row['md5']}) is not in this DVC cache; run `dvc fetch` first"
             )
         files.append(File(row["relpath"], source.stat().st_size, row["md5"], _sha256(source)))
     return Manifest(key, tuple(sorted(files, key=lambda file: file.path)))
 
 
-def stores(workspace: Path) -> list[Store]:
-    """The workspace's DVC cache, then its default remote if it has one: no credentials, only addresses."""
-    found = [Store(str(_cache(workspace)))]
-    config = _config(workspace)
-    remote = config.get("core", "remote", fallback="")
-    for section in (f"'remote \"{remote}\"'", f'remote "{remote}"'):
-        if remote and config.has_section(section):
-            url = config.get(section, "url", fallback="")
-            found.append(_remote(workspace, url, config.get(section, "endpointurl", fallback="")))
-    return found
-
-
-def have_object(workspace: Path, md5: str) -> Path:
-    """The object of this name in the workspace's DVC cache, brought there from the remote if need be.
+def have_object(objects: Path, md5: str, places: Sequence[Store]) -> Path:
+    """The object of this name in the folder `objects`, linked or brought there from a store if need be.
 
     InputError where no store holds it whole.
     """
-    cache, *others = stores(workspace)
-    target = _object(Path(cache.url), md5)
+    target = _object(objects, md5)
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    for place in others:
+    for place in places:
         try:
-            if place.url.startswith("s3://"):
-                trouble = _download(md5, place, aside)
-            else:
-                source = _object(Path(place.url), md5)
-                trouble = "" if source.is_file() else "not there"
-                if not trouble:
-                    shutil.copyfile(source, aside)
+            trouble = _copy(md5, place, aside)
             if not trouble and _md5(aside) == md5.removesuffix(".dir"):
                 aside.replace(target)
                 return target
         finally:
             aside.unlink(missing_ok=True)
-    raise InputError(f"{md5} is in none of {', '.join(scrub(place.url) for place in (cache, *others))}")
+    raise InputError(f"{md5} is in none of {', '.join(place.url for place in places)}")
+
+
+def _copy(md5: str, place: Store, target: Path) -> str:
+    if not place.is_folder:
+        return download(md5, place, target)
+    source = _object(Path(place.url), md5)
+    if not source.is_file():
+        return "not there"
+    _link(source, target)
+    return ""
 
 
 def model_cache(workspace: Path | None = None) -> Path:
@@ -173,7 +157,16 @@ def model_cache(workspace: Path | None = None) -> Path:
         return Path(named) / "models"
     if workspace is not None and (workspace / "dvc.yaml").is_file():
         return workspace.resolve() / ".mlflow" / "models"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videollava" / "models"
+    return _user_cache() / "videollava" / "models"
+
+
+def _user_cache() -> Path:
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # a container's uid that has neither a name nor a home
+        return Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
 
 
 def materialise(manifest: Manifest, places: Sequence[Store], cache: Path) -> Path:
@@ -183,9 +176,10 @@ def materialise(manifest: Manifest, places: Sequence[Store], cache: Path) -> Pat
     Hard links where the file system allows (they outlive `dvc gc`), else symbolic links. InputError names a
     file that no store holds, or whose content is not what the version was registered with.
     """
-    target = cache / manifest.sha256[:32]
-    if target.is_dir():
+    target = _unfolded(manifest, cache)
+    if _is_whole(target, manifest):
         return target
+    shutil.rmtree(target, ignore_errors=True)  # symbolic links whose store was cleared since
     cache.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix="unfolding-", dir=cache))
     try:
@@ -202,37 +196,72 @@ def materialise(manifest: Manifest, places: Sequence[Store], cache: Path) -> Pat
     return target
 
 
-def _place(file: File, places: Iterable[Store], target: Path) -> None:
+def missing_files(manifest: Manifest, places: Sequence[Store], cache: Path) -> str:
+    """What `materialise` would end with, found out without a download; "" where it has all it needs."""
+    if _is_whole(_unfolded(manifest, cache), manifest):
+        return ""
+    for file in manifest.files:
+        tried = []
+        for place in places:
+            trouble = _look(file, place)
+            if not trouble:
+                break
+            tried.append(f"{place.url}: {trouble}")
+        else:
+            return _lacking(file, tried)
+    return ""
+
+
+def _unfolded(manifest: Manifest, cache: Path) -> Path:
+    return cache / manifest.sha256[:32]
+
+
+def _is_whole(folder: Path, manifest: Manifest) -> bool:
+    places = [(folder / file.path, file.size) for file in manifest.files]
+    return folder.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in places)
+
+
+def _place(file: File, places: Sequence[Store], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     tried = []
     for place in places:
         trouble = _take(file, place, target)
         if not trouble:
             return
-        tried.append(f"{scrub(place.url)}: {trouble}")
-    raise InputError(
+        tried.append(f"{place.url}: {trouble}")
+    raise InputError(_lacking(file, tried))
+
+
+def _lacking(file: File, tried: Sequence[str]) -> str:
+    return (
         f"{file.path} (md5 {file.md5}) of this version cannot be had; tried "
         + "; ".join(tried or ["no store"])
-        + "; `dvc push` it from where it was trained, or set a remote that has it (`dvc remote add -d`)"
+        + "; `dvc push` it from where it was trained, or let DVC bring it here: `python -m flows.storage VERSION`"
     )
+
+
+def _look(file: File, place: Store) -> str:
+    """Whether a store has the file: "" or why it cannot be taken from there."""
+    if not place.is_folder:
+        size, trouble = size_of(file.md5, place)
+        return trouble or ("" if size == file.size else DAMAGED)
+    source = _object(Path(place.url), file.md5)
+    if not source.is_file():
+        return "not there"
+    return DAMAGED if _differs(source, file) else ""
 
 
 def _take(file: File, place: Store, target: Path) -> str:
     """Put the file at `target` from one store; "" or why not."""
-    if "://" not in place.url:
-        source = _object(Path(place.url), file.md5)
-        if not source.is_file():
-            return "not there"
-        if _differs(source, file):
-            return "damaged (its content does not fit its hash)"
-        _link(source, target)
-        return ""
-    if not place.url.startswith("s3://"):
-        return "kind of remote not supported here; `dvc fetch` it first"
-    trouble = _download(file.md5, place, target)
+    if place.is_folder:
+        trouble = _look(file, place)
+        if not trouble:
+            _link(_object(Path(place.url), file.md5), target)
+        return trouble
+    trouble = download(file.md5, place, target)
     if not trouble and _differs(target, file):
         target.unlink()
-        return "damaged (its content does not fit its hash)"
+        return DAMAGED
     return trouble
 
 
@@ -241,21 +270,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         target.symlink_to(source.resolve())
-
-
-def _download(md5: str, place: Store, target: Path) -> str:
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    address = urlsplit(place.url)
-    key = "/".join(part for part in (address.path.strip("/"), OBJECTS, md5[:2], md5[2:]) if part)
-    try:
-        boto3.Session().client("s3", endpoint_url=place.endpoint or None).download_file(
-            address.netloc, key, str(target)
-        )
-    except (BotoCoreError, ClientError) as error:
-        return str(error)
-    return ""
 
 
 def _differs(path: Path, file: File) -> bool:
@@ -274,21 +288,3 @@ def _md5(path: Path) -> str:
 
 def _object(store: Path, md5: str) -> Path:
     return store / OBJECTS / md5[:2] / md5[2:]
-
-
-def _remote(workspace: Path, url: str, endpoint: str) -> Store:
-    if url.startswith("file://"):
-        url = urlsplit(url).path
-    if "://" not in url:
-        url = str((workspace / ".dvc" / url).resolve())
-    return Store(scrub(url), scrub(endpoint))
-
-
-def _cache(workspace: Path) -> Path:
-    return (workspace / ".dvc" / _config(workspace).get("cache", "dir", fallback="cache")).resolve()
-
-
-def _config(workspace: Path) -> ConfigParser:
-    config = ConfigParser(interpolation=None)
-    config.read([workspace / ".dvc" / "config", workspace / ".dvc" / "config.local"])
-    return config

@@ -26,12 +26,13 @@ class VideoLlavaModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Find the files of this version and load them."""
-        from videollava.registry.manifest import Manifest, Store, materialise, model_cache, stores
+        from videollava.registry.manifest import Manifest, cache_of, materialise, model_cache
+        from videollava.registry.store import Store
         from videollava.serve.assistant import load
 
         config = context.model_config
         here = Path(os.environ.get("VIDEOLLAVA_WORKSPACE", "."))
-        places = [*(Store(**store) for store in config["stores"]), *stores(here)]
+        places = [*(Store.from_config(place) for place in config["stores"]), cache_of(here)]
         self.assistant = load(materialise(Manifest.from_config(config), places, model_cache(here)))
 
     def predict(

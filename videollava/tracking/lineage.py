@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,6 +18,8 @@ from typing import Any
 
 from videollava.errors import InputError
 from videollava.params.bounds import Section
+from videollava.scrub import HIDDEN, is_secret_name, scrub
+from videollava.tracking.commit import read_commit
 
 __all__ = [
     "Lineage",
@@ -30,16 +31,12 @@ __all__ = [
     "locked_input_key",
     "read_lineage",
     "read_yaml",
-    "scrub",
     "stage_key",
 ]
 
 DATA = "data/prepared"
 LIBRARIES = ("videollava", "torch", "transformers", "peft", "accelerate", "deepspeed")
-# Compared with every part of a dotted key: `tokens_per_pack` is no secret, `api_token` is.
-SECRET = re.compile(
-    r"(^|_)(api_?key|secret|password|passwd|token|credentials?|access_?key)($|_)", re.IGNORECASE
-)
+UNKNOWN = "unknown"  # what a tag says where nobody knows: an empty one reads like a fact
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -47,36 +44,57 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 class Lineage:
     """What a run or a model version was made from; hashes are hex, "" where there is none.
 
-    commit: git HEAD. dirty: tracked files differ from it (dvc.lock, which a run rewrites, aside).
-    params: hash of params.yaml's values. lock: hash of dvc.lock. data: DVC's hash of the prepared data.
+    commit: git HEAD. dirty: tracked files differ from it (dvc.lock, which a run rewrites, aside); None where
+    nobody knows. trouble: why git gave no (whole) answer. params: hash of params.yaml's values. lock: hash of
+    dvc.lock. data: DVC's hash of the prepared data.
     """
 
     commit: str = ""
-    dirty: bool = False
+    dirty: bool | None = None
     params: str = ""
     lock: str = ""
     data: str = ""
+    trouble: str = ""
 
     def tags(self) -> dict[str, str]:
         """The same as MLflow tags."""
-        return {
-            "commit": self.commit,
-            "dirty": str(self.dirty).lower(),
+        told = {
+            "commit": self.commit or UNKNOWN,
+            "dirty": UNKNOWN if self.dirty is None else str(self.dirty).lower(),
             "params_hash": self.params,
             "lock_hash": self.lock,
             "data_hash": self.data,
         }
+        return told | ({"commit_trouble": self.trouble} if self.trouble else {})
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> Lineage:
+        """Read `tags` back. What earlier releases wrote where git gave no answer (no commit, "clean") is unknown."""
+        commit = tags.get("commit", "")
+        commit = "" if commit == UNKNOWN else commit
+        dirty = {"true": True, "false": False}.get(tags.get("dirty", "")) if commit else None
+        hashes = (tags.get(f"{name}_hash", "") for name in ("params", "lock", "data"))
+        return cls(commit, dirty, *hashes, trouble=tags.get("commit_trouble", ""))
+
+    def describe(self, length: int = 12) -> str:
+        """The commit in words: "1a2b3c", "1a2b3c, with uncommitted changes", "unknown (why)"."""
+        if not self.commit:
+            return f"{UNKNOWN} ({self.trouble or 'git gave none'})"
+        state = {True: ", with uncommitted changes", False: "", None: ", whether changed unknown"}
+        return self.commit[:length] + state[self.dirty]
 
 
 def read_lineage(workspace: Path) -> Lineage:
     """The lineage of what lies in `workspace` now."""
     lock = workspace / "dvc.lock"
+    commit = read_commit(workspace)
     return Lineage(
-        commit=_git(workspace, "rev-parse", "HEAD"),
-        dirty=_dirty(workspace),
+        commit=commit.name,
+        dirty=commit.dirty,
         params=digest(read_yaml(workspace / "params.yaml")),
         lock=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "",
         data=_locked_outs(read_yaml(lock)).get(DATA, ""),
+        trouble=commit.trouble,
     )
 
 
@@ -169,23 +187,10 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
         for key, item in value.items():
             flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
         return flat
-    leaf = prefix.rsplit(".", 1)[-1]
-    if SECRET.search(leaf):
-        return {prefix: "***"}
+    if isinstance(value, str | list | tuple) and is_secret_name(prefix.rsplit(".", 1)[-1]):
+        return {prefix: HIDDEN if value else ""}
     text = json.dumps(_plain(value)) if isinstance(value, list | tuple) else str(value)
     return {prefix: scrub(text)}
-
-
-def scrub(text: str) -> str:
-    """`text` without passwords in addresses, signed queries, or secrets of the environment."""
-    text = re.sub(r"(\w+://)[^/\s:@]+:[^/\s@]+@", r"\1***@", text)
-    text = re.sub(
-        r"([?&](?:X-Amz-[\w-]+|sig|signature|token|key)=)[^&\s\"']+", r"\1***", text, flags=re.IGNORECASE
-    )
-    for name, value in os.environ.items():
-        if len(value) >= 8 and SECRET.search(name) and value in text:
-            text = text.replace(value, "***")
-    return text
 
 
 def _fields(value: Any) -> Any:
@@ -246,18 +251,3 @@ def _listing(path: Path) -> str:
 def _file_md5(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _dirty(workspace: Path) -> bool:
-    rows = _git(workspace, "status", "--porcelain", "--untracked-files=no", "--", ".").splitlines()
-    return any(row[3:] != "dvc.lock" and not row.endswith("/dvc.lock") for row in rows)
-
-
-def _git(workspace: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=workspace, capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.rstrip("\n") if done.returncode == 0 else ""

@@ -1,0 +1,105 @@
+"""What a tracking store's refusals mean, in one sentence with the remedy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from videollava.scrub import scrub
+
+__all__ = ["Trouble", "explain", "is_from_store"]
+
+LONGEST = 300
+# Packages whose exceptions come from a store: the tracking server's, its database's, its artifacts'.
+SPEAKERS = {
+    "azure",
+    "boto3",
+    "botocore",
+    "databricks",
+    "google",
+    "mlflow",
+    "psycopg2",
+    "pymysql",
+    "requests",
+    "s3transfer",
+    "sqlalchemy",
+    "urllib3",
+}
+CREDENTIALS = (
+    "it wants credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+    "or MLFLOW_TRACKING_TOKEN"
+)
+# The first pattern that is found names the remedy. True: it may pass by itself.
+MEANINGS: tuple[tuple[str, str, bool], ...] = (
+    (
+        r"experiment .* must be in the 'active' state|deleted experiment|experiment .* was deleted",
+        "the experiment was deleted there: restore it (on the page, or `mlflow experiments restore "
+        "--experiment-id ID`), or set tracking.experiment to another name",
+        False,
+    ),
+    (r"file ?store|MLFLOW_ALLOW_FILE_STORE", "use sqlite:///PATH/mlflow.db or a server's address", False),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|SSL: ",
+        "set MLFLOW_TRACKING_SERVER_CERT_PATH to your CA's file",
+        False,
+    ),
+    (
+        r"\b407\b|Proxy Authentication Required",
+        "the proxy wants credentials: see HTTPS_PROXY and NO_PROXY",
+        False,
+    ),
+    (r"\b401\b|UNAUTHENTICATED|Unauthorized|not authenticated", CREDENTIALS, False),
+    (
+        r"InvalidAccessKeyId|SignatureDoesNotMatch|NoCredentials|Unable to locate credentials|ExpiredToken",
+        "the store of its artifacts wants other credentials: see AWS_PROFILE, AWS_ACCESS_KEY_ID",
+        False,
+    ),
+    (r"\b403\b|PERMISSION_DENIED|Forbidden|AccessDenied", "this account may not do that there", False),
+    (
+        r"read-?only|permission denied|unable to open database file|\b405\b|METHOD_NOT_ALLOWED",
+        "it may not be written by this account",
+        False,
+    ),
+    (r"No space left|database or disk is full", "its disk is full", False),
+    (r"out-of-date database schema|mlflow db upgrade", "`mlflow db upgrade URI` brings it up to date", False),
+    (
+        r"ENDPOINT_NOT_FOUND|not in a valid JSON format|error code 404|unsupported URI|Could not find a registered"
+        r"|InvalidUrl|No (?:schema|host) supplied|Could not parse",
+        "is tracking.uri (or MLFLOW_TRACKING_URI) the address of an MLflow server?",
+        False,
+    ),
+    (r"No module named", "install its driver", False),
+    (
+        r"Connection|connect|Max retries|timed? ?out|resolve|\b50[0234]\b|\b429\b|TEMPORARILY_UNAVAILABLE|locked",
+        "is it running, and reachable from here?",
+        True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """text: what the store said and the remedy. passing: it may be over by itself (an outage)."""
+
+    text: str
+    passing: bool
+
+
+def explain(error: BaseException) -> Trouble:
+    """What an exception out of a store means. Nothing secret is in the text."""
+    said = f"{type(error).__name__}: {error}" if not str(error).strip() else str(error)
+    said = " ".join(scrub(said).split())
+    for pattern, remedy, passing in MEANINGS:
+        if re.search(pattern, f"{type(error).__name__} {said}", re.IGNORECASE):
+            return Trouble(f"{_short(said)}; {remedy}", passing)
+    return Trouble(_short(said), False)
+
+
+def is_from_store(error: BaseException) -> bool:
+    """Whether it was raised by what speaks to a store, not by a mistake in this code."""
+    roots = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError) or bool(roots & SPEAKERS)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}.."
