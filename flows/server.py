@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
+import subprocess
 import sys
 import time
 import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.ports import own_address, reserve
+from flows.probe import is_up, why_not
 from flows.process import GRACE_SECONDS, Supervised
+from flows.proxies import set_proxies_aside
+from videollava.environment import ask_loopback_directly, is_loopback
 from videollava.errors import InputError
+from videollava.scrub import scrub
 
-__all__ = ["Server", "configured_url", "free_port", "is_up", "prefect_server", "start_server"]
+__all__ = [
+    "LOCAL",
+    "START_SECONDS",
+    "Server",
+    "configured_url",
+    "find_configured",
+    "prefect_server",
+    "start_server",
+]
 
 LOCAL = "http://127.0.0.1:4200/api"
 START_SECONDS = 240.0
 # Nobody schedules, and no worker is late, on a server that lives for one flow.
 IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN", "TRIGGERS")
+# Settings of a team's server and of its clients: in ours they would mean its database, or a key nobody gives.
+THEIRS = (
+    "PREFECT_API_DATABASE_",
+    "PREFECT_API_SSL_CERT_FILE",
+    "PREFECT_PROFILE",
+    "PREFECT_SERVER_API_",
+    "PREFECT_SERVER_DATABASE_",
+)
 
 
 def configured_url() -> str:
-    """PREFECT_API_URL, from the environment or the active Prefect profile; "" where it is set nowhere."""
+    """PREFECT_API_URL, from wherever Prefect reads it; "" where it is set nowhere."""
     if url := os.environ.get("PREFECT_API_URL"):
         return url
+    if any(Path(name).is_file() for name in ("prefect.toml", ".env")):
+        return _ask_prefect()
     file = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect") / "profiles.toml"
     if not file.is_file():
         return ""
@@ -41,23 +61,40 @@ def configured_url() -> str:
     return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL", ""))
 
 
+def _ask_prefect() -> str:
+    """The same from Prefect itself, in a process of its own: it reads its settings once, and ours come later."""
+    body = "from prefect.settings import get_current_settings as get; print(get().api.url or '')"
+    environment = {name: value for name, value in os.environ.items() if value or name != "PREFECT_API_URL"}
+    done = subprocess.run(
+        [sys.executable, "-c", body], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise InputError(f"Prefect cannot read its settings: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
 @dataclass(frozen=True)
 class Server:
     """A Prefect server by its API address; `running` where it is our own."""
 
     url: str
     running: Supervised | None = None
+    log: Path | None = None
 
     def wait(self, seconds: float = START_SECONDS) -> None:
         """Return when it answers; InputError when it ended instead, or after `seconds`."""
+        if self.running is None:
+            return  # whoever found it has asked it
         deadline = time.monotonic() + seconds
-        while not is_up(self.url):
-            ended = self.running is not None and self.running.process.poll() is not None
+        while True:
+            ended = self.running.poll() is not None
+            if not ended and is_up(self.url):
+                return
             if ended or time.monotonic() > deadline:
                 what = (
                     "the Prefect server ended" if ended else f"no Prefect server came up in {seconds:.0f} s"
                 )
-                raise InputError(f"{what} at {self.url}; its log is .prefect/server.log")
+                raise InputError(f"{what} at {self.url}{_last_words(self.log)}")
             time.sleep(0.1)
 
 
@@ -65,57 +102,69 @@ class Server:
 def prefect_server(home: Path) -> Iterator[Server]:
     """The server to report to; this process's Prefect is set up for it, so enter before importing Prefect.
 
-    A configured server must answer (InputError); one on 127.0.0.1:4200 is used if it does; else one is started on
-    a free loopback port with its history in `home`/.prefect, and ended, with all its processes, at the end.
+    A configured server must answer (InputError); one of this user's on 127.0.0.1:4200 is used if it does; else one
+    is started on a free loopback port with its history in `home`/.prefect, and ended, with all its processes, at
+    the end.
     """
-    url = configured_url()
-    if url and not is_up(url):
-        raise InputError(
-            f"PREFECT_API_URL is {url}, but no server answers there; start it or unset PREFECT_API_URL"
-        )
-    url = url or (LOCAL if is_up(LOCAL) else "")
-    if url:
+    if url := find_configured():
         os.environ.update(_client_environment(url))
         yield Server(url)
         return
-    with start_server(home, free_port(), idle=True) as server:
+    if is_up(LOCAL):
+        os.environ.update(_client_environment(LOCAL))
+        yield Server(LOCAL)
+        return
+    with start_server(home, idle=True) as server:
+        for name in [name for name in os.environ if name.startswith(THEIRS)]:
+            del os.environ[name]
         os.environ.update({**_client_environment(server.url), "PREFECT_HOME": str(home / ".prefect")})
         yield server
 
 
+def find_configured() -> str:
+    """The configured server's address, "" where none is; InputError, within seconds, where none answers there."""
+    ask_loopback_directly()
+    url = configured_url()
+    if not url or is_loopback(url):
+        set_proxies_aside()
+    if url and (reason := why_not(url)):
+        raise InputError(
+            f"PREFECT_API_URL is {url}, but no server answers there: {reason}; correct it, or unset PREFECT_API_URL"
+        )
+    return url
+
+
 @contextmanager
-def start_server(home: Path, port: int, idle: bool = False, grace: float = GRACE_SECONDS) -> Iterator[Server]:
-    """A server of our own on loopback; its history and log are in `home`/.prefect.
+def start_server(
+    home: Path, port: int = 0, idle: bool = False, grace: float = GRACE_SECONDS
+) -> Iterator[Server]:
+    """A server of our own on loopback, on `port` if it is free; its history and log are in `home`/.prefect.
 
     idle: without the services of a standing one (schedules, late runs, triggers).
     """
     folder = home.resolve() / ".prefect"
     folder.mkdir(parents=True, exist_ok=True)
-    url = f"http://127.0.0.1:{port}/api"
     off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES if idle}
-    own = {"PREFECT_HOME": str(folder), "PREFECT_UI_API_URL": url}
-    environment = {**os.environ, **_client_environment(url), **own, **off}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "server.log").open("ab") as log:
-        running = Supervised(command, home, environment, log.fileno(), grace)
-    with running:
-        yield Server(url, running)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(THEIRS)}
+    log = folder / "server.log"
+    with reserve(port) as (host, number):
+        url = f"{own_address(host, number)}/api"
+        own = {"PREFECT_HOME": str(folder), "PREFECT_UI_API_URL": url}
+        environment = {**inherited, **_client_environment(url), **own, **off}
+        ask_loopback_directly(environment)
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(number)]
+        with log.open("ab") as stream:
+            running = Supervised(command, home, environment, stream.fileno(), grace)
+        with running:
+            yield Server(url, running, log)
 
 
-def is_up(url: str) -> bool:
-    """Whether a Prefect server answers at this API address."""
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=3) as reply:
-            return json.load(reply) is True
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
-
-
-def free_port() -> int:
-    """A loopback port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _last_words(log: Path | None) -> str:
+    """What a server said last, and where the rest is."""
+    lines = log.read_text(errors="replace").split("\n") if log and log.is_file() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    where = f"; its log is {log}" if log else ""
+    return scrub(f" ({last[:300]}){where}") if last else where
 
 
 def _client_environment(url: str) -> dict[str, str]:

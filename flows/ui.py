@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import time
 import urllib.error
@@ -12,11 +11,15 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
+from flows.ports import own_address, reserve
+from flows.probe import is_up, open_address
 from flows.process import Supervised
-from flows.server import LOCAL, START_SECONDS, Server, configured_url, free_port, is_up, start_server
+from flows.server import LOCAL, START_SECONDS, Server, find_configured, start_server
 from videollava.errors import InputError
 from videollava.params import load_params
-from videollava.tracking.forward import connect, replay, tracking_uri
+from videollava.scrub import scrub
+from videollava.tracking.forward import replay
+from videollava.tracking.store import connect, tracking_uri
 
 __all__ = ["serve"]
 
@@ -30,24 +33,21 @@ def serve(root: Path) -> None:
     print("starting the pages (some 20 s)", flush=True)
     with ExitStack() as stack:
         server = _prefect(root, stack)
-        mlflow = _mlflow(root, stack)
+        mlflow, pages = _mlflow(root, stack)
         server.wait()
         if server.running:
             _make_pool(server.url)
-        if mlflow.startswith("http"):
-            _wait_for_page(mlflow)
-        print(f"Prefect  {server.url.removesuffix('/api')}\nMLflow   {mlflow}\nCtrl-C ends both", flush=True)
+        if pages:
+            _wait_for_page(mlflow, pages)
+        places = scrub(f"Prefect  {server.url.removesuffix('/api')}\nMLflow   {mlflow}")
+        print(f"{places}\nCtrl-C ends both", flush=True)
         while True:
             time.sleep(3600)
 
 
 def _prefect(root: Path, stack: ExitStack) -> Server:
-    url = configured_url() or (LOCAL if is_up(LOCAL) else "")
-    return (
-        Server(url)
-        if url
-        else stack.enter_context(start_server(root, _port(PREFECT_PORT), grace=GRACE_SECONDS))
-    )
+    url = find_configured() or (LOCAL if is_up(LOCAL) else "")
+    return Server(url) if url else stack.enter_context(start_server(root, PREFECT_PORT, grace=GRACE_SECONDS))
 
 
 def _make_pool(api: str) -> None:
@@ -55,46 +55,36 @@ def _make_pool(api: str) -> None:
     body = json.dumps({"name": "local", "type": "process", "base_job_template": {}}).encode()
     request = urllib.request.Request(f"{api}/work_pools/", body, {"Content-Type": "application/json"})
     try:
-        urllib.request.urlopen(request, timeout=30).close()
+        open_address(request, timeout=30).close()
     except urllib.error.HTTPError as error:
         if error.code != 409:  # it is there already
             raise
 
 
-def _mlflow(root: Path, stack: ExitStack) -> str:
+def _mlflow(root: Path, stack: ExitStack) -> tuple[str, Supervised | None]:
     tracking = load_params(root / "params.yaml").tracking
     uri = tracking_uri(root, tracking)
     replay(root, tracking, connect(root, tracking))
     if uri.startswith("http"):
-        return uri
-    port = _port(MLFLOW_PORT)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        return uri, None
+    host, port = stack.enter_context(reserve(MLFLOW_PORT))
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     command += ["--backend-store-uri", uri, "--workers", "1"]
     # Pages only: none of the seven processes with which it would run jobs.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     log = stack.enter_context((root / ".mlflow" / "server.log").open("ab"))
-    stack.enter_context(Supervised(command, root, environment, log.fileno(), GRACE_SECONDS))
-    return f"http://127.0.0.1:{port}"
+    running = stack.enter_context(Supervised(command, root, environment, log.fileno(), GRACE_SECONDS))
+    return own_address(host, port), running
 
 
-def _port(wanted: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            return free_port()
-        return wanted
-
-
-def _wait_for_page(url: str) -> None:
+def _wait_for_page(url: str, running: Supervised) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=3):
+            with open_address(f"{url}/health"):
                 return
         except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > deadline:
+            if running.poll() is not None or time.monotonic() > deadline:
                 raise InputError(f"no MLflow server came up at {url}; see .mlflow/server.log") from error
             time.sleep(0.2)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.command import Arguments, Command, add_params
+from videollava.environment import ask_loopback_directly, end_with_supervisor
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
 
@@ -33,6 +34,8 @@ STAGES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on stderr and status 2."""
+    ask_loopback_directly()
+    end_with_supervisor()
     parser = argparse.ArgumentParser(
         prog="videollava", description="Train, evaluate, register and use Video-LLaVA."
     )
@@ -168,8 +171,9 @@ def _run_models(arguments: Arguments) -> None:
         }
         shown = "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
         marks = f" [{', '.join(version.aliases)}]" if version.aliases else ""
-        commit = version.lineage.commit[:12] + ("+" if version.lineage.dirty else "")
-        print(f"{version.reference}{marks}  {shown}  commit {commit}  run {version.run_id[:12]}")
+        commit = f"commit {version.lineage.describe()}" if version.lineage.commit else ""
+        told = [shown, commit, f"run {version.run_id[:12]}" if version.run_id else "", *version.remarks]
+        print("  ".join([f"{version.reference}{marks}", *(word for word in told if word)]))
     if not versions:
         print("no versions yet; `make retrain` makes one")
 
@@ -209,10 +213,11 @@ def _run_track(arguments: Arguments) -> int:
     from videollava.tracking.forward import replay
 
     done = replay(Path.cwd(), load_params().tracking)
-    print(f"{done.events} events sent to MLflow, {done.pending} bytes wait")
-    if done.error:
-        print(f"MLflow was not reached: {done.error}", file=sys.stderr)
-    return 1 if done.error else 0
+    skipped = f", {done.skipped} entries that it never takes" if done.skipped else ""
+    print(f"{done.events} events sent to MLflow, {done.pending} bytes wait{skipped}")
+    if told := done.in_words():
+        print(told, file=sys.stderr)
+    return 1 if told else 0
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,7 @@ MODULES = {
 # Imported, but no result depends on it: parameters are tracked by value, the rest only tells what happens.
 SILENT = (
     "videollava/__init__.py",
+    "videollava/environment.py",
     "videollava/errors.py",
     "videollava/scrub.py",
     "videollava/params/",

@@ -1,0 +1,87 @@
+"""What our processes set straight in their environment: servers on this machine are asked directly, never
+through a proxy, and a stage ends with the process that supervises it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import MutableMapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+__all__ = ["SUPERVISED", "ask_loopback_directly", "end_with_supervisor", "is_loopback"]
+
+SUPERVISED = "VIDEOLLAVA_SUPERVISED"  # in the environment of all that flows/supervise.py started
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # the last is what servers print that listen on all
+PR_SET_PDEATHSIG = 1
+
+
+def ask_loopback_directly(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Complete NO_PROXY and no_proxy, so that urllib, requests, httpx, boto and websockets leave loopback alone.
+
+    Does nothing where no proxy is set: on a Mac or on Windows a NO_PROXY alone would hide the system's proxies
+    from Python. Where the system has some, they are written out, for the same reason.
+    """
+    system = _system_proxies() if environ is os.environ else {}
+    for scheme in ("http", "https"):
+        if system.get(scheme) and not any(environ.get(name) for name in _spellings(scheme)):
+            environ[f"{scheme}_proxy"] = system[scheme]
+    if not any(
+        environ.get(name) for scheme in ("http", "https", "all", "ws", "wss") for name in _spellings(scheme)
+    ):
+        return
+    lower, upper = environ.get("no_proxy", ""), environ.get("NO_PROXY", "")
+    # Most programs read the lower case first: a list that only the upper one has must not be hidden by it.
+    environ["no_proxy"], environ["NO_PROXY"] = _completed(lower or upper), _completed(upper or lower)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is one of this machine's own loopback addresses."""
+    host = urlsplit(url).hostname or ""
+    if host in LOOPBACK or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def end_with_supervisor() -> None:
+    """Under a supervisor, get SIGTERM when the process above ends: even if all of them are killed at once."""
+    if SUPERVISED not in os.environ or sys.platform != "linux":
+        return
+    import ctypes
+
+    above = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != above:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _system_proxies() -> dict[str, str]:
+    if sys.platform not in ("darwin", "win32"):
+        return {}
+    from urllib.request import getproxies
+
+    return getproxies()
+
+
+def _spellings(scheme: str) -> tuple[str, str]:
+    return f"{scheme}_proxy", f"{scheme.upper()}_PROXY"
+
+
+def _completed(listed: str) -> str:
+    hosts = [host.strip() for host in listed.split(",") if host.strip()]
+    if "*" in hosts:
+        return "*"  # urllib knows it only where it stands alone
+    # "[::1]" and IPv6 networks: no library of Python's reads them, and httpx makes no client at all.
+    hosts = [bare for host in hosts if (bare := _bare(host))]
+    return ",".join([*hosts, *(host for host in LOOPBACK if host not in hosts)])
+
+
+def _bare(host: str) -> str:
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    address, slash, _ = host.partition("/")
+    return "" if slash and address.count(":") > 1 else host
