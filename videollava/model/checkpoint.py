@@ -6,11 +6,15 @@ for whole models, the tokenizer. It is written aside and renamed, so a reader ne
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +23,13 @@ from torch import Tensor
 
 from videollava.data.llama_tokenizer import load_llama_tokenizer
 from videollava.errors import InputError
-from videollava.model.encoders import LanguageBind, LanguageBindTextModel, LanguageBindVisionModel
-from videollava.model.formats.detect import detect, open_foreign
-from videollava.model.formats.files import Spec, find_weights, read_config, short, write_config, write_shards
+from videollava.model.encoders import LanguageBindVisionModel
+from videollava.model.formats.adapted import holds_adapter
+from videollava.model.formats.detect import expected_specs, open_checkpoint
+from videollava.model.formats.files import DTYPES, Spec, read_config, short, write_config, write_shards
 from videollava.model.formats.hub import find_checkpoint
-from videollava.model.formats.lora import read_adapter
-from videollava.model.formats.original import find_base
+from videollava.model.formats.ours import CLASSES
+from videollava.model.formats.tables import HEAD, TABLE, Tables, is_said_tied, is_same, settle_tables
 from videollava.model.formats.towers import read_tower_from
 from videollava.model.video_llava import ATTENTION, FORMAT_VERSION, VideoLlavaForConditionalGeneration
 
@@ -39,16 +44,11 @@ __all__ = [
     "save",
 ]
 
-CLASSES: dict[str, type[Any]] = {
-    kind.config_class.model_type: kind
-    for kind in (
-        VideoLlavaForConditionalGeneration,
-        LanguageBind,
-        LanguageBindVisionModel,
-        LanguageBindTextModel,
-    )
-}
+log = logging.getLogger(__name__)
+
 Quantization = Literal["4bit", "8bit"]
+FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+PARTS = re.compile(r"^(model\.(?:image_tower|video_tower|multi_modal_projector))\.")
 KEPT_WHOLE = ("model.image_tower", "model.video_tower", "model.multi_modal_projector", "lm_head")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
@@ -76,18 +76,17 @@ def load(
     bits (CUDA).
     """
     folder = find_checkpoint(path)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        return _load_adapted(folder, dtype, device, base, quantize)
-    form = detect(folder)
-    if form == "ours":
-        config = read_config(folder)
-        check_ours(folder, config)
-        model = _from_pretrained(CLASSES[config["model_type"]], folder, dtype or "auto", device, quantize)
-        return Loaded(model, load_tokenizer(folder))
-    opened = open_foreign(folder, form, base)
+    if quantize is not None and holds_adapter(folder):
+        raise InputError(
+            f"{folder}: an adapter cannot be merged into quantised weights: `videollava merge` it first"
+        )
+    opened = open_checkpoint(folder, base)
     tensors = {name: tensor for shard in opened.shards() for name, tensor in shard.items()}
     model = build(opened.config, tensors, str(folder), dtype, device, quantize)
-    return Loaded(model, load_tokenizer(opened.tokenizer) if opened.tokenizer else None)
+    if opened.tokenizer is None:
+        return Loaded(model, None)
+    take_generation(model, opened.tokenizer)
+    return Loaded(model, load_tokenizer(opened.tokenizer))
 
 
 def build(
@@ -98,66 +97,111 @@ def build(
     device: torch.device | str | None = None,
     quantize: Quantization | None = None,
 ) -> Any:
-    """A model from a config of ours and weights in our names; refused where they do not fit each other."""
-    kind = CLASSES[config.model_type]
-    specs = {name: ("", tuple(tensor.shape)) for name, tensor in tensors.items()}
-    check_specs(expected_specs(kind, config.to_dict()), specs, origin)
-    kept = dtype or next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
-    return _from_pretrained(kind, None, kept, device, quantize, config=config, state_dict=dict(tensors))
+    """A model from a config of ours and weights in our names; refused where they do not fit each other.
+
+    Without `dtype` each part (an encoder, the projector, the language model) has the type its weights have.
+    """
+    check_specs(expected_specs(config), specs_of(tensors), origin)
+    widest = dtype or widest_type(tensors.values())
+    model = _from_pretrained(config, dict(tensors), widest, device, quantize, origin)
+    if dtype is None and quantize is None:
+        _keep_types(model, tensors, origin)
+    return model
 
 
-def _load_adapted(
-    folder: Path,
-    dtype: torch.dtype | None,
-    device: torch.device | str | None,
-    base: Path | str | None,
-    quantize: Quantization | None,
-) -> Loaded:
-    """The base of a LoRA folder of ours with the adapter merged into it, in memory."""
-    if quantize is not None:
-        raise InputError(
-            f"{folder}: an adapter cannot be merged into quantised weights: `videollava merge` it first"
+def specs_of(tensors: Mapping[str, Tensor]) -> dict[str, Spec]:
+    return {name: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
+
+
+def widest_type(tensors: Iterable[Tensor]) -> torch.dtype:
+    """A type that holds every one of these weights as it is."""
+    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    if not types <= FLOATS:
+        raise InputError(f"weights of type {', '.join(map(str, types - FLOATS))}: take full-precision ones")
+    return reduce(torch.promote_types, types)
+
+
+def _keep_types(model: Any, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Give each part the type that its weights were saved in: exact, since it was loaded in a wider one."""
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        parts.setdefault(_part(name), []).append(tensor)
+    types = {part: widest_type(found) for part, found in parts.items()}
+    mixed = [part for part, found in parts.items() if len({tensor.dtype for tensor in found}) > 1]
+    if mixed:
+        log.warning(
+            "%s: weights of several types in %s are loaded in the widest, so that none is rounded",
+            origin,
+            mixed,
         )
-    loaded = load(find_base(folder, {}, base), dtype, device)
-    adapter = read_adapter(folder)
-    weights = dict(loaded.model.named_parameters())
-    adapter.require({name: weight.shape for name, weight in weights.items()})
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(adapter.apply(name, weight.cpu()))
-    return loaded
+    if len(set(types.values())) > 1:
+        for name, weight in model.named_parameters():
+            weight.data = weight.data.to(types[_part(name)])
+
+
+def _part(name: str) -> str:
+    found = PARTS.match(name)
+    return found[1] if found else "the model"
+
+
+def take_generation(model: Any, folder: Path) -> None:
+    """The tokens that end an answer, where the folder's generation_config.json says so (several, with some models)."""
+    if not (model.can_generate() and (folder / "generation_config.json").is_file()):
+        return
+    given = read_config(folder, "generation_config.json")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if given.get(name) is not None:
+            setattr(model.generation_config, name, given[name])
 
 
 def load_tower(path: Path | str) -> LanguageBindVisionModel:
     """The vision encoder of any folder that holds one: ours, LanguageBind's, CLIP or OpenCLIP."""
-    config, tensors = read_tower_from(Path(path))
+    config, tensors = read_tower_from(find_checkpoint(path))
     model: LanguageBindVisionModel = build(config, tensors, str(path))
     return model
 
 
-def check_ours(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse newer formats and missing, unexpected or misshapen weights, before reading any."""
-    check_version(folder, config)
-    expected = expected_specs(CLASSES[config["model_type"]], config)
-    check_specs(expected, find_weights(folder).specs(), str(folder))
-
-
 def _from_pretrained(
-    kind: type[Any],
-    folder: Path | None,
-    dtype: torch.dtype | str,
+    config: Any,
+    tensors: dict[str, Tensor],
+    dtype: torch.dtype,
     device: torch.device | str | None,
     quantize: Quantization | None,
-    **options: Any,
+    origin: str,
 ) -> Any:
+    kind = CLASSES[config.model_type]
     whole = kind is VideoLlavaForConditionalGeneration
+    options: dict[str, Any] = {"attn_implementation": ATTENTION if whole else "sdpa"}
     if device is not None:
         options["device_map"] = {"": device}
     if quantize is not None:
         options["quantization_config"] = quantization(quantize, whole)
-    options["attn_implementation"] = ATTENTION if whole else "sdpa"
     with quiet():
-        return kind.from_pretrained(folder, dtype=dtype, local_files_only=True, **options).eval()
+        model, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    refuse_lost(report, origin)
+    return model.eval()
+
+
+def refuse_lost(report: Mapping[str, Any], origin: str) -> None:
+    """InputError where transformers filled a weight with random numbers, from its own account of a load."""
+    lost = {
+        key: report.get(key) for key in ("missing_keys", "mismatched_keys", "error_msgs") if report.get(key)
+    }
+    if lost:
+        told = "; ".join(
+            f"{key.replace('_', ' ')}: {short(map(str, found))}" for key, found in lost.items() if found
+        )
+        raise InputError(
+            f"{origin}: not every weight was loaded ({told}): the file and its config.json do not fit"
+        )
 
 
 def quantization(bits: Quantization, whole: bool = True) -> Any:
@@ -202,38 +246,6 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def check_version(folder: Path, config: Mapping[str, Any]) -> None:
-    version = config.get("format_version")
-    if not isinstance(version, int) or version < 1:
-        raise InputError(
-            f"{folder}/config.json: format_version is {version!r}, not a whole number from 1: save it again"
-        )
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"{folder}: saved in format {version}, this release reads up to {FORMAT_VERSION}: install a "
-            f"newer videollava"
-        )
-
-
-def expected_specs(kind: type[Any], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight that a model of this config saves (tied ones once), without making it."""
-    with torch.device("meta"):
-        model = kind(kind.config_class.from_dict(dict(config)))
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in tied_names(model):
-        shapes.pop(name, None)
-    return shapes
-
-
-def tied_names(model: Any) -> list[str]:
-    """Weights that are another weight under a second name."""
-    text = getattr(model.config, "text_config", None)
-    tied = isinstance(model, VideoLlavaForConditionalGeneration) and (
-        model.config.tie_word_embeddings or getattr(text, "tie_word_embeddings", False)
-    )
-    return ["lm_head.weight"] if tied else []
-
-
 def check_specs(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Spec], origin: str) -> None:
     """InputError that lists what is missing, unexpected or of another shape."""
     problems = []
@@ -252,9 +264,21 @@ def check_specs(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Spe
         problems.append(f"wrong shapes ({len(shapes)}): {short(shapes)}")
     if problems:
         raise InputError(
-            f"{origin}: the weights do not fit its config.json; {'; '.join(problems)}. "
-            "Take config and weights from one and the same save, or use `videollava convert`"
+            f"{origin}: the weights do not fit its config.json; {'; '.join(problems)}. {_remedy(missing, found)}"
         )
+
+
+def _remedy(missing: Iterable[str], found: Mapping[str, Spec]) -> str:
+    if any(0 in shape for _, shape in found.values()):
+        return (
+            "Empty weights are what a save of DeepSpeed ZeRO-3 leaves: write them out of its state "
+            "(`python zero_to_fp32.py . .` in the checkpoint's folder)"
+        )
+    if any(dtype in ("U8", "I8") or name.endswith((".absmax", ".SCB")) for name, (dtype, _) in found.items()):
+        return "These weights were saved quantised: take the full-precision ones"
+    tied = "If its head is the embedding table, say tie_word_embeddings: true in config.json. "
+    usual = "Take config and weights from one and the same save, or use `videollava convert`"
+    return tied + usual if set(missing) == {HEAD} else usual
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -288,20 +312,51 @@ def save(
 
 def write_model(model: Any, folder: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
     """config.json, generation_config.json and the weights, as transformers writes them but in our names."""
-    config = describe(model.config, type(model))
-    config["dtype"] = str(model.dtype).removeprefix("torch.")
-    write_config(config, folder)
+    if getattr(model, "is_quantized", False):
+        raise InputError(
+            f"{folder}: a quantised model is not saved: save the full-precision one, or its adapter alone"
+        )
+    config = copy.deepcopy(model.config)
+    tensors = _own_names(model.state_dict() if state_dict is None else state_dict)
+    if isinstance(model, VideoLlavaForConditionalGeneration):
+        tensors = _settle(config, tensors, model.lm_head.weight is model.get_input_embeddings().weight)
+    check_specs(expected_specs(config), specs_of(tensors), f"{folder}: the model to be saved")
+    described = describe(config, type(model))
+    described["dtype"] = str(widest_type(tensors.values())).removeprefix("torch.")
+    write_config(described, folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
-    tensors = dict(model.state_dict() if state_dict is None else state_dict)
-    for name in tied_names(model):
-        tensors.pop(name, None)
     write_shards(tensors, folder)
 
 
+def _own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what a wrapper (data parallel, DeepSpeed, compiled) puts before every one of them."""
+    names = list(tensors)
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in names):
+            names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, tensors.values(), strict=True))
+
+
+def _settle(config: Any, tensors: dict[str, Tensor], one: bool) -> dict[str, Tensor]:
+    """Weights to save and, in `config`, whether head and table are one: as these tensors are, whatever it said.
+
+    one: whether they are in the model, for gathered weights that hold only one of them.
+    """
+    table, head = tensors.get(TABLE), tensors.get(HEAD)
+    if table is None or head is None:
+        config.tie_word_embeddings = one or is_said_tied(config)
+        return Tables(settle_tables(config, True), under_head=table is None).arrange(tensors)
+    config.tie_word_embeddings = config.tie_word_embeddings or one
+    return Tables(settle_tables(config, is_same(table, head))).arrange(tensors)
+
+
 def describe(config: Any, kind: type[Any]) -> dict[str, Any]:
-    """The content of config.json."""
-    return {**config.to_dict(), "format_version": FORMAT_VERSION, "architectures": [kind.__name__]}
+    """The content of config.json. Weights are saved in full: what a quantised base was loaded with stays out."""
+    content = {**config.to_dict(), "format_version": FORMAT_VERSION, "architectures": [kind.__name__]}
+    for part in (content, content.get("text_config") or {}):
+        part.pop("quantization_config", None)
+    return content
 
 
 def replace_folder(new: Path, folder: Path) -> None:

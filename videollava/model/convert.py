@@ -11,8 +11,9 @@ import dataclasses
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,19 +22,19 @@ from torch import Tensor
 
 from videollava.errors import InputError
 from videollava.model import checkpoint
+from videollava.model.config import VideoLlavaConfig
 from videollava.model.formats import hf, original, original_export
-from videollava.model.formats.detect import detect, open_foreign
+from videollava.model.formats.adapted import Adapted
+from videollava.model.formats.detect import Opened, expected_specs, open_checkpoint
 from videollava.model.formats.files import Spec, find_weights, read_config, write_config, write_stream
 from videollava.model.formats.hub import find_checkpoint
-from videollava.model.formats.lora import ADAPTER_FILES, Adapter, read_adapter
-from videollava.model.video_llava import VideoLlavaConfig
+from videollava.model.probe import compare, probe, probe_inputs
 
-__all__ = ["Converted", "Target", "convert", "merge"]
+__all__ = ["Converted", "Target", "convert", "merge", "probe", "probe_inputs"]
 
 log = logging.getLogger(__name__)
 
 Target = Literal["ours", "original", "transformers"]
-Shards = Iterable[Mapping[str, Tensor]]
 PROJECTOR_CONFIG = "projector.json"
 PLAIN_FILES = ("generation_config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json")
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
@@ -56,24 +57,25 @@ def convert(
 ) -> Converted:
     """Write the checkpoint `src`, of whatever format, as `dst` in the format `to`.
 
-    A LoRA folder of ours and a projector alone stay what they are. base: the model under an original LoRA or
-    projector-only folder. What transformers' class cannot hold is exported there under ours, with a note.
-    check: compare logits (by default where the model fits into memory). InputError where the target cannot
-    hold the model, weights do not fit their config, or logits differ; `dst` is then not written.
+    A projector alone stays what it is, and so does an adapter on its way to the original; for the other formats it
+    is merged. base: the model under an adapter or a projector-only folder. What transformers' class cannot hold is
+    exported there under ours, with a note. check: compare logits (by default where the model fits into memory).
+    InputError where the target cannot hold the model, weights do not fit their config, or logits differ; `dst` is
+    then not written.
     """
     source, target = find_checkpoint(src), Path(dst)
     if base is None and to == "ours" and original.holds_projector_alone(source):
         return _write(target, lambda aside: original.write_projector(source, aside))
     if (source / PROJECTOR_CONFIG).is_file():
         return _write(target, lambda aside: _convert_projector(source, aside, to))
-    if (source / "adapter_config.json").is_file() and not (source / "config.json").is_file():
-        return _write(target, lambda aside: _convert_adapter(source, aside, to, base))
-    config, shards, tokenizer = _open(source, base)
-    exported = EXPORTS[to](config)
+    opened = open_checkpoint(source, base)
+    if isinstance(opened, Adapted) and to == "original" and not isinstance(opened.base, original.Source):
+        return _write(target, lambda aside: _convert_adapter(source, aside, opened))
+    exported = EXPORTS[to](opened.config)
 
     def write(aside: Path) -> None:
-        _write_checked(config, shards, exported, aside)
-        _copy_tokenizer(tokenizer, aside, to, config)
+        _write_checked(opened, exported, aside)
+        _copy_tokenizer(opened.tokenizer, aside, to, opened.config)
 
     before = _logits(source, base) if _fits(source, check) else None
     written = _write(target, write, lambda aside: _compare(before, aside, exported.logits))
@@ -131,40 +133,27 @@ def _require_whole(config: Any, to: str) -> None:
         )
 
 
-def _open(source: Path, base: Path | str | None) -> tuple[Any, Shards, Path | None]:
-    """Config of ours, weights in our names, and where the tokenizer lies."""
-    form = detect(source)
-    if form != "ours":
-        opened = open_foreign(source, form, base)
-        return opened.config, opened.shards(), opened.tokenizer
-    given = read_config(source)
-    checkpoint.check_ours(source, given)
-    config = checkpoint.CLASSES[given["model_type"]].config_class.from_dict(given)
-    return config, find_weights(source).shards(), source
-
-
-def _write_checked(config: Any, shards: Shards, export: Export, aside: Path) -> None:
+def _write_checked(opened: Opened, export: Export, aside: Path) -> None:
     """Stream the weights through; what passed by is held against the config at the end."""
     specs: dict[str, Spec] = {}
-    dtypes: list[str] = []
+    types: dict[torch.dtype, Tensor] = {}
 
     def passing() -> Iterator[Mapping[str, Tensor]]:
         extra = export.extra
-        for tensors in shards:
-            for name, tensor in tensors.items():
-                specs[name] = ("", tuple(tensor.shape))
-                if tensor.is_floating_point():
-                    dtypes.append(str(tensor.dtype).removeprefix("torch."))
+        for tensors in opened.shards():
+            specs.update(checkpoint.specs_of(tensors))
+            types.update({tensor.dtype: tensor.new_empty(0) for tensor in tensors.values()})
             yield {**export.rename(tensors), **extra}
             extra = {}
 
     write_stream(passing(), aside)
-    kind = checkpoint.CLASSES[config.model_type]
-    checkpoint.check_specs(checkpoint.expected_specs(kind, config.to_dict()), specs, "the source")
+    checkpoint.check_specs(expected_specs(opened.config), specs, "the source")
     written = dict(export.config)
+    # The widest, so that whoever loads by it rounds no weight.
+    widest = str(checkpoint.widest_type(types.values())).removeprefix("torch.")
     for name in ("dtype", "torch_dtype"):
         if name in written:
-            written[name] = written[name] or next(iter(dtypes), None)
+            written[name] = written[name] or widest
     write_config(written, aside)
 
 
@@ -204,10 +193,11 @@ def _write(
     return Converted(target, difference)
 
 
-def _fits(source: Path, check: bool | None) -> bool:
+def _fits(source: Path, check: bool | None, base: Path | None = None) -> bool:
     if check is not None:
         return check
-    size = sum(file.stat().st_size for file in source.iterdir() if file.suffix in (".safetensors", ".bin"))
+    files = (file for folder in (source, base) if folder is not None for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".bin"))
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if 3 * size < available:
         return True
@@ -224,60 +214,6 @@ def _logits(folder: Path, base: Path | str | None = None) -> Tensor:
 
 def _compare(before: Tensor | None, aside: Path, logits: Callable[[Path], Tensor]) -> float | None:
     return None if before is None else compare(before, logits(aside)[..., : before.shape[-1]])
-
-
-def compare(before: Tensor, after: Tensor) -> float:
-    """Largest difference; InputError where it is more than rounding of the type that was computed in."""
-    difference = float((before.float() - after.float()).abs().max())
-    allowed = (1e-4 if before.dtype == torch.float32 else 5e-2) * max(1.0, float(before.abs().max()))
-    if not difference <= allowed:
-        raise InputError(
-            f"logits before and after differ by {difference:.3g} (allowed: {allowed:.1g}): the result would "
-            f"be another "
-            "model and is not written"
-        )
-    return difference
-
-
-@torch.inference_mode()
-def probe(model: Any) -> Tensor:
-    """A model's outputs on a random input of every kind it takes, the same for the same shapes."""
-    config = model.config
-    if not isinstance(config, VideoLlavaConfig):
-        return _probe_encoder(model)
-    return model(**probe_inputs(config, model.dtype)).logits
-
-
-def probe_inputs(config: VideoLlavaConfig, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Random ids with a random image and clip, where the model has encoders for them."""
-    draw = torch.Generator().manual_seed(0)
-    text = torch.randint(0, config.text_config.vocab_size, (12,), generator=draw).tolist()
-    # A placeholder inside the vocabulary must not be drawn as text.
-    text = [0 if token in (config.image_token_id, config.video_token_id) else token for token in text]
-    ids, inputs = text[:4], {}
-    if "image" in config.towers:
-        shape = (1, config.vision_config.num_channels, *config.vision_config.size)
-        inputs["pixel_values_images"] = torch.randn(shape, generator=draw).to(dtype)
-        ids = ids + [config.image_token_id] * config.image_tokens + text[4:8]
-    if "video" in config.towers:
-        video: Any = config.video_config
-        shape = (1, video.num_frames, video.num_channels, *video.size)
-        inputs["pixel_values_videos"] = torch.randn(shape, generator=draw).to(dtype)
-        ids = ids + [config.video_token_id] * config.video_tokens()
-    return {"input_ids": torch.tensor([ids + text[8:]]), **inputs}
-
-
-def _probe_encoder(model: Any) -> Tensor:
-    draw = torch.Generator().manual_seed(0)
-    config = model.config
-    tower = getattr(config, "vision_config", config)
-    if not hasattr(tower, "num_frames"):
-        return model(torch.randint(0, config.vocab_size, (1, 8), generator=draw)).pooler_output
-    pixels = torch.randn(1, tower.num_frames, tower.num_channels, *tower.size, generator=draw).to(model.dtype)
-    if config is tower:
-        return model(pixels).pooler_output
-    ids = torch.randint(0, config.text_config.vocab_size, (1, 8), generator=draw)
-    return torch.cat([model.encode_vision(pixels), model.encode_text(ids)])
 
 
 @torch.inference_mode()
@@ -308,70 +244,48 @@ def _convert_projector(source: Path, aside: Path, to: Target) -> None:
     original_export.export_projector(weights, given["projector_type"], aside)
 
 
-def _convert_adapter(source: Path, aside: Path, to: Target, base: Path | str | None) -> None:
-    if to != "original":
-        raise InputError(
-            f"{source}: un-merged LoRA is exported to the original's layout; for {to}, merge it first"
-        )
-    folder = original.find_base(source, {}, base)
-    config = _open(folder, None)[0]
-    _require_whole(config, to)
-    original_export.export_adapter(find_weights(source, ADAPTER_FILES).read(), source, config, aside)
+def _convert_adapter(source: Path, aside: Path, opened: Adapted) -> None:
+    _require_whole(opened.config, "original")
+    original_export.export_adapter(opened.adapter, source, opened.base.config, aside)
 
 
 def merge(
     adapter: Path | str, dst: Path | str, base: Path | str | None = None, check: bool | None = None
 ) -> Converted:
-    """Merge a LoRA folder, ours or the original's, into its base and write the whole model in our format.
+    """Merge a LoRA folder (ours, transformers', the original's) into its base and write the whole model in our
+    format.
 
     Logits of the merged model are held against the base with the adapter beside it.
     """
     folder, target = find_checkpoint(adapter), Path(dst)
     read_config(folder, "adapter_config.json")
-    foreign = (folder / "config.json").is_file() and original.is_original(read_config(folder))
-    if foreign:
-        source = original.open_source(folder, base)
-        assert source.adapter is not None
-        config, shards, tokenizer = source.config, source.shards(), source.tokenizer
-        bare = dataclasses.replace(source, adapter=dataclasses.replace(source.adapter, pairs={}))
-        beside = original.adapter_to_ours(source.adapter)
-        origin, plain = source.main.files[0].parent, lambda: bare.shards()
-    else:
-        origin = original.find_base(folder, {}, base)
-        beside = read_adapter(folder)
-        config, plain_shards, tokenizer = _open(origin, None)
-        kind = checkpoint.CLASSES[config.model_type]
-        beside.require(checkpoint.expected_specs(kind, config.to_dict()))
-        shards = ({n: beside.apply(n, t) for n, t in part.items()} for part in plain_shards)
-        plain = lambda: find_weights(origin).shards()  # noqa: E731
-    before = _unmerged_logits(config, plain(), beside) if _fits(origin, check) else None
+    opened = open_checkpoint(folder, base)
+    if not isinstance(opened, Adapted):
+        raise InputError(f"{folder}: not an adapter's folder")
+    before = _unmerged_logits(opened) if _fits(folder, check, original.find_base(folder, {}, base)) else None
 
     def write(aside: Path) -> None:
-        _write_checked(config, shards, _export_ours(config), aside)
-        _copy_tokenizer(tokenizer, aside, "ours", config)
+        _write_checked(opened, _export_ours(opened.config), aside)
+        _copy_tokenizer(opened.tokenizer, aside, "ours", opened.config)
 
     return _write(target, write, lambda aside: _compare(before, aside, _logits))
 
 
 @torch.inference_mode()
-def _unmerged_logits(config: Any, shards: Shards, adapter: Adapter) -> Tensor:
+def _unmerged_logits(opened: Adapted) -> Tensor:
     """The base's logits with low-rank updates computed beside its layers."""
-    tensors = {n: t for part in shards for n, t in part.items()}
-    tensors = {n: adapter.whole.get(n, t).to(t.dtype) for n, t in tensors.items()}
-    model = checkpoint.build(config, tensors, "the base")
-    for name, (down, up) in adapter.pairs.items():
-        scale = adapter.scale(name)
-
-        def add(
-            _: Any,
-            given: tuple[Tensor],
-            out: Tensor,
-            down: Tensor = down,
-            up: Tensor = up,
-            scale: float = scale,
-        ) -> Tensor:
-            x = given[0]
-            return out + (scale * (x.float() @ down.float().T @ up.float().T)).to(out.dtype)
-
-        model.get_submodule(name).register_forward_hook(add)
+    tensors = {name: tensor for part in opened.plain() for name, tensor in part.items()}
+    model = checkpoint.build(opened.config, tensors, "the base")
+    for name, (down, up) in opened.adapter.pairs.items():
+        update = partial(_add_update, down.float(), up.float(), opened.adapter.scales[name])
+        model.get_submodule(name).register_forward_hook(update)
     return probe(model)
+
+
+def _add_update(
+    down: Tensor, up: Tensor, scale: float, module: Any, given: tuple[Tensor], out: Tensor
+) -> Tensor:
+    """A layer's output with the adapter's part added: the hook of an embedding table or a linear layer."""
+    embeds = isinstance(module, torch.nn.Embedding)
+    inner = up[given[0]] @ down if embeds else given[0].float() @ down.T @ up.T
+    return out + (scale * inner).to(out.dtype)

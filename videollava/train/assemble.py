@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from videollava.errors import InputError
 from videollava.model import checkpoint
 from videollava.model.attention import VARLEN
+from videollava.model.formats.language import load_language_model
 from videollava.model.video_llava import Projector, VideoLlavaForConditionalGeneration, model_config
 from videollava.params import Model, Train
 from videollava.train import adapters
@@ -46,7 +47,8 @@ def assemble(
         model = VideoLlavaForConditionalGeneration(model_config(shape, language.config))
     model.config.text_config = language.config
     model.model.language_model = language.model
-    model.lm_head = language.lm_head
+    model.lm_head = language.lm_head  # a head that is the embedding table stays it: model_config says so too
+    checkpoint.take_generation(model, models / "bases/language")
     for kind in ("image", "video"):
         folder = models / "encoders" / kind
         tower = checkpoint.load(folder).model.vision_model.to(frozen)
@@ -77,13 +79,9 @@ def encoder_attention(device: torch.device) -> str:
 
 def load_language(folder: Path, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     """A causal language model (Llama architecture) and its tokenizer from a transformers folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; run `videollava bases`")
-    with checkpoint.quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
-    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return load_language_model(folder, dtype, **options)
 
 
 def save_projector(model: Any, folder: Path) -> None:
@@ -103,6 +101,8 @@ def load_projector(model: Any, folder: Path) -> Projector:
     width, language = config.vision_config.hidden_size, config.text_config.hidden_size
     projector = Projector(config.projector_type, width, language, config.projector_hidden_act)
     file = folder / "projector.safetensors"
+    if folder.is_dir() and any(folder.iterdir()) and not file.is_file():
+        raise InputError(f"{folder}: no projector.safetensors in it; run `videollava pretrain`")
     if file.is_file():
         weights = load_file(file)
         expected = {name: tuple(p.shape) for name, p in projector.named_parameters()}

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from videollava.errors import InputError
-from videollava.model.formats import clip, hf, languagebind, original
+from videollava.model.formats import adapted, clip, hf, languagebind, original, ours
 from videollava.model.formats.files import read_config
+from videollava.model.formats.tables import HEAD, is_said_tied
 
-__all__ = ["Format", "Opened", "detect", "open_foreign"]
+__all__ = ["Format", "Opened", "detect", "expected_specs", "open_checkpoint"]
 
 Format = Literal["ours", "original", "transformers", "languagebind", "clip", "openclip"]
-OURS = ("videollava", "languagebind", "languagebind_vision", "languagebind_text")
+OURS = tuple(ours.CLASSES)
 
 
 class Opened(Protocol):
@@ -66,8 +68,15 @@ def detect(folder: Path) -> Format:
     )
 
 
-def open_foreign(folder: Path, form: Format, base: Path | str | None = None) -> Opened:
-    """Open a folder that is not ours. base: what a LoRA or projector-only folder was trained on."""
+def open_checkpoint(folder: Path, base: Path | str | None = None) -> Opened:
+    """Open a folder of any format, an adapter with its base. base: what a LoRA or projector-only folder was trained
+    on, by default the one it names.
+    """
+    if adapted.holds_adapter(folder):
+        return adapted.open_adapted(folder, base, open_checkpoint, expected_specs)
+    form = detect(folder)
+    if form == "ours":
+        return ours.open_source(folder)
     if form == "original":
         return original.open_source(folder, base)
     if form == "transformers":
@@ -80,3 +89,14 @@ def open_foreign(folder: Path, form: Format, base: Path | str | None = None) -> 
     if config["model_type"] == "clip":
         return Whole(*clip.open_clip_pair(folder, config))
     return Whole(clip.clip_vision_config(config), lambda: clip.read_clip_tower(folder, config)[1])
+
+
+def expected_specs(config: Any) -> Mapping[str, tuple[int, ...]]:
+    """Shape of every weight that a model of this config saves (tied ones once), without making it."""
+    kind = ours.CLASSES[config.model_type]
+    with torch.device("meta"):
+        model = kind(kind.config_class.from_dict(config.to_dict()))
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if is_said_tied(config):
+        shapes.pop(HEAD, None)
+    return shapes

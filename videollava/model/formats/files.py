@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from videollava.errors import InputError
+from videollava.model.formats.folders import explain_absence
 
 __all__ = [
     "Spec",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 Spec = tuple[str, tuple[int, ...]]  # dtype as safetensors names it ("F32"), shape
+LFS = b"version https://git-lfs"
 SHARD_BYTES = 5 * 1024**3
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -71,6 +73,11 @@ class Weights:
             found.update(tensors)
         return found
 
+    def tensor(self, name: str) -> Tensor:
+        """One tensor alone."""
+        file = next(file for file in self.files if name in read_header(file))
+        return read_shard(file)[name]
+
     @property
     def size(self) -> int:
         """Bytes of the files."""
@@ -78,14 +85,23 @@ class Weights:
 
 
 def find_weights(folder: Path, names: Iterable[str] = WHOLE) -> Weights:
-    """The weight files of a checkpoint folder; InputError where none are, or one the index names is not."""
-    for name in INDEXES:
-        if (folder / name).is_file():
-            return Weights(_indexed(folder / name))
-    for name in names:
-        if (folder / name).is_file():
-            return Weights((folder / name,))
-    raise InputError(f"{folder}: no weights; expected one of {', '.join((*INDEXES, *names))}")
+    """The weight files of a checkpoint folder, safetensors before torch's.
+
+    InputError where none are, where one the index names is not there, or where two saves lie in one folder.
+    """
+    for suffix in (".safetensors", ".bin"):
+        whole = next((n for n in names if n.endswith(suffix) and (folder / n).is_file()), None)
+        index = next((n for n in INDEXES if suffix in n and (folder / n).is_file()), None)
+        if whole and index:
+            raise InputError(
+                f"{folder}: holds both {whole} and {index}, so two saves in one folder: remove the one that "
+                "is not meant"
+            )
+        if whole or index:
+            return Weights(_indexed(folder / index) if index else (folder / str(whole),))
+    raise InputError(
+        f"{folder}: no weights; expected one of {', '.join((*INDEXES, *names))}{explain_absence(folder)}"
+    )
 
 
 def has_weights(folder: Path, names: Iterable[str] = WHOLE) -> bool:
@@ -111,9 +127,10 @@ def read_shard(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    _refuse_pointer(file)
     try:
         if file.suffix == ".safetensors":
-            return dict(load_file(file))
+            return _with_shared(dict(load_file(file)), file)
         found = _read_torch(file)
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise InputError(f"{file}: damaged or not a weight file: {error}") from error
@@ -122,6 +139,18 @@ def read_shard(file: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{file}: not a plain state dict of tensors; save model.state_dict() alone")
     return found
+
+
+def _with_shared(tensors: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Also what `safetensors.torch.save_model` left out because it shares another tensor's memory.
+
+    Its header's metadata says which tensor that is.
+    """
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        metadata = json.loads(stream.read(length)).get("__metadata__") or {}
+    shared = {name: kept for name, kept in metadata.items() if kept in tensors and name not in tensors}
+    return tensors | {name: tensors[kept] for name, kept in shared.items()}
 
 
 def _read_torch(file: Path) -> Any:
@@ -135,6 +164,7 @@ def read_header(file: Path) -> dict[str, Spec]:
     """dtype and shape of each tensor of a file; a damaged safetensors file is refused."""
     if file.suffix != ".safetensors":
         return {name: (DTYPES[t.dtype], tuple(t.shape)) for name, t in read_shard(file).items()}
+    _refuse_pointer(file)
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:
@@ -142,8 +172,9 @@ def read_header(file: Path) -> dict[str, Spec]:
             if length > size:
                 raise ValueError("its header is longer than the file")
             header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None) or {}
         specs = {name: (item["dtype"], tuple(item["shape"])) for name, item in header.items()}
+        specs |= {name: specs[kept] for name, kept in metadata.items() if kept in specs and name not in specs}
         end = max((item["data_offsets"][1] for item in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise InputError(f"{file}: damaged or not a safetensors file: {error}") from error
@@ -152,6 +183,12 @@ def read_header(file: Path) -> dict[str, Spec]:
             f"{file}: {size} bytes where its header says {8 + length + end}: fetch or save it again"
         )
     return specs
+
+
+def _refuse_pointer(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(len(LFS)) == LFS:
+            raise InputError(f"{file}: a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
 
 
 def write_shard(tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN as CLIP_MEAN
 from transformers.image_utils import OPENAI_CLIP_STD as CLIP_STD
 
+from videollava.model.config import VideoLlavaConfig, choose, read_language
 from videollava.model.formats.clip import clip_vision_config
 from videollava.model.formats.files import Weights, find_weights, read_config, write_config
-from videollava.model.video_llava import VideoLlavaConfig
+from videollava.model.formats.tables import HEAD, TABLE, Tables, open_tables, say_tied
 
 __all__ = ["Source", "export_config", "find_obstacle", "from_ours", "open_source", "write_processor"]
 
@@ -44,7 +44,24 @@ CLIP = (
     "initializer_range",
     "initializer_factor",
 )
-TABLES = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+# What somebody may have changed in an export of ours, in the whole model's config and in its language model's.
+WRITTEN = (
+    "image_token_index",
+    "video_token_index",
+    "image_token_id",
+    "video_token_id",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+    "projector_hidden_act",
+)
+SPOKEN = (
+    "vocab_size",
+    "rope_parameters",
+    "rms_norm_eps",
+    "hidden_act",
+    "max_position_embeddings",
+    "eos_token_id",
+)
 # Every way transformers has saved it: older releases, and newer ones without going back to the older names.
 RENAMES = (
     (re.compile(r"^language_model\.lm_head\."), "lm_head."),
@@ -60,18 +77,14 @@ class Source:
 
     config: VideoLlavaConfig
     main: Weights
+    tables: Tables
     tokenizer: Path | None
-    rows: int  # of the tables, the rows that are ours
 
     def shards(self) -> Iterator[dict[str, Tensor]]:
+        rows = int(self.config.text_config.vocab_size)
         for tensors in self.main.shards():
             renamed = {rename(n): t for n, t in tensors.items() if not n.endswith("embeddings.position_ids")}
-            if self.config.tie_word_embeddings:
-                renamed.pop("lm_head.weight", None)
-            for name in TABLES:
-                if name in renamed:
-                    renamed[name] = renamed[name][: self.rows]
-            yield renamed
+            yield self.tables.arrange({n: t[:rows] if n in (TABLE, HEAD) else t for n, t in renamed.items()})
 
 
 def rename(name: str) -> str:
@@ -96,15 +109,34 @@ def open_source(folder: Path) -> Source:
             "original's. Load the original checkpoint (LanguageBind/Video-LLaVA-7B) for those",
             folder,
         )
-    return Source(ours, find_weights(folder), folder, int(ours.text_config.vocab_size))
+    main = find_weights(folder)
+    _take_rows(ours, main, folder)
+    return Source(ours, main, open_tables(ours, main, rename), folder)
+
+
+def _take_rows(ours: VideoLlavaConfig, main: Weights, folder: Path) -> None:
+    """The vocabulary that the weights have, where text_config was left behind when tokens were added."""
+    rows = {spec[1][0] for name, spec in main.specs().items() if rename(name) in (TABLE, HEAD)}
+    said = int(ours.text_config.vocab_size)
+    known = {said} if hasattr(ours, "transformers_config") else {said, extended_rows(ours)}
+    if len(rows) != 1 or rows <= known:
+        return
+    found = rows.pop()
+    log.warning(
+        "%s: config.json says vocab_size %d, its weights have %d rows: the weights hold", folder, said, found
+    )
+    ours.text_config.vocab_size = found
 
 
 def ours_config(config: Mapping[str, Any]) -> VideoLlavaConfig:
-    """Our config of theirs; one that we exported comes back as it was."""
+    """Our config of theirs; one that we exported comes back as it was, unless it was changed there."""
     if KEPT in config:
-        return VideoLlavaConfig(**{k: v for k, v in config[KEPT].items() if k != "model_type"})
-    text = dict(config.get("text_config") or {})
-    language = AutoConfig.for_model(text.pop("model_type", "llama"), **text)
+        kept = VideoLlavaConfig(**{k: v for k, v in config[KEPT].items() if k != "model_type"})
+        parts = (config, config.get("text_config") or {})
+        say_tied(kept, kept.tie_word_embeddings or any(part.get("tie_word_embeddings") for part in parts))
+        if not _find_changes(config, kept):
+            return kept
+    language = read_language(config.get("text_config") or {})
     vision = clip_vision_config({"hidden_size": 1024, **_L14, **(config.get("vision_config") or {})})
     video = clip_vision_config({"hidden_size": 1024, **_L14, **(config.get("vision_config") or {})})
     video.modality = "video"
@@ -113,14 +145,24 @@ def ours_config(config: Mapping[str, Any]) -> VideoLlavaConfig:
         vision_config=vision,
         video_config=video,
         text_config=language,
-        image_token_index=config.get("image_token_index", 32000),
-        video_token_index=config.get("video_token_index", 32001),
+        image_token_index=choose(config, "image_token_index", "image_token_id") or 32000,
+        video_token_index=choose(config, "video_token_index", "video_token_id") or 32001,
         projector_hidden_act=config.get("projector_hidden_act", "gelu"),
         vision_feature_layer=config.get("vision_feature_layer", -2),
         vision_feature_select_strategy=config.get("vision_feature_select_strategy", "default"),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        transformers_config=json.dumps(config),
+        transformers_config=json.dumps({name: value for name, value in config.items() if name != KEPT}),
     )
+
+
+def _find_changes(config: Mapping[str, Any], kept: VideoLlavaConfig) -> list[str]:
+    """What transformers' part of an export of ours says otherwise than our own config inside it."""
+    exported = export_config(kept)
+    found, was = (read_language(part["text_config"]).to_dict() for part in (config, exported))
+    for kind in ("image", "video"):
+        exported[f"{kind}_token_id"] = exported[f"{kind}_token_index"]
+    changed = [name for name in WRITTEN if name in config and config[name] != exported[name]]
+    return changed + [name for name in SPOKEN if found.get(name) != was.get(name)]
 
 
 # What transformers takes where a config leaves the encoder out.
@@ -158,11 +200,13 @@ def export_config(config: VideoLlavaConfig) -> dict[str, Any]:
     """config.json for transformers' VideoLlavaForConditionalGeneration, which must be able to hold it."""
     kept: str | None = getattr(config, "transformers_config", None)
     if kept is not None:
-        given: dict[str, Any] = json.loads(kept)
-        return given | ({"video_seq_length": config.video_tokens()} if "video_seq_length" in given else {})
+        return _give_back(json.loads(kept), config)
     vision = {name: getattr(config.vision_config, name) for name in CLIP}
-    rows = extended_rows(config)
-    text = {**config.text_config.to_dict(), "vocab_size": rows}
+    text = {**config.text_config.to_dict(), "vocab_size": extended_rows(config)}
+    if rope := dict(text.get("rope_parameters") or {}):
+        # In both forms: transformers 4 reads these two, 5 the rope_parameters beside them.
+        text["rope_theta"] = rope.pop("rope_theta", None)
+        text["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
     return {
         "model_type": "video_llava",
         "architectures": ["VideoLlavaForConditionalGeneration"],
@@ -182,6 +226,20 @@ def export_config(config: VideoLlavaConfig) -> dict[str, Any]:
     }
 
 
+def _give_back(given: dict[str, Any], config: VideoLlavaConfig) -> dict[str, Any]:
+    """The config that a model came with, but for what has changed since or was not true of its weights."""
+    text = dict(given.get("text_config") or {})
+    rows, tied = extended_rows(config), config.tie_word_embeddings
+    if text.get("vocab_size", rows) != rows:
+        text["vocab_size"] = rows
+    if tied != bool(given.get("tie_word_embeddings")) or tied != bool(text.get("tie_word_embeddings")):
+        given = {**given, "tie_word_embeddings": tied}
+        text["tie_word_embeddings"] = tied
+    if "video_seq_length" in given:
+        given["video_seq_length"] = config.video_tokens()
+    return {**given, "text_config": text} if text else given
+
+
 def extended_rows(config: VideoLlavaConfig) -> int:
     """Rows of the embedding table with the placeholders inside it, as transformers needs them."""
     return max(config.text_config.vocab_size, config.image_token_index + 1, config.video_token_index + 1)
@@ -192,7 +250,7 @@ def from_ours(tensors: Mapping[str, Tensor], config: VideoLlavaConfig) -> dict[s
     rows = extended_rows(config)
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name in TABLES and len(tensor) < rows:
+        if name in (TABLE, HEAD) and len(tensor) < rows:
             # Copies of row 0: never looked up, and never a better next token than row 0 itself.
             tensor = torch.cat([tensor, tensor[:1].expand(rows - len(tensor), -1)])
         renamed[_their_name(name)] = tensor

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from videollava.errors import InputError
+from videollava.model.formats.folders import CONFIGS, resolve
 
 __all__ = ["find_checkpoint", "locate"]
 
-CONFIGS = (
-    "config.json",
-    "open_clip_config.json",
-    "adapter_config.json",
-    "projector.json",
-    "mm_projector.bin",
-)
-
 
 def locate(name: str, near: Path) -> Path | None:
-    """The local folder of `name` (a path or hub id): as it is, in or beside `near`, or in the hub cache."""
+    """The local folder of `name` (a path or hub id): as it is, in, beside or above `near`, or in the hub cache.
+
+    A path of another machine is found by its last part, one of Windows too.
+    """
+    if "\\" in name:
+        name = PureWindowsPath(name).as_posix()
     last = Path(name).name
-    for place in (Path(name), near / name, near / last, near.parent / name, near.parent / last):
-        if any((place / config).is_file() for config in CONFIGS):
-            return place
+    around = (near, near.parent, near.parent.parent)
+    for place in (Path(name), *(folder / part for folder in around for part in (name, last))):
+        found = resolve(place) if place == Path(name) and place.is_dir() else place
+        if any((found / config).is_file() for config in CONFIGS) and found.resolve() != near.resolve():
+            return found
     return _cached(name)
 
 
@@ -37,10 +37,13 @@ def _cached(name: str) -> Path | None:
 
 
 def find_checkpoint(source: Path | str) -> Path:
-    """The folder of `source`; a hub id that is not here yet is fetched. InputError where there is neither."""
+    """The folder of `source`; a hub id that is not here yet is fetched. InputError where there is neither.
+
+    A file in a checkpoint's folder means the folder; a hub cache folder, its snapshot.
+    """
     path = Path(source)
-    if path.is_dir():
-        return path
+    if path.exists():
+        return resolve(path)
     name = str(source)
     if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise InputError(f"{name}: no such folder, and not a hub id (owner/name)")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +12,108 @@ import torch
 
 from videollava.errors import InputError
 from videollava.model.attention import VARLEN
+from videollava.model.config import read_language
+from videollava.model.formats.files import find_weights, has_weights
+from videollava.model.formats.folders import resolve
 
 __all__ = ["find_language_model", "load_language_model"]
 
 PACKAGE = "package:"
+TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PLAIN = TORCH.keys()  # types of weights that are not quantised
 
 
-def load_language_model(source: str | Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+def load_language_model(
+    source: str | Path, dtype: torch.dtype | None = None, **options: Any
+) -> tuple[Any, Any]:
     """A causal language model and its tokenizer.
 
     source: a transformers folder, a GGUF file (or a folder holding one), a hub id, or `package:NAME` for the
     GGUF file that an installed Python package ships. Weights keep their type unless `dtype` is given (GGUF:
-    float32).
+    float32). options: from_pretrained's own. InputError where a weight is missing or of another shape: nothing is
+    filled with random numbers.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from videollava.model.checkpoint import load_tokenizer, quiet
+    from videollava.model.checkpoint import load_tokenizer
 
     place, gguf = find_language_model(source)
-    options = {"gguf_file": gguf} if gguf else {}
+    reading = {"gguf_file": gguf} if gguf else {}
     if gguf and importlib.util.find_spec("gguf") is None:
         raise InputError(f"{source}: reading GGUF needs the gguf package (`pip install videollava[gguf]`)")
     try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                place, dtype=dtype or "auto", attn_implementation=VARLEN, **options
-            )
+        if not gguf:
+            options["config"] = _read_config(place)
+        model = _load(place, str(source), dtype, {**options, **reading})
         local = None if gguf or not Path(place).is_dir() else load_tokenizer(Path(place))
-        tokenizer = local or AutoTokenizer.from_pretrained(place, **options)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = local or AutoTokenizer.from_pretrained(place, **reading)
+    except InputError as error:
+        raise InputError(f"language model {str(source)!r}: {error}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise InputError(f"language model {str(source)!r}: cannot be loaded: {error}") from error
+    return model, tokenizer
+
+
+def _load(place: str, source: str, dtype: torch.dtype | None, options: dict[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    from videollava.model.checkpoint import quiet, refuse_lost
+
+    with quiet():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=dtype or _saved_type(place),
+            attn_implementation=VARLEN,
+            output_loading_info=True,
+            **options,
+        )
     if not (hasattr(model, "lm_head") and hasattr(getattr(model, "model", None), "embed_tokens")):
         raise InputError(
-            f"language model {str(source)!r} is a {type(model).__name__}: Llama architectures alone (decoder "
-            f"layers "
-            "under `model`, an lm_head) can take visual tokens here"
+            f"a {type(model).__name__}: Llama architectures alone (decoder layers under `model`, an lm_head) can "
+            "take visual tokens here"
         )
-    return model, tokenizer
+    refuse_lost(report, source)
+    # Where both were in the file and differ, they are two whatever the config says.
+    model.config.tie_word_embeddings = model.lm_head.weight is model.model.embed_tokens.weight
+    return model
+
+
+def _read_config(place: str) -> Any:
+    """The language model's config, its rotary positions in one form; InputError where its weights are quantised."""
+    from transformers import PreTrainedConfig
+
+    given, _ = PreTrainedConfig.get_config_dict(place)
+    if given.get("quantization_config") and not _is_plain(place):
+        method = given["quantization_config"].get("quant_method", "some method")
+        raise InputError(f"its weights are saved quantised ({method}): name the full-precision model")
+    if "auto_map" in given or not given.get("model_type"):
+        return None
+    config = read_language(given)
+    _take_rows(config, place)
+    return config
+
+
+def _saved_type(place: str) -> torch.dtype | str:
+    """The type that holds every weight as it was saved, whatever the config says; "auto" where they are not here."""
+    if not has_weights(Path(place)):
+        return "auto"
+    kinds = {kind for kind, _ in find_weights(Path(place)).specs().values()} & PLAIN
+    return reduce(torch.promote_types, (TORCH[kind] for kind in kinds)) if kinds else "auto"
+
+
+def _is_plain(place: str) -> bool:
+    folder = Path(place)
+    return has_weights(folder) and {kind for kind, _ in find_weights(folder).specs().values()} <= PLAIN
+
+
+def _take_rows(config: Any, place: str) -> None:
+    """The vocabulary that the weights have, where the config was left behind when tokens were added."""
+    if not has_weights(Path(place)):
+        return
+    specs: Mapping[str, Any] = find_weights(Path(place)).specs()
+    rows = {specs[n][1][0] for n in ("model.embed_tokens.weight", "lm_head.weight") if n in specs}
+    if len(rows) == 1 and max(rows) > int(getattr(config, "vocab_size", 0)):
+        config.vocab_size = rows.pop()
 
 
 def find_language_model(source: str | Path) -> tuple[str, str | None]:
@@ -59,13 +126,14 @@ def find_language_model(source: str | Path) -> tuple[str, str | None]:
         if not path.is_file():
             raise InputError(f"{path}: no such GGUF file")
         return str(path.parent), path.name
-    if path.is_dir():
+    if path.exists():
+        path = path if any(path.glob("*.gguf")) else resolve(path)
         files = sorted(path.glob("*.gguf"))
         if (path / "config.json").is_file() or not files:
-            return text, None
+            return str(path), None
         if len(files) > 1:
             raise InputError(f"{path}: holds {len(files)} GGUF files; name one of them")
-        return text, files[0].name
+        return str(path), files[0].name
     if path.is_absolute() or text.count("/") != 1:
         raise InputError(f"language model {text!r}: no such folder, and not a hub id (owner/name)")
     return text, None

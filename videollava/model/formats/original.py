@@ -8,7 +8,6 @@ or LoRA folder is its base.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import re
@@ -19,9 +18,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers.models.llama.configuration_llama import LlamaConfig
 
 from videollava.errors import InputError
+from videollava.model.config import VideoLlavaConfig, read_language, single_layer
 from videollava.model.encoders import LanguageBindVisionConfig
 from videollava.model.formats import languagebind
 from videollava.model.formats.files import (
@@ -35,11 +34,11 @@ from videollava.model.formats.files import (
     write_shard,
 )
 from videollava.model.formats.hub import locate
-from videollava.model.formats.lora import Adapter, read_adapter
+from videollava.model.formats.tables import NOT_TIED, Tables, open_tables
 from videollava.model.formats.towers import known_tower, read_tower_from
-from videollava.model.video_llava import IGNORED, VideoLlavaConfig
+from videollava.model.video_llava import IGNORED
 
-__all__ = ["Source", "expand_marks", "is_original", "open_source", "prepare"]
+__all__ = ["Source", "expand_marks", "is_original", "open_source", "prepare", "rename"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +60,7 @@ LANGUAGE = (
     "rope_parameters",
     "tie_word_embeddings",
     "attention_bias",
+    "mlp_bias",
     "attention_dropout",
     "bos_token_id",
     "eos_token_id",
@@ -71,6 +71,7 @@ SELECT = {"patch": "default", "cls_patch": "full"}
 PROJECTOR_FILES = ("mm_projector.bin", "mm_projector.safetensors")
 TOWER = re.compile(r"^model\.(image|video)_tower\.\1_tower\.(?:vision_model\.)?(.+)$")
 PROJECTOR = re.compile(r"^model\.mm_projector\.(?:(\d+)\.)?(weight|bias)$")
+EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 INV_FREQ = re.compile(r"^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
 Kind = Literal["image", "video"]
 
@@ -86,9 +87,9 @@ class Source:
 
     config: VideoLlavaConfig
     main: Weights
+    tables: Tables = NOT_TIED
     towers: Mapping[Kind, Path] = field(default_factory=dict)  # encoders that lie outside `main`
     projector: Mapping[str, Tensor] = field(default_factory=dict)  # in place of what `main` holds
-    adapter: Adapter | None = None
     tokenizer: Path | None = None
     rows: int = 0  # of the embedding table, where the original widened the base's
 
@@ -99,7 +100,7 @@ class Source:
             kept = {n: t for n, t in tensors.items() if n.partition(".")[2].split(".")[0] not in outside}
             if self.projector:
                 kept = {name: tensor for name, tensor in kept.items() if not PROJECTOR.match(name)}
-            yield to_ours({n: self._adapt(n, t) for n, t in kept.items()}, self.config)
+            yield self.tables.arrange(to_ours({n: self._adapt(n, t) for n, t in kept.items()}, self.config))
         for kind, folder in self.towers.items():
             _, tower = read_tower_from(folder)
             yield {f"model.{kind}_tower.{name}": tensor for name, tensor in tower.items()}
@@ -107,42 +108,60 @@ class Source:
             yield to_ours(self.projector, self.config)
 
     def _adapt(self, name: str, weight: Tensor) -> Tensor:
-        if self.rows > len(weight) and name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in EMBEDDINGS and self.rows > len(weight):
             # The original gives the tokens it adds (its <pad>) the mean of the others.
             mean = weight.float().mean(0, keepdim=True).to(weight.dtype)
             weight = torch.cat([weight, mean.expand(self.rows - len(weight), -1)])
-        return self.adapter.apply(name, weight) if self.adapter else weight
+        return weight
 
 
 def open_source(folder: Path, base: Path | str | None = None) -> Source:
-    """Find all parts of an original folder.
+    """Find all parts of an original folder, but for its adapter.
 
     base: the language model, or whole model, under a LoRA or projector-only folder; by default the one it
     names.
     """
     config = read_config(folder)
-    adapter = read_adapter(folder) if (folder / "adapter_config.json").is_file() else None
     main_folder = folder if has_weights(folder) else find_base(folder, config, base)
     main = find_weights(main_folder)
     specs = main.specs()
     towers, encoders = _find_towers(folder, config, specs)
-    projector = _read_projector(folder)
-    if adapter:
-        own = {name: tensor for name, tensor in adapter.whole.items() if PROJECTOR.match(name)}
-        shapes = {name: spec[1] for name, spec in specs.items()}
-        adapter.require(shapes | {name: tuple(tensor.shape) for name, tensor in own.items()})
-        projector = projector or own
+    language = read_language({name: config[name] for name in LANGUAGE if name in config})
+    below = read_config(main_folder) if (main_folder / "config.json").is_file() else {}
+    language.tie_word_embeddings = language.tie_word_embeddings or bool(below.get("tie_word_embeddings"))
+    _take_rows(language, specs, folder, narrower=main_folder != folder)
+    ours = ours_config(config, language, encoders, _buffers(specs))
     return Source(
-        config=ours_config(config, encoders, _buffers(specs)),
+        config=ours,
         main=main,
+        tables=open_tables(ours, main, rename),
         towers=towers,
-        projector=projector,
-        adapter=adapter,
+        projector=_read_projector(folder),
         tokenizer=next(
             (f for f in (folder, main_folder) if (f / "tokenizer_config.json").is_file()), main_folder
         ),
-        rows=int(config["vocab_size"]) if main_folder != folder else 0,
+        rows=int(language.vocab_size) if main_folder != folder else 0,
     )
+
+
+def _take_rows(language: Any, specs: Mapping[str, Spec], folder: Path, narrower: bool) -> None:
+    """The vocabulary that the weights have, where a config was left behind when tokens were added.
+
+    narrower: whether the base may have fewer, the original having widened it.
+    """
+    rows = {specs[name][1][0] for name in EMBEDDINGS if name in specs}
+    if len(rows) != 1 or rows == {language.vocab_size}:
+        return
+    found = rows.pop()
+    if found < language.vocab_size and narrower:
+        return
+    log.warning(
+        "%s: config.json says vocab_size %d, its weights have %d rows: the weights hold",
+        folder,
+        language.vocab_size,
+        found,
+    )
+    language.vocab_size = found
 
 
 def find_base(folder: Path, config: Mapping[str, Any], base: Path | str | None) -> Path:
@@ -181,7 +200,7 @@ def holds_projector_alone(folder: Path) -> bool:
 
 def write_projector(source: Path, folder: Path) -> None:
     """mm_projector.bin as a projector of ours: projector.safetensors and projector.json."""
-    renamed = {_rename(name): tensor for name, tensor in _read_projector(source).items()}
+    renamed = {rename(name): tensor for name, tensor in _read_projector(source).items()}
     weights = {name.removeprefix("model.multi_modal_projector."): t for name, t in renamed.items()}
     kind = "linear" if len(weights) == 2 else f"mlp{len(weights) // 2}x_gelu"
     write_shard(weights, folder / "projector.safetensors")
@@ -228,7 +247,10 @@ def _tower_config(
 
 
 def ours_config(
-    config: Mapping[str, Any], towers: Mapping[Kind, LanguageBindVisionConfig], buffers: Mapping[str, str]
+    config: Mapping[str, Any],
+    language: Any,
+    towers: Mapping[Kind, LanguageBindVisionConfig],
+    buffers: Mapping[str, str],
 ) -> VideoLlavaConfig:
     """Our config of an original config.json; the original is kept inside it, for the way back."""
     select = config.get("mm_vision_select_feature", "patch")
@@ -241,7 +263,6 @@ def ours_config(
             "this checkpoint was trained with start and end marks around media, which prompts here lack"
         )
     some = next(iter(towers.values()))
-    language = LlamaConfig(**{name: config[name] for name in LANGUAGE if name in config})
     return VideoLlavaConfig(
         vision_config=towers.get("image", some),
         video_config=towers.get("video", some),
@@ -249,7 +270,7 @@ def ours_config(
         tie_word_embeddings=language.tie_word_embeddings,
         towers=tuple(towers),
         projector_type=config.get("mm_projector_type", "linear"),
-        vision_feature_layer=config.get("mm_vision_select_layer", -2),
+        vision_feature_layer=single_layer(config.get("mm_vision_select_layer", -2)),
         vision_feature_select_strategy=SELECT[select],
         original_config=json.dumps(config),  # text, so that it comes back letter by letter
         original_buffers=dict(buffers),
@@ -274,8 +295,8 @@ def to_ours(tensors: Mapping[str, Tensor], config: VideoLlavaConfig) -> dict[str
             continue
         if match := TOWER.match(name):
             towers.setdefault(match[1], {})[match[2]] = tensor
-        elif name != "lm_head.weight" or not config.tie_word_embeddings:
-            renamed[_rename(name)] = tensor
+        else:
+            renamed[rename(name)] = tensor
     source: Mapping[str, Any] = json.loads(getattr(config, "original_config", "{}"))
     for kind, tower in towers.items():
         shape = config.vision_config if kind == "image" else config.video_config
@@ -285,24 +306,16 @@ def to_ours(tensors: Mapping[str, Tensor], config: VideoLlavaConfig) -> dict[str
     return renamed
 
 
-def _rename(name: str) -> str:
+def rename(name: str) -> str:
+    """A name of the original's as ours."""
     if match := PROJECTOR.match(name):
         number = int(match[1] or 0) // 2 + 1
         return f"model.multi_modal_projector.linear_{number}.{match[2]}"
+    if match := TOWER.match(name):
+        return f"model.{match[1]}_tower.{match[2]}"
     if name.startswith(("model.layers.", "model.embed_tokens.", "model.norm.")):
         return name.replace("model.", "model.language_model.", 1)
     return name
-
-
-def adapter_to_ours(adapter: Adapter) -> Adapter:
-    """An adapter on the original's names as one on ours."""
-    return dataclasses.replace(
-        adapter,
-        pairs={
-            _rename(f"{name}.weight").removesuffix(".weight"): pair for name, pair in adapter.pairs.items()
-        },
-        whole={_rename(name): tensor for name, tensor in adapter.whole.items()},
-    )
 
 
 def expand_marks(

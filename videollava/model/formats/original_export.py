@@ -15,7 +15,7 @@ from videollava.errors import InputError
 from videollava.model.encoders import LanguageBindVisionConfig
 from videollava.model.formats.files import read_config, write_config
 from videollava.model.formats.languagebind import NORM, SHAPE
-from videollava.model.formats.lora import PAIR, PEFT_PREFIX
+from videollava.model.formats.lora import OTHERS, Adapter
 from videollava.model.formats.original import LANGUAGE, SELECT
 from videollava.model.video_llava import VideoLlavaConfig
 
@@ -29,7 +29,9 @@ TORCH = {
     "I64": torch.int64,
 }
 # What may have changed since a model came from the original's layout.
-CHANGEABLE = ("vocab_size", "tie_word_embeddings", "mm_projector_type", "mm_vision_select_layer")
+TIED = "tie_word_embeddings"  # false where a config does not say
+CHANGEABLE = ("vocab_size", TIED, "mm_projector_type", "mm_vision_select_layer")
+PREFIX = "base_model.model."  # PEFT's, before every name of the base model
 PROJECTOR = re.compile(r"^model\.multi_modal_projector\.linear_(\d+)\.(weight|bias)$")
 
 
@@ -76,9 +78,9 @@ def export_config(config: VideoLlavaConfig) -> dict[str, Any]:
     if kept is None:
         return made
     given: dict[str, Any] = json.loads(kept)
-    for name, value in made.items():
-        if name in given and name in CHANGEABLE and given[name] != value:
-            given[name] = value
+    for name in CHANGEABLE:
+        if name in made and given.get(name, made[name] if name != TIED else False) != made[name]:
+            given[name] = made[name]
     for kind in config.towers:
         frames = _tower(config, kind).num_frames
         inline = given.get(f"{kind}_tower_config")
@@ -93,9 +95,7 @@ def _make_config(config: VideoLlavaConfig) -> dict[str, Any]:
         raise InputError(
             f"the original's layout holds Llama language models; this one is {language.model_type}"
         )
-    rope = dict(getattr(language, "rope_parameters", None) or {})
-    theta = rope.pop("rope_theta", 10000.0)
-    scaled = rope if rope.get("rope_type", "default") != "default" else None
+    theta, scaled = original_rope(language)
     text = {
         name: getattr(language, name) for name in LANGUAGE if hasattr(language, name) and "rope" not in name
     }
@@ -122,6 +122,18 @@ def _make_config(config: VideoLlavaConfig) -> dict[str, Any]:
         "tune_mm_mlp_adapter": False,
         **towers,
     }
+
+
+def original_rope(language: Any) -> tuple[float, dict[str, Any] | None]:
+    """rope_theta and rope_scaling as transformers 4 reads them; the original's release takes just type and factor."""
+    rope = dict(getattr(language, "rope_parameters", None) or {})
+    theta = float(rope.pop("rope_theta", 10000.0))
+    kind = rope.pop("rope_type", "default")
+    if kind == "default":
+        return theta, None
+    if kind in ("linear", "dynamic"):
+        return theta, {"type": kind, "factor": rope["factor"]}
+    return theta, {"rope_type": kind, **rope}
 
 
 def _tower(config: VideoLlavaConfig, kind: str) -> LanguageBindVisionConfig:
@@ -160,24 +172,28 @@ def export_projector(weights: Mapping[str, Tensor], projector_type: str, folder:
     )
 
 
-def export_adapter(
-    tensors: Mapping[str, Tensor], source: Path, config: VideoLlavaConfig, folder: Path
-) -> None:
-    """An un-merged LoRA folder of ours as the original's: adapter_model.bin, non_lora_trainables.bin,
-    configs.
+def export_adapter(adapter: Adapter, source: Path, config: VideoLlavaConfig, folder: Path) -> None:
+    """An un-merged LoRA folder as the original's: adapter_model.bin, non_lora_trainables.bin, configs.
 
-    tensors: the adapter file's, in PEFT's names.
+    adapter: in our names.
     """
-    pairs: dict[str, Tensor] = {}
-    whole: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        theirs = "base_model.model." + their_name(PEFT_PREFIX.sub("", name), config.projector_type)
-        (pairs if PAIR.match(name) else whole)[theirs] = tensor.contiguous()
+    theirs = adapter.renamed(lambda name: their_name(name, config.projector_type))
+    embedded = [name for name in theirs.pairs if name.endswith("embed_tokens")]
+    if embedded:
+        raise InputError(
+            f"{source}: LoRA of the embedding table is not exported to the original: merge it first"
+        )
+    pairs = {
+        f"{PREFIX}{name}.lora_{side}.weight": tensor.contiguous()
+        for name, pair in theirs.pairs.items()
+        for side, tensor in zip("AB", pair, strict=True)
+    }
+    whole = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in theirs.whole.items()}
     torch.save(pairs, folder / "adapter_model.bin")
-    torch.save(whole, folder / "non_lora_trainables.bin")
+    torch.save(whole, folder / OTHERS)
     given = read_config(source, "adapter_config.json")
     # The original's LoRA lies on the language model's modules by their last names, and saves the projector
     # apart.
-    targets = sorted({match["name"].rsplit(".", 1)[-1] for name in pairs if (match := PAIR.match(name))})
+    targets = sorted({name.rsplit(".", 1)[-1] for name in theirs.pairs})
     write_config({**given, "target_modules": targets, "modules_to_save": None}, folder, "adapter_config.json")
     write_config(export_config(config), folder)
