@@ -31,7 +31,10 @@ from videollava import registry
 from videollava.errors import InputError
 from videollava.gate import Decision
 from videollava.params import load_params
-from videollava.tracking.forward import tracking_uri
+from videollava.scrub import scrub
+from videollava.tracking.lineage import read_lineage
+from videollava.tracking.store import connect, tracking_uri
+from videollava.tracking.troubles import is_from_store
 
 __all__ = ["retrain"]
 
@@ -63,7 +66,9 @@ def retrain(
         params = load_params(root / "params.yaml")
         if not workspace:  # a clone's history belongs to the checkout it is of
             os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(home, params.tracking))
+        stores(root)  # settings of DVC that cannot be right end it here
         session = stack.enter_context(open_session(root, params))
+        _look_ahead(session)
         stages = [_stage_task(name)(session, name, push, lock) for name in stage_order(root)]
         version = register_version(session)
         decision = judge_version(session, version["number"])
@@ -78,6 +83,15 @@ def retrain(
         "table": decision.table(),
         "promoted": moved,
     }
+
+
+def _look_ahead(session: Session) -> None:
+    """What would be found out after the training: InputError where the tracker refuses for good, else a warning."""
+    warn = get_run_logger().warning
+    if lacking := session.check_tracking():
+        warn("%s; the training goes on, and the version is made when MLflow answers", lacking)
+    if trouble := read_lineage(session.root).trouble:
+        warn("lineage: no commit is recorded with this retraining: %s", trouble)
 
 
 def _stage_task(name: str) -> Callable[..., StageResult]:
@@ -113,9 +127,13 @@ def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
 def register_version(session: Session) -> dict[str, Any]:
     """A version by reference, unless these very outputs are one already."""
     session.keep(registry.read_metrics(session.root))
-    version, new = registry.register(
-        session.root, session.params, session.run_id(), places=stores(session.root)
-    )
+    places = stores(session.root)
+    try:
+        version, new = registry.register(session.root, session.params, session.run_id(), places=places)
+    except InputError as error:
+        raise InputError(
+            f"{error}; the training is kept, `make retrain` registers it without another"
+        ) from error
     session.journal.tags({"version": str(version.number)})
     get_run_logger().info("%s: %s", version.reference, "new" if new else "registered before")
     return {"number": version.number, "reference": version.reference, "new": new}
@@ -159,10 +177,11 @@ def _publish(session: Session, decision: Decision, version: dict[str, Any]) -> N
         decision.cells(), key="scores", description=f"{version['reference']} against the champion"
     )
     run_id = session.run_id()
-    uri = tracking_uri(session.root, session.params.tracking)
+    uri = scrub(tracking_uri(session.root, session.params.tracking))
     page = f"#/experiments/{_experiment(session)}/runs/{run_id}"
     if uri.startswith("http"):
-        create_link_artifact(f"{uri.rstrip('/')}/{page}", link_text="MLflow run", key="mlflow-run")
+        address = uri.replace("***@", "").rstrip("/")
+        create_link_artifact(f"{address}/{page}", link_text="MLflow run", key="mlflow-run")
     report = session.root / "evaluation" / "report.html"
     lines = [
         f"# {version['reference']}: {'passed the gate' if decision.passed else 'refused by the gate'}",
@@ -179,6 +198,9 @@ def _publish(session: Session, decision: Decision, version: dict[str, Any]) -> N
 
 
 def _experiment(session: Session) -> str:
-    from videollava.tracking.forward import connect
-
-    return connect(session.root, session.params.tracking).experiment
+    try:
+        return connect(session.root, session.params.tracking).experiment
+    except Exception as error:  # the version is made; a link less is no reason to fail
+        if not isinstance(error, InputError) and not is_from_store(error):
+            raise
+        return "unknown"

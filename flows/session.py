@@ -12,18 +12,20 @@ from typing import Any
 
 from flows.graph import stage_order
 from flows.stage import StageResult
+from videollava.errors import InputError
 from videollava.params import Params
 from videollava.tracking import FOLLOWED, PARENT
-from videollava.tracking.forward import Follower, connect, find_run, replay, tracking_uri
+from videollava.tracking.forward import Follower, replay, try_out
 from videollava.tracking.journal import Journal, close_abandoned
 from videollava.tracking.lineage import (
     flatten,
     library_versions,
     locked_input_key,
     read_lineage,
-    scrub,
     stage_key,
 )
+from videollava.tracking.store import connect, find_run, tracking_uri
+from videollava.tracking.troubles import is_from_store
 
 __all__ = ["Session", "open_session"]
 
@@ -71,11 +73,32 @@ class Session:
             if (self.root / name).is_file():
                 self.journal.artifact(self.root / name)
 
+    def check_tracking(self) -> str:
+        """Have MLflow take this retraining's first entries and an artifact, before anything is trained; what did not
+        arrive and may by itself, in words.
+
+        InputError where it refuses for good (credentials, a deleted experiment, a store that cannot be written): the
+        version would be refused as well, after hours.
+        """
+        self.journal.artifact(self.root / "params.yaml", "start")
+        assert self.journal.path is not None
+        tried = try_out(self.root, self.params.tracking, self.journal.path)
+        if (tried.error and not tried.passing) or tried.owed:
+            where = tracking_uri(self.root, self.params.tracking)
+            what = "takes no artifacts" if tried.owed and not tried.error else "refuses"
+            raise InputError(f"MLflow at {where} {what}: {tried.error or tried.refusal}; nothing was trained")
+        return tried.in_words()
+
     def run_id(self) -> str:
-        """Id of this retraining's MLflow run. Whatever MLflow raises comes through."""
-        store = connect(self.root, self.params.tracking)
-        replay(self.root, self.params.tracking, store)
-        return find_run(store, journal=self.journal.identity)
+        """Id of this retraining's MLflow run, "" where MLflow does not tell."""
+        try:
+            store = connect(self.root, self.params.tracking)
+            replay(self.root, self.params.tracking, store)
+            return find_run(store, journal=self.journal.identity)
+        except Exception as error:  # whoever needs it says so
+            if not isinstance(error, InputError) and not is_from_store(error):
+                raise
+            return ""
 
 
 @contextmanager
@@ -89,7 +112,7 @@ def open_session(root: Path, params: Params) -> Iterator[Session]:
     tags = {**read_lineage(root).tags(), **library_versions(), "profile": params.profile}
     if flow_run := os.environ.get("PREFECT__FLOW_RUN_ID"):
         tags["prefect_flow_run"] = flow_run
-    journal.start("retrain", flatten(params), {k: scrub(v) for k, v in tags.items()})
+    journal.start("retrain", flatten(params), tags)
     follower = Follower(root, params.tracking)
     follower.start()
     patience = 5.0  # who was interrupted is not kept waiting for MLflow: the journals stay

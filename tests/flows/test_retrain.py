@@ -16,7 +16,7 @@ import pytest
 
 from videollava.params import Tracking
 from videollava.registry import champion, list_versions
-from videollava.tracking.forward import connect
+from videollava.tracking.store import connect
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = ["fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate"]

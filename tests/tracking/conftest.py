@@ -52,7 +52,7 @@ def train(workspace: Path, weights: str, accuracy: float, blind: float = 20.0) -
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store's database with its tables made (seconds), to be copied."""
-    from videollava.tracking.forward import connect
+    from videollava.tracking.store import connect
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -60,7 +60,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("template")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    connect(folder, Tracking(uri=uri, experiment="template"))
+    assert connect(folder, Tracking(uri=uri, experiment="template")).experiment
     return folder / "mlflow.db"
 
 

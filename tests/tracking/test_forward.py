@@ -10,8 +10,9 @@ import pytest
 
 import videollava.tracking.forward as forward
 from videollava.params import Tracking
-from videollava.tracking.forward import Follower, connect, find_run, replay
+from videollava.tracking.forward import Follower, replay
 from videollava.tracking.journal import Journal, open_journal
+from videollava.tracking.store import connect, find_run
 
 AT = Tracking()
 

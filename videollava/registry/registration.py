@@ -130,7 +130,7 @@ def _is_active(store: Any, run_id: str) -> bool:
 
 
 def _run_for(store: Any, workspace: Path, lineage: Lineage) -> str:
-    from videollava.tracking.forward import find_run
+    from videollava.tracking.store import find_run
 
     key = stage_key(workspace, "evaluate")
     found = find_run(store, stage_key=key) if key else ""

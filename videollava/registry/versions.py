@@ -12,7 +12,7 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.params import Tracking, load_params
 from videollava.registry.manifest import Manifest, cache_of, materialise, model_cache
-from videollava.registry.refusals import answered, is_missing
+from videollava.registry.refusals import answered, is_missing, refusal
 from videollava.registry.store import Store
 from videollava.tracking.lineage import Lineage
 from videollava.tracking.troubles import explain, is_from_store
@@ -63,20 +63,18 @@ class Version:
 
 
 def open_store(workspace: Path, tracking: Tracking) -> Any:
-    """The tracking store (videollava.tracking.forward.Store) that holds the registry too.
+    """The tracking store (videollava.tracking.store.Store) that holds the registry too.
 
     InputError where it does not answer, or refuses.
     """
-    from videollava.tracking.forward import connect, tracking_uri
+    from videollava.tracking.store import connect, tracking_uri
 
     try:
         return connect(workspace, tracking)
     except Exception as error:
         if not is_from_store(error) and not isinstance(error, ImportError):
             raise
-        where, trouble = tracking_uri(workspace, tracking), explain(error)
-        state = "does not answer" if trouble.passing else "refuses"
-        raise InputError(f"the model registry at {where} {state}: {trouble.text}") from error
+        raise InputError(refusal(error, tracking_uri(workspace, tracking))) from error
 
 
 @answered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -42,7 +43,9 @@ def track(stage: str, params: Params, workspace: Path) -> Iterator[Journal]:
     journal = open_journal(workspace / "runs", stage, key)
     tags = read_lineage(workspace).tags() | library_versions()
     journal.start(stage, _shown(stage, params), tags, os.environ.get(PARENT, ""), key)
-    with _forwarded(stage, params.tracking, workspace), journal:
+    if trouble := tags.get("commit_trouble"):
+        print(f"lineage: no commit is recorded: {trouble}", file=sys.stderr)
+    with _forwarded(stage, params.tracking, workspace, journal), journal:
         yield journal
 
 
@@ -53,10 +56,13 @@ def _shown(stage: str, params: Params) -> dict[str, str]:
 
 
 @contextmanager
-def _forwarded(stage: str, tracking: Tracking, workspace: Path) -> Iterator[None]:
+def _forwarded(stage: str, tracking: Tracking, workspace: Path, journal: Journal) -> Iterator[None]:
     if os.environ.get(FOLLOWED) == "1":
         yield
         return
+    graph = list(read_yaml(workspace / "dvc.yaml").get("stages") or ())
+    if graph[:1] == [stage]:
+        _try_out(tracking, workspace, journal)
     began = time.monotonic()
     followers: list[threading.Thread] = []
     timer = threading.Timer(FOLLOW_AFTER, lambda: followers.append(_follow(tracking, workspace)))
@@ -66,8 +72,7 @@ def _forwarded(stage: str, tracking: Tracking, workspace: Path) -> Iterator[None
         yield
     finally:
         timer.cancel()
-        last = stage == next(reversed(read_yaml(workspace / "dvc.yaml").get("stages") or {"": {}}))
-        if last or time.monotonic() - began > REPLAY_AFTER:
+        if graph[-1:] == [stage] or time.monotonic() - began > REPLAY_AFTER:
             _finish(tracking, workspace, followers)
 
 
@@ -89,7 +94,15 @@ def _finish(tracking: Tracking, workspace: Path, followers: list[threading.Threa
         if isinstance(follower, Follower):
             done = follower.stop()
     done = done or replay(workspace, tracking)
-    if done.error:
-        print(
-            f"tracking: not reached ({done.error}); {done.pending} bytes wait in runs/ for `videollava track`"
-        )
+    if told := done.in_words():
+        print(f"tracking: {told}", file=sys.stderr)
+
+
+def _try_out(tracking: Tracking, workspace: Path, journal: Journal) -> None:
+    """Before the first stage: what MLflow refuses is said now, not after hours. Nothing is stopped by it."""
+    try:
+        from videollava.tracking.forward import try_out
+    except ImportError:
+        return
+    if journal.path and (told := try_out(workspace, tracking, journal.path).in_words()):
+        print(f"tracking: {told}; the work goes on", file=sys.stderr)

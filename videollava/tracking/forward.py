@@ -8,90 +8,69 @@ are found again by the journal's identity, and metrics carry the journal's own t
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
-import logging
-import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from videollava.params import Tracking
-from videollava.tracking.journal import PARENTS, journals, read_events
+from videollava.tracking.journal import ARTIFACT_LIMIT, PARENTS, journals, read_events
+from videollava.tracking.store import Store, connect, find_run
+from videollava.tracking.troubles import explain
 
-__all__ = ["Follower", "Forwarded", "Store", "connect", "find_run", "replay", "tracking_uri"]
+__all__ = ["Follower", "Forwarded", "replay", "try_out"]
 
-STORE = ".mlflow"
-ARTIFACT_LIMIT = 64 << 20
 PARAM_LIMIT = 6000
 BATCH = 1000
+ARTIFACTS_AGAIN = 60.0  # seconds until a store that refused an artifact is asked again
 
 
 @dataclass(frozen=True)
 class Forwarded:
-    """What one replay did. pending: bytes that are still only in journals. error: why, where some are."""
+    """What one replay did. pending: bytes that are still only in journals. error: why, where some are; passing: it
+    may be over by itself. skipped: entries that MLflow never takes. owed: artifacts that were refused and wait for
+    the next replay, refusal: why.
+    """
 
     runs: int = 0
     events: int = 0
     pending: int = 0
     skipped: int = 0
     error: str = ""
+    passing: bool = False
+    owed: int = 0
+    refusal: str = ""
 
-
-@dataclass
-class Store:
-    """An MLflow tracking store and our experiment in it."""
-
-    uri: str
-    client: Any
-    experiment: str
-
-    @property
-    def label(self) -> str:
-        """Short name of this store and experiment, for state files."""
-        return hashlib.sha256(f"{self.uri}|{self.experiment}".encode()).hexdigest()[:8]
+    def in_words(self) -> str:
+        """What did not arrive, and what becomes of it; "" where all did."""
+        told = []
+        if self.error:
+            told.append(f"MLflow was not reached: {self.error}; {self.pending} bytes wait in runs/")
+        if self.owed:
+            told.append(f"{self.owed} artifacts wait, the last was refused: {self.refusal}")
+        return "; ".join([*told, "`videollava track` sends them"]) if told else ""
 
 
 @dataclass
 class _State:
-    """How far a journal was sent, and what it is there."""
+    """How far a journal was sent, what it is there, and which artifacts were refused (path, folder)."""
 
     path: Path
     run_id: str = ""
     offset: int = 0
     skipped: int = 0
+    owed: list[tuple[str, str]] = field(default_factory=list)
+    refusal: str = ""
 
     def save(self) -> None:
         aside = self.path.with_name(self.path.name + ".tmp")
-        values = {"run_id": self.run_id, "offset": self.offset, "skipped": self.skipped}
+        values = {name: value for name, value in vars(self).items() if name != "path"}
         aside.write_text(json.dumps(values))
         aside.replace(self.path)
-
-
-def tracking_uri(workspace: Path, tracking: Tracking) -> str:
-    """params.tracking.uri, else MLFLOW_TRACKING_URI, else a SQLite store in the workspace."""
-    local = f"sqlite:///{workspace.resolve() / STORE / 'mlflow.db'}"
-    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or local
-
-
-def connect(workspace: Path, tracking: Tracking) -> Store:
-    """Open the store and find or make the experiment. Whatever MLflow raises comes through.
-
-    A server that is gone is given up after seconds, not minutes (see `_quiet`).
-    """
-    _quiet()
-    import mlflow
-
-    uri = tracking_uri(workspace, tracking)
-    folder = Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
-    with _first_use(folder):
-        _set_uri(uri)
-        client = mlflow.MlflowClient(tracking_uri=uri)
-        artifacts = (folder / "artifacts").as_uri() if folder else None  # a server knows its own place
-        return Store(uri, client, _experiment(client, tracking.experiment, artifacts))
 
 
 def replay(workspace: Path, tracking: Tracking, store: Store | None = None) -> Forwarded:
@@ -102,19 +81,40 @@ def replay(workspace: Path, tracking: Tracking, store: Store | None = None) -> F
         return Forwarded()
     try:
         store = store or connect(workspace, tracking)
+        _ = store.experiment
     except Exception as error:  # the tracker's troubles never stop the work that is tracked
-        return Forwarded(pending=sum(p.stat().st_size for p in paths), error=_reason(error))
+        trouble = explain(error)
+        waiting = sum(p.stat().st_size for p in paths)
+        return Forwarded(pending=waiting, error=trouble.text, passing=trouble.passing)
     # Parents begin first, so that children find them, and go on last, so that they find what they link.
     parents = [path for path in paths if path.parent.name == PARENTS]
     for path in parents:
         _send(store, path, begin=True)
-    sent = [_send(store, path) for path in [*(p for p in paths if p not in parents), *parents]]
+    return _sum([_send(store, path) for path in [*(p for p in paths if p not in parents), *parents]])
+
+
+def try_out(workspace: Path, tracking: Tracking, path: Path) -> Forwarded:
+    """Send one journal's first entries before the work begins: what MLflow refuses now, it refuses afterwards."""
+    try:
+        store = connect(workspace, tracking)
+        _ = store.experiment
+    except Exception as error:
+        trouble = explain(error)
+        return Forwarded(error=trouble.text, passing=trouble.passing)
+    return _send(store, path)
+
+
+def _sum(sent: Sequence[Forwarded]) -> Forwarded:
+    failed = next((one for one in sent if one.error), Forwarded())
     return Forwarded(
-        runs=sum(s.runs for s in sent),
-        events=sum(s.events for s in sent),
-        pending=sum(s.pending for s in sent),
-        skipped=sum(s.skipped for s in sent),
-        error=next((s.error for s in sent if s.error), ""),
+        runs=sum(one.runs for one in sent),
+        events=sum(one.events for one in sent),
+        pending=sum(one.pending for one in sent),
+        skipped=sum(one.skipped for one in sent),
+        error=failed.error,
+        passing=failed.passing,
+        owed=sum(one.owed for one in sent),
+        refusal=next((one.refusal for one in sent if one.refusal), ""),
     )
 
 
@@ -150,24 +150,18 @@ class Follower(threading.Thread):
         try:
             self._store = self._store or connect(self._workspace, self._tracking)
         except Exception as error:  # as in replay: reported, never raised
-            self.last = Forwarded(error=_reason(error))
+            trouble = explain(error)
+            self.last = Forwarded(error=trouble.text, passing=trouble.passing)
             return
         self.last = replay(self._workspace, self._tracking, self._store)
-
-
-def find_run(store: Store, **tags: str) -> str:
-    """Id of the newest run with these tags, "" where there is none; finished ones go before others."""
-    words = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    found = store.client.search_runs(
-        [store.experiment], words, order_by=["attributes.start_time DESC"], max_results=50
-    )
-    done = [run for run in found if run.info.status == "FINISHED"]
-    return next((run.info.run_id for run in [*done, *found]), "")
+        if self.last.error:  # the experiment may be another by now
+            self._store = None
 
 
 def _send(store: Store, path: Path, begin: bool = False) -> Forwarded:
     state_path = path.with_name(f"{path.stem}.{store.label}.json")
-    if _sent_offset(state_path) >= path.stat().st_size:
+    known = _load_state(state_path)
+    if known.offset >= path.stat().st_size and (begin or not known.owed):
         return Forwarded()
     with _exclusive(state_path.with_suffix(".lock")) as mine:
         if not mine:  # another process is sending this journal
@@ -175,13 +169,25 @@ def _send(store: Store, path: Path, begin: bool = False) -> Forwarded:
         state = _load_state(state_path)
         try:
             events = _begin(store, path, state) if begin else _catch_up(store, path, state)
+            if not begin and _pay(store, state, over=True):
+                state.save()
         except Exception as error:  # as in replay: what was not sent stays in the journal
-            if state.run_id and getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-                state_path.unlink(
-                    missing_ok=True
-                )  # the run was deleted there: it is sent again from the start
-            return Forwarded(1, 0, path.stat().st_size - state.offset, state.skipped, _reason(error))
-    return Forwarded(1, events, path.stat().st_size - state.offset, state.skipped)
+            if state.run_id and _run_is_gone(error):
+                state_path.unlink(missing_ok=True)  # it is sent again from the start, as another run
+            trouble = explain(error)
+            return _told(path, state, 0, trouble.text, trouble.passing)
+    return _told(path, state, events)
+
+
+def _told(path: Path, state: _State, events: int, error: str = "", passing: bool = False) -> Forwarded:
+    pending = path.stat().st_size - state.offset
+    owed = len(state.owed)
+    return Forwarded(1, events, pending, state.skipped, error, passing, owed, state.refusal if owed else "")
+
+
+def _run_is_gone(error: Exception) -> bool:
+    """Whether somebody deleted the run meanwhile, for good or into MLflow's bin."""
+    return getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST" or "'active' state" in str(error)
 
 
 def _catch_up(store: Store, path: Path, state: _State) -> int:
@@ -212,6 +218,7 @@ def _find_or_create(store: Store, start: dict[str, Any]) -> str:
         return run_id
     tags = {
         "journal": start["id"],
+        "parent_journal": start["parent"],
         "mlflow.runName": start["name"],
         "stage": start["name"],
         "input_key": start["key"],
@@ -222,7 +229,15 @@ def _find_or_create(store: Store, start: dict[str, Any]) -> str:
     created = store.client.create_run(
         store.experiment, start_time=start["time"], tags=tags, run_name=start["name"]
     )
+    if not start["parent"]:
+        _adopt(store, start["id"], created.info.run_id)
     return str(created.info.run_id)
+
+
+def _adopt(store: Store, journal: str, run_id: str) -> None:
+    """Children of a run that was deleted and is sent again hang below the new one."""
+    for child in store.client.search_runs([store.experiment], f"tags.parent_journal = '{journal}'"):
+        store.client.set_tag(child.info.run_id, "mlflow.parentRunId", run_id)
 
 
 def _apply(store: Store, state: _State, events: Sequence[dict[str, Any]]) -> None:
@@ -251,7 +266,8 @@ def _apply_one(store: Store, state: _State, event: dict[str, Any]) -> None:
         case "tags":
             _log(store, state, tags=[RunTag(k, v) for k, v in event["values"].items()])
         case "artifact":
-            _send_artifact(store, state, Path(event["path"]), event["folder"])
+            state.owed.append((event["path"], event["folder"]))
+            _pay(store, state)
         case "link":
             made_by = find_run(store, stage_key=event["key"]) or find_run(store, input_key=event["inputs"])
             _log(store, state, tags=[RunTag(f"from_cache.{event['stage']}", made_by or "unknown")])
@@ -276,12 +292,34 @@ def _log(store: Store, state: _State, **batch: list[Any]) -> None:
             try:
                 store.client.log_batch(state.run_id, **{kind: part}, synchronous=True)
             except MlflowException as error:
-                if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+                refused = error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+                if not refused or _run_is_gone(error):
                     raise
                 if len(part) == 1:
                     state.skipped += 1
                 for single in part if len(part) > 1 else ():
                     _log(store, state, **{kind: [single]})
+
+
+def _pay(store: Store, state: _State, over: bool = False) -> bool:
+    """Send the artifacts that wait; whether anything changed. A store that refuses one keeps nothing else from
+    arriving: they stay owed. over: the journal was sent whole, so a run that was deleted since stays so.
+    """
+    before = len(state.owed)
+    while state.owed and time.monotonic() >= store.retry_at:
+        path, folder = state.owed[0]
+        try:
+            _send_artifact(store, state, Path(path), folder)
+        except Exception as error:
+            if not _run_is_gone(error):
+                store.retry_at = time.monotonic() + ARTIFACTS_AGAIN
+                state.refusal = explain(error).text
+                return True
+            if not over:
+                raise
+            state.skipped += 1
+        del state.owed[0]
+    return len(state.owed) != before
 
 
 def _send_artifact(store: Store, state: _State, path: Path, folder: str) -> None:
@@ -293,58 +331,6 @@ def _send_artifact(store: Store, state: _State, path: Path, folder: str) -> None
         store.client.log_artifacts(state.run_id, str(path), folder or path.name)
     else:
         store.client.log_artifact(state.run_id, str(path), folder or None)
-
-
-def _experiment(client: Any, name: str, artifacts: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
-        except MlflowException as error:
-            found = client.get_experiment_by_name(name)  # another process was first
-            if found is None:
-                raise error
-    return str(found.experiment_id)
-
-
-def _set_uri(uri: str) -> None:
-    """mlflow.set_tracking_uri without its writing the environment variable that `tracking_uri` reads."""
-    import mlflow
-
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    if before is None:
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-    else:
-        os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-def _quiet() -> None:
-    """Bounded waits, no reports home, no migration log. What the environment sets already stays."""
-    for name, value in (
-        ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"),
-        ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10"),
-        ("MLFLOW_DISABLE_TELEMETRY", "true"),
-        ("DO_NOT_TRACK", "true"),
-        ("GIT_PYTHON_REFRESH", "quiet"),
-    ):
-        os.environ.setdefault(name, value)
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-@contextmanager
-def _first_use(folder: Path | None) -> Iterator[None]:
-    """One process at a time makes the tables of the local store."""
-    if folder is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager
@@ -361,14 +347,9 @@ def _exclusive(path: Path) -> Iterator[bool]:
 def _load_state(path: Path) -> _State:
     try:
         values = json.loads(path.read_text())
-        return _State(path, values["run_id"], values["offset"], values["skipped"])
-    except (FileNotFoundError, ValueError, KeyError):
+        owed = [(str(file), str(folder)) for file, folder in values.get("owed", ())]
+        return _State(
+            path, values["run_id"], values["offset"], values["skipped"], owed, values.get("refusal", "")
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return _State(path)
-
-
-def _sent_offset(path: Path) -> int:
-    return _load_state(path).offset
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:500]

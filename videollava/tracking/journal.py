@@ -4,7 +4,8 @@
 
 A tracking server is never waited for: `videollava.tracking.forward` sends journals on when it can.
 Events: start (params, tags, parent), metric (step, values), tags, artifact (path), link, end (status).
-A run that was killed goes on in the same file, and so in the same MLflow run.
+A run that was killed goes on in the same file, and so in the same MLflow run. Credentials are hidden here, where
+it is all written down: words in events, and texts among the artifacts (kept as they are now, in runs/artifacts).
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from videollava.scrub import scrub
+from videollava.tracking.artifacts import ARTIFACT_LIMIT, keep
+
 __all__ = [
+    "ARTIFACT_LIMIT",
     "PARENTS",
     "Journal",
     "close_abandoned",
@@ -66,7 +71,7 @@ class Journal:
         self, name: str, params: Mapping[str, str], tags: Mapping[str, str], parent: str = "", key: str = ""
     ) -> None:
         """Say what runs: flat params, lineage tags, the identity of the parent's journal, the input key."""
-        event = {"id": self.identity, "name": name, "params": dict(params), "tags": dict(tags)}
+        event = {"id": self.identity, "name": name, "params": _hide(params), "tags": _hide(tags)}
         self._append("start", {**event, "parent": parent, "key": key, "pid": os.getpid()}, sync=True)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -75,11 +80,13 @@ class Journal:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Words about the run."""
-        self._append("tags", {"values": dict(values)}, sync=True)
+        self._append("tags", {"values": _hide(values)}, sync=True)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """A file (or folder) to keep with the run, under `folder` there."""
-        self._append("artifact", {"path": str(path.resolve()), "folder": folder}, sync=True)
+        """A file (or folder) to keep with the run, under `folder` there: as it is at this moment."""
+        if self.path is not None:
+            kept = keep(path.resolve(), self.path.resolve().parents[1] / "artifacts")
+            self._append("artifact", {"path": str(kept), "folder": folder}, sync=True)
 
     def link(self, stage: str, key: str, inputs: str) -> None:
         """A stage that did not run: the run that made its outputs, found by these keys, is to be named."""
@@ -91,7 +98,12 @@ class Journal:
             return
         self._ended = True
         seconds = round(time.monotonic() - self._began, 3)
-        event = {"status": status, "error": error[:2000], "seconds": seconds, "peak_rss_mib": _peak_rss_mib()}
+        event = {
+            "status": status,
+            "error": scrub(error)[:2000],
+            "seconds": seconds,
+            "peak_rss_mib": _peak_rss_mib(),
+        }
         self._append("end", event, sync=True)
         if self._stream:
             self._stream.close()
@@ -200,6 +212,10 @@ def write_curve(
         for step in sorted(rows):
             writer.writerow([step, *(_cell(rows[step].get(name)) for name in columns)])
     aside.replace(target)
+
+
+def _hide(words: Mapping[str, str]) -> dict[str, str]:
+    return {name: scrub(text) for name, text in words.items()}
 
 
 def _all_events(path: Path) -> Iterable[dict[str, Any]]:

@@ -152,8 +152,10 @@ def locked_input_key(workspace: Path, stage: str) -> str:
     return digest({"stage": stage, "deps": deps, "params": params})
 
 
-def input_key(workspace: Path, stage: str) -> str:
-    """Hash of what the stage is about to read: its data, its code, its parameters.
+def input_key(workspace: Path, stage: str, *, parameters: bool = True) -> str:
+    """Hash of what the stage is about to read: its data, its code, its parameters in params.yaml.
+
+    parameters: False for who tells those in use himself (by `--params` and `--set` they may be others).
 
     Under DVC, outputs of earlier stages are named by dvc.lock and not read again. Run by hand
     (`videollava finetune`), nobody has checked that the lock is true: files are told apart by size and time.
@@ -162,7 +164,7 @@ def input_key(workspace: Path, stage: str) -> str:
     if stage not in graph:
         return ""
     params = read_yaml(workspace / "params.yaml")
-    names = [name for name in graph[stage].get("params") or () if isinstance(name, str)]
+    names = [name for name in graph[stage].get("params") or () if isinstance(name, str) and parameters]
     locked = _locked_outs(read_yaml(workspace / "dvc.lock"))
     made = {_path(out) for entry in graph.values() for out in _outs(entry)}
     deps = {dep: _hash_dep(workspace, dep, locked, made) for dep in graph[stage].get("deps") or ()}

@@ -10,6 +10,7 @@ from videollava.scrub import scrub
 __all__ = ["Trouble", "explain", "is_from_store"]
 
 LONGEST = 300
+SHORT = 120
 # Packages whose exceptions come from a store: the tracking server's, its database's, its artifacts'.
 SPEAKERS = {
     "azure",
@@ -87,18 +88,32 @@ class Trouble:
 
 def explain(error: BaseException) -> Trouble:
     """What an exception out of a store means. Nothing secret is in the text."""
-    said = f"{type(error).__name__}: {error}" if not str(error).strip() else str(error)
-    said = " ".join(scrub(said).split())
+    said, root = _said(error), _said(_root(error))
+    shown = root if len(said) > SHORT >= len(root) else said
     for pattern, remedy, passing in MEANINGS:
-        if re.search(pattern, f"{type(error).__name__} {said}", re.IGNORECASE):
-            return Trouble(f"{_short(said)}; {remedy}", passing)
-    return Trouble(_short(said), False)
+        if re.search(pattern, f"{type(error).__name__} {said} {root}", re.IGNORECASE):
+            return Trouble(f"{_short(shown)}; {remedy}", passing)
+    return Trouble(_short(shown), False)
 
 
 def is_from_store(error: BaseException) -> bool:
     """Whether it was raised by what speaks to a store, not by a mistake in this code."""
     roots = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return isinstance(error, OSError) or bool(roots & SPEAKERS)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What it began with: HTTP and database libraries wrap a short reason in several long ones."""
+    seen = {id(error)}
+    while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        error = inner
+    return error
+
+
+def _said(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(scrub(str(text)).split()) or type(error).__name__
 
 
 def _short(text: str) -> str:
