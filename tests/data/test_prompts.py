@@ -233,7 +233,9 @@ def test_media_anywhere_in_the_question(tokenizer: Any) -> None:
     ("question", "media"),
     [
         ("no mark", ["image"]),
-        ("<image> one too many", []),
+        ("<image> and <image>, one too many", ["image"]),
+        ("<Image>", ["image"]),
+        (r"\<image>", ["image"]),
         ("<image><video>", ["video", "image"]),
         ("<image>", ["image", "image"]),
     ],
@@ -242,6 +244,49 @@ def test_media_anywhere_in_the_question(tokenizer: Any) -> None:
 def test_marks_and_media_must_agree(tiny: Any, question: str, media: list[str], template: str) -> None:
     with pytest.raises(InputError, match=r"record 'r7': .*(marks in its questions|needs an image)"):
         encode(dialogue(question, "yes"), media, tiny, template, where="record 'r7'")
+
+
+def test_without_media_marks_are_words_as_the_original_reads_them(llama: Any, model_file: Path) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(str(model_file))
+    for text in (
+        "What does <video> do?",
+        "<image>\nand <video>",
+        "a<image>b",
+        r"\<image>",
+        "<video><source></video>",
+    ):
+        encoded = encode(dialogue(text, f"It is {text}."), [], llama)
+        written = f"{TEMPLATES['v1'].system} USER: {text} ASSISTANT: It is {text}."
+        assert encoded.input_ids == [1, *pieces.encode(written), 2]
+        assert encoded.media == ()
+        assert (
+            prompt(dialogue(text), [], llama).input_ids
+            == encoded.input_ids[: len(prompt(dialogue(text), [], llama).input_ids)]
+        )
+
+
+def test_a_backslash_makes_a_word_of_a_mark(tokenizer: Any) -> None:
+    turns = dialogue(
+        "<image>\nIs \\<image> a tag, and \\<video>?", "No, \\<image> is none.", "glued\\<image>on", "ok"
+    )
+    encoded = encode(turns, ["image"], tokenizer)
+    assert encoded.media == ("image",)
+    if tokenizer.is_fast:
+        text = tokenizer.decode([token for token in encoded.input_ids if token >= 0])
+        assert "Is <image> a tag, and <video>?" in text
+        assert "No, <image> is none." in text
+        assert "glued<image>on" in text
+        assert "\\" not in text
+
+
+def test_the_error_counts_marks_and_media_and_knows_the_word(tiny: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        encode(dialogue("<image>, <image> and <Image>", "a"), ["image"], tiny, where="r7")
+    assert "r7: 2 marks in its questions (<image>, <image>) for 1 media (image)" in str(caught.value)
+    assert "(not <Image>)" in str(caught.value)
+    assert r"the mere word is written \<image>" in str(caught.value)
 
 
 def test_mark_in_an_answer_is_text(tiny: Any) -> None:
@@ -327,7 +372,7 @@ def test_expand() -> None:
 
 def test_batch_gives_an_error_in_the_place_of_what_is_broken(tiny: Any) -> None:
     good = dialogue("<image>\nWhat?", "red")
-    results = encode_batch([(good, ["image"], "a"), (good, [], "b"), (good, ["image"], "c")], tiny)
+    results = encode_batch([(good, ["image"], "a"), (good, ["video"], "b"), (good, ["image"], "c")], tiny)
     assert results[0] == results[2] == encode(good, ["image"], tiny)
     assert isinstance(results[1], InputError)
     assert str(results[1]).startswith("b: ")

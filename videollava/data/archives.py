@@ -1,4 +1,4 @@
-"""Tar and zip archives: written so that equal content gives equal bytes, read without trusting them.
+"""Tar and zip archives, read without trusting them.
 
 Nothing is ever extracted to a path that an archive names. A member that could do harm, or that is not what
 it claims to be, comes out as a Refusal with its reason.
@@ -15,17 +15,20 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import IO, Any
 
+from videollava.data.names import clean_name, is_junk, is_safe, zip_name
+from videollava.data.tar_writer import TarWriter
 from videollava.errors import InputError
 
 __all__ = [
+    "AMBIGUOUS",
     "DAMAGED",
+    "JUNK",
     "Member",
     "Refusal",
     "TarWriter",
@@ -39,6 +42,45 @@ __all__ = [
 MAX_MEMBER = 4 << 30  # bytes of one member
 MAX_RATIO = 200  # times its compressed size that a member or an archive may grow
 FREE = 64 << 20  # growth up to this size is never a bomb
+LONGEST_LINK = 4096  # bytes of a path that a link in a zip holds
+LINKS = 8  # one after the other, to a file
+
+JUNK = "left by an operating system"
+AMBIGUOUS = "ambiguous member"
+NESTED = (
+    ".zip",
+    ".tar",
+    ".tgz",
+    ".tar.gz",
+    ".tar.bz2",
+    ".tbz2",
+    ".tar.xz",
+    ".txz",
+    ".tar.zst",
+    ".7z",
+    ".rar",
+)
+ZIP_METHODS = {
+    1: "shrink",
+    6: "implode",
+    9: "Deflate64",
+    20: "Zstandard",
+    93: "Zstandard",
+    95: "XZ",
+    98: "PPMd",
+}
+READ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+ENCRYPTED = 0x2041  # flags of a zip's entry
+# What comes in the place of an archive.
+STRANGERS = {
+    b"7z\xbc\xaf": "a 7z archive: pack it again as tar or zip",
+    b"Rar!": "a RAR archive: pack it again as tar or zip",
+    b"<": "a web page, perhaps a login or an error: check its address",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file: `git lfs pull`, or use its download address",
+    b"ID3": "a sound, no archive: pack media into a tar",
+    b"\x89PNG": "a picture, no archive: pack media into a tar",
+    b"\xff\xd8\xff": "a picture, no archive: pack media into a tar",
+}
 
 # What reading a damaged archive raises.
 DAMAGED: tuple[type[Exception], ...] = (
@@ -49,12 +91,28 @@ DAMAGED: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive. `offset` is where its bytes start in the archive, -1 where they're compressed."""
+    """A file in an archive.
+
+    `offset` is where its bytes start in the archive, -1 where they're compressed; `entry` its number in a zip.
+    `written` is its name as the archive has it, `legacy` the bytes of that where nothing says what they mean.
+    """
 
     archive: str
     name: str
     size: int
     offset: int
+    entry: int = -1
+    written: str = ""
+    legacy: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A member that stands for another of the same archive."""
+
+    name: str
+    target: str
+    hard: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,118 +125,194 @@ class Refusal:
     detail: str = ""
 
 
-class TarWriter:
-    """Writes a tar whose bytes depend on names and contents alone."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = path.open("wb")
-        self._size = 0
-
-    def add(self, name: str, data: bytes) -> int:
-        """Append a member and return the offset of its bytes in the file."""
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        header = info.tobuf(tarfile.PAX_FORMAT)
-        offset = self._size + len(header)
-        padding = bytes(-len(data) % tarfile.BLOCKSIZE)
-        for part in (header, data, padding):
-            self._file.write(part)
-        self._size = offset + len(data) + len(padding)
-        return offset
-
-    def __enter__(self) -> TarWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            end = self._size + 2 * tarfile.BLOCKSIZE
-            self._file.write(bytes(end + -end % tarfile.RECORDSIZE - self._size))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-
-
-def is_safe(name: str) -> bool:
-    """Whether a member's name stays inside the archive: relative, no "..", no other system's separators."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and not set(name) & set("\\\0:\n\r")
-
-
 def list_members(archive: Path) -> Iterator[Member | Refusal]:
-    """Every regular file of a plain tar or a zip, in its order; unpack compressed tars first."""
-    listed = _list_zip(archive) if zipfile.is_zipfile(archive) else _list_tar(archive)
-    seen: set[str] = set()
+    """Every regular file of a plain tar or a zip, in its order; unpack compressed tars first.
+
+    Names come out clean (names.py). Links to files of the same archive are files, after the others.
+    """
+    seen: dict[str, Member] = {}
+    links: list[Link] = []
     try:
-        for member in listed:
-            if isinstance(member, Member) and member.name in seen:
-                yield Refusal(str(archive), member.name, "duplicate member", "the first one is used")
+        for found in _list_zip(archive) if _is_zip(archive) else _list_tar(archive):
+            if isinstance(found, Link) and not found.hard:
+                links.append(found)
                 continue
-            seen.add(member.name)
-            yield member
+            member = _follow(archive, found, seen, {}) if isinstance(found, Link) else found
+            yield _admit(member, seen)
+        targets = {link.name: link.target for link in links}
+        for link in links:
+            yield _admit(_follow(archive, link, seen, targets), seen)
     except DAMAGED as error:
-        yield Refusal(str(archive), "", "unreadable archive", f"{error} (a tar or a zip is expected)")
+        yield Refusal(str(archive), "", "unreadable archive", _what_it_is(archive) or _expected(error))
 
 
-def _list_tar(archive: Path) -> Iterator[Member | Refusal]:
-    total = archive.stat().st_size
-    with tarfile.open(archive, "r:") as tar:
-        while (info := tar.next()) is not None:
-            if not info.isdir():
-                yield _check_tar(str(archive), info, total)
-            tar.members.clear()  # type: ignore[attr-defined]  # or the headers of millions stay in memory
-        end = tar.offset
-    # tarfile takes a broken header for the end.
+def _expected(error: Exception) -> str:
+    return f"{error} (a tar or a zip is expected)"
+
+
+def _what_it_is(archive: Path) -> str:
     with archive.open("rb") as file:
-        file.seek(end)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            yield Refusal(str(archive), "", "damaged archive", f"no tar header at byte {end} of {total}")
+        head = file.read(512).lstrip()
+    return next((words for start, words in STRANGERS.items() if head.startswith(start)), "")
 
 
-def _check_tar(archive: str, info: tarfile.TarInfo, total: int) -> Member | Refusal:
-    name = info.name.removeprefix("./")
+def _is_zip(archive: Path) -> bool:
+    with archive.open("rb") as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    # By its start: a tar whose last member is a zip ends like one. What starts like neither may be a self-extractor.
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00")):
+        return True
+    return not _is_tar_header(head) and zipfile.is_zipfile(archive)
+
+
+def _is_tar_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _admit(found: Member | Refusal, seen: dict[str, Member]) -> Member | Refusal:
+    """A member, if it is the only one of its name and no by-product."""
+    if isinstance(found, Refusal):
+        return found
+    if is_junk(found.name):
+        return Refusal(found.archive, found.name, JUNK)
+    if found.name.lower().endswith(NESTED):
+        return Refusal(
+            found.archive, found.name, "nested archive", "unpack it, and list it as an archive of its own"
+        )
+    other = seen.setdefault(found.name, found)
+    if other is found:
+        return found
+    if other.written.removeprefix("./") == found.written.removeprefix("./"):
+        return Refusal(found.archive, found.name, "duplicate member", "the first one is used")
+    return Refusal(
+        found.archive,
+        found.name,
+        AMBIGUOUS,
+        f"{other.written!r} and {found.written!r} have one name; rename one",
+    )
+
+
+def _follow(
+    archive: Path, link: Link, seen: Mapping[str, Member], links: Mapping[str, str]
+) -> Member | Refusal:
+    """The file that a link stands for, under the link's name; a path that leaves the archive is never followed."""
+    target = link.target
+    for _ in range(LINKS):
+        if not is_safe(target):
+            return Refusal(str(archive), link.name, "unsafe member", f"a link to {target}")
+        if target in seen:
+            return replace(seen[target], name=link.name, written=link.name)
+        if target not in links:
+            break
+        target = links[target]
+    return Refusal(
+        str(archive), link.name, "unsafe member", f"a link to {link.target}, no file of the archive"
+    )
+
+
+def _resolve(name: str, target: str) -> str:
+    """Where a symbolic link leads, from the folder of its name."""
+    return clean_name(target if target.startswith("/") else f"{name.rpartition('/')[0] or '.'}/{target}")
+
+
+def _list_tar(archive: Path) -> Iterator[Member | Refusal | Link]:
+    total, start = archive.stat().st_size, 0
+    while start >= 0:
+        with archive.open("rb") as file:
+            file.seek(start)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (info := tar.next()) is not None:
+                    if not info.isdir():
+                        yield _check_tar(str(archive), info, total)
+                    tar.members.clear()  # type: ignore[attr-defined]  # or the headers of millions stay in memory
+                end = tar.offset
+            # tarfile takes a broken header for the end.
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                yield Refusal(str(archive), "", "damaged archive", f"no tar header at byte {end} of {total}")
+                return
+            start, rest = _next_tar(file, end)
+        if rest:
+            yield Refusal(str(archive), "", "trailing bytes", f"{total - end} bytes follow its end; not read")
+
+
+def _next_tar(file: IO[bytes], end: int) -> tuple[int, bool]:
+    """Where another tar begins behind the end of one (they are joined by `cat`), -1: nowhere; and if bytes follow."""
+    file.seek(end)
+    while data := file.read(tarfile.BLOCKSIZE << 11):
+        if not data.strip(b"\0"):
+            end += len(data)
+            continue
+        skipped = (len(data) - len(data.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        found = _is_tar_header(data[skipped : skipped + tarfile.BLOCKSIZE])
+        return (end + skipped, False) if found else (-1, True)
+    return -1, False
+
+
+def _check_tar(archive: str, info: tarfile.TarInfo, total: int) -> Member | Refusal | Link:
+    name = clean_name(info.name)
     if not is_safe(name):
         return Refusal(archive, name, "unsafe member", "its path leads outside the archive")
-    if info.issym() or info.islnk():
-        return Refusal(archive, name, "unsafe member", f"a link to {info.linkname}")
-    if not info.isreg() or info.issparse():
+    if info.issym():
+        return Link(name, _resolve(name, info.linkname), hard=False)
+    if info.islnk():
+        return Link(name, clean_name(info.linkname), hard=True)
+    if info.issparse():
+        return Refusal(archive, name, "unreadable member", "a sparse file: pack it without `tar --sparse`")
+    if not info.isreg():
         return Refusal(archive, name, "unsafe member", "not a regular file")
     if info.size > MAX_MEMBER:
         return Refusal(archive, name, "too large", f"{info.size} bytes, at most {MAX_MEMBER} are read")
     if info.offset_data + info.size > total:
         return Refusal(archive, name, "damaged archive", "the archive ends before the member does")
-    return Member(archive, name, info.size, info.offset_data)
+    return Member(archive, name, info.size, info.offset_data, written=info.name)
 
 
-def _list_zip(archive: Path) -> Iterator[Member | Refusal]:
+def _list_zip(archive: Path) -> Iterator[Member | Refusal | Link]:
     with zipfile.ZipFile(archive) as file:
-        for info in file.infolist():
-            if not info.is_dir():
-                yield _check_zip(str(archive), info)
+        for entry, info in enumerate(file.infolist()):
+            if not info.is_dir() and not info.filename.endswith("\\"):
+                found: Member | Refusal | Link = _check_zip(str(archive), info, entry)
+                if isinstance(found, Member) and stat.S_ISLNK(info.external_attr >> 16):
+                    target = file.read(info).decode("utf-8", "replace")
+                    found = Link(found.name, _resolve(found.name, target), hard=False)
+                yield found
 
 
-def _check_zip(archive: str, info: zipfile.ZipInfo) -> Member | Refusal:
-    name = info.filename
+def _check_zip(archive: str, info: zipfile.ZipInfo, entry: int) -> Member | Refusal:
+    written, legacy = zip_name(info)
+    name = clean_name(written)
     kind = stat.S_IFMT(info.external_attr >> 16)
     if not is_safe(name):
         return Refusal(archive, name, "unsafe member", "its path leads outside the archive")
-    if kind not in (0, stat.S_IFREG):
+    if kind not in (0, stat.S_IFREG, stat.S_IFLNK) or (
+        kind == stat.S_IFLNK and info.file_size > LONGEST_LINK
+    ):
         return Refusal(archive, name, "unsafe member", "not a regular file")
-    if info.flag_bits & 1:
-        return Refusal(archive, name, "unreadable member", "encrypted")
+    if info.flag_bits & ENCRYPTED:
+        return Refusal(archive, name, "unreadable member", "encrypted: pack it again without a password")
+    if info.compress_type not in READ_METHODS:
+        method = ZIP_METHODS.get(info.compress_type, f"method {info.compress_type}")
+        return Refusal(
+            archive, name, "unreadable member", f"packed by {method}: pack it again with Deflate, or as a tar"
+        )
     if info.file_size > MAX_MEMBER:
         return Refusal(archive, name, "too large", f"{info.file_size} bytes, at most {MAX_MEMBER} are read")
     if info.file_size > FREE and info.file_size > MAX_RATIO * max(info.compress_size, 1):
         grown = f"{info.compress_size} bytes grow to {info.file_size}"
         return Refusal(archive, name, "decompression bomb", grown)
-    return Member(archive, name, info.file_size, -1)
+    return Member(archive, name, info.file_size, -1, entry, written, legacy)
 
 
 def read_member(member: Member) -> bytes:
     """The bytes of a member; one of DAMAGED where the archive is."""
     if member.offset < 0:
-        with _open_zip(*_version(member.archive)).open(member.name) as file:
+        archive = _open_zip(*_version(member.archive))
+        with archive.open(_zip_entry(archive, member)) as file:
             data = file.read(member.size + 1)
     else:
         data = os.pread(_open_file(*_version(member.archive)).fileno(), member.size, member.offset)
@@ -190,8 +324,14 @@ def read_member(member: Member) -> bytes:
 def open_member(member: Member) -> IO[bytes]:
     """A member as a stream, for what is too large to hold."""
     if member.offset < 0:
-        return zipfile.ZipFile(member.archive).open(member.name)
+        archive = zipfile.ZipFile(member.archive)
+        return archive.open(_zip_entry(archive, member))
     return io.BufferedReader(_Window(member.archive, member.offset, member.size), 1 << 20)
+
+
+def _zip_entry(archive: zipfile.ZipFile, member: Member) -> zipfile.ZipInfo:
+    # By number: of two entries of one name, the name opens the last.
+    return archive.infolist()[member.entry] if member.entry >= 0 else archive.getinfo(member.name)
 
 
 class _Window(io.RawIOBase):
@@ -233,8 +373,14 @@ def _open_zip(path: str, inode: int, modified: int) -> zipfile.ZipFile:
 
 
 def unpack_compressed(archive: Path, scratch: Path) -> Path:
-    """A plain tar, in `scratch`, of a compressed one (gz, bz2, xz); other archives come back as they are."""
-    openers: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+    """A plain tar, in `scratch`, of a compressed one (gz, bz2, xz, zst, lz4); others come back as they are."""
+    openers: dict[bytes, Any] = {
+        b"\x1f\x8b": gzip.open,
+        b"BZ": bz2.open,
+        b"\xfd7": lzma.open,
+        b"\x28\xb5": partial(_open_arrow, codec="zstd"),
+        b"\x04\x22": partial(_open_arrow, codec="lz4"),
+    }
     with archive.open("rb") as file:
         opener = openers.get(file.read(2))
     if opener is None:
@@ -255,3 +401,10 @@ def unpack_compressed(archive: Path, scratch: Path) -> Path:
     except DAMAGED:
         pass  # what came out before the damage is listed, and ends with a Refusal
     return target
+
+
+def _open_arrow(archive: Path, mode: str, *, codec: str) -> Any:
+    """What Python's own library cannot decompress."""
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.OSFile(str(archive), mode), codec)

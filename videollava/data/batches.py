@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from videollava.data.bounds import Bound
 from videollava.data.features import Features
 from videollava.data.media import frames_to_pixels, image_to_pixels, read_frames, read_image
 from videollava.data.packing import Plan
-from videollava.data.prompts import IGNORED, Encoded, encode, expand
+from videollava.data.prompts import IGNORED, Encoded, cut, encode, expand
 from videollava.data.records import Turn
 from videollava.data.shards import Shards, load_split
 from videollava.errors import InputError
@@ -35,7 +36,9 @@ __all__ = ["Batch", "Layout", "Packs", "lay_in_row", "load_batches"]
 
 @dataclass(frozen=True)
 class Layout:
-    """How records become input: template, picture preprocessing, tokens a medium takes and their placeholder ids."""
+    """How records become input: template, picture preprocessing, tokens a medium takes and their placeholder ids,
+    and how long a sample may be.
+    """
 
     template: str
     image_size: int
@@ -45,7 +48,7 @@ class Layout:
     image_token_id: int
     video_token_id: int
     image_aspect: Literal["crop", "pad"] = "pad"
-    max_text_tokens: int | None = None
+    bound: Bound | None = None
 
     @classmethod
     def of(cls, model: Model, vocab_size: int, **choices: Any) -> Layout:
@@ -149,9 +152,10 @@ class Packs(Dataset[Batch]):
         kinds = [self.shards.kind(number) for number in record["media"]]
         turns = [Turn(role, text) for role, text in json.loads(record["conversations"])]
         layout = self.layout
-        encoded = encode(
-            turns, kinds, self.tokenizer, layout.template, max_text_tokens=layout.max_text_tokens, where=where
-        )
+        encoded = encode(turns, kinds, self.tokenizer, layout.template, where=where)
+        if layout.bound is not None:
+            limit, name = layout.bound.text_limit(kinds, where)
+            encoded = cut(encoded, limit, bounded_by=name, where=where)
         expanded = expand(
             encoded, layout.image_tokens, layout.video_tokens, layout.image_token_id, layout.video_token_id
         )

@@ -96,7 +96,8 @@ def pack_capacity(
     if longest > budget:
         raise InputError(
             f"tokens_per_pack is {budget}, but the longest sample has {longest} tokens; "
-            f"set tokens_per_pack to {longest} or more, or lower max_tokens and run prepare again"
+            f"set tokens_per_pack to {longest} or more, or max_tokens to {budget} or less and run "
+            "`videollava prepare` again (records whose media alone are longer are then left out)"
         )
     per_step = min(batch_size, len(tokens)) * float(tokens.mean())
     fewest = max(1, math.ceil(per_step / (FILL * ranks * budget)))

@@ -12,23 +12,26 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from videollava.data.archives import Member, Refusal, TarWriter, list_members, read_member, unpack_compressed
+from videollava.data.archives import Member, read_member
+from videollava.data.bounds import Bound, bound_of
 from videollava.data.fetch import RAW
 from videollava.data.inspection import Inspected, Wanted, inspect_all
+from videollava.data.opened import Opened, open_source
 from videollava.data.pool import Pool
 from videollava.data.quarantine import Quarantine
-from videollava.data.readers import Rejected, read_records
-from videollava.data.records import MediumKind, Record
+from videollava.data.readers import Rejected
+from videollava.data.records import MediumKind
 from videollava.data.rows import Row, Task, encode_rows
 from videollava.data.shards import SplitWriter, shard_name, write_media
+from videollava.data.tar_writer import TarWriter
 from videollava.data.vocabulary import copy_tokenizer, train_tokenizer, training_texts
 from videollava.errors import InputError
-from videollava.params import Params, Source
+from videollava.params import Params
 
 __all__ = ["PREPARED", "run"]
 
@@ -41,22 +44,6 @@ RECORDS_A_TASK = 512
 COUNTED = ("text_tokens", "target_tokens", "images", "videos", "tokens")
 
 Advance = Callable[[int], None]
-
-
-@dataclass
-class Opened:
-    """A fetched source: the members of its archives by name, and what became of those that records want."""
-
-    source: Source
-    folder: Path
-    catalogue: dict[str, Member] = field(default_factory=dict)
-    wanted: dict[str, MediumKind] = field(default_factory=dict)
-    numbers: dict[str, int] = field(default_factory=dict)  # media_id of each that is good
-    broken: dict[str, Inspected] = field(default_factory=dict)
-
-    def entries(self) -> Iterator[tuple[str, Record] | Rejected]:
-        """Its records, as often as asked for."""
-        return read_records(self.source, self.folder, self.catalogue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +84,11 @@ def _build(params: Params, workspace: Path, building: Path) -> None:
         Quarantine(building / "quarantine.jsonl") as quarantine,
         Pool(params.prepare.workers) as pool,
     ):
-        sources = [_open(source, workspace, quarantine) for source in params.fetch.sources]
-        count = sum(map(_find_wanted, sources))
+        sources = [
+            open_source(source, workspace / RAW, workspace / SCRATCH, quarantine)
+            for source in params.fetch.sources
+        ]
+        count = sum(map(Opened.find_wanted, sources))
         bar = _bar(progress, "media", sum(len(opened.wanted) for opened in sources))
         media = _inspect(sources, pool, bar)
         _check_space(media, building)
@@ -107,48 +97,15 @@ def _build(params: Params, workspace: Path, building: Path) -> None:
         _make_tokenizer(params, sources, building / "tokenizer")
         tasks = _tasks(params, sources, building / "tokenizer", quarantine)
         bar = _bar(progress, "records", count)
-        splits = _write_splits(tasks, building, len(media), pool, quarantine, bar)
+        splits = _write_splits(tasks, building, len(media), pool, quarantine, bar, _bounds(params))
         quarantine.check(params.prepare.max_quarantined, workspace / QUARANTINE)
+    _say(splits["splits"], _bounds(params), sources)
     summary = {**splits, "media": _count_media(media, sources), "quarantined": quarantine.summary()}
     (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
 
 def _bar(progress: Any, name: str, total: int) -> Advance:
     return partial(progress.advance, progress.add_task(name, total=total))
-
-
-def _open(source: Source, workspace: Path, quarantine: Quarantine) -> Opened:
-    folder = workspace / RAW / source.name
-    if not folder.is_dir():
-        raise InputError(f"{folder}: not found; run `videollava fetch` first")
-    opened = Opened(source, folder)
-    for archive in sorted(folder.iterdir()):
-        if archive.suffix in (".json", ".jsonl"):
-            continue
-        if not archive.is_file():
-            refusal = Refusal(str(archive), "", "unreadable archive", "not a file; pack folders into a tar")
-            quarantine.refuse(source.name, refusal)
-            continue
-        for member in list_members(unpack_compressed(archive, workspace / SCRATCH)):
-            if isinstance(member, Refusal):
-                quarantine.refuse(source.name, member)
-            elif member.name in opened.catalogue:
-                detail = f"{opened.catalogue[member.name].archive} has it too, and is used"
-                quarantine.refuse(source.name, Refusal(str(archive), member.name, "duplicate member", detail))
-            else:
-                opened.catalogue[member.name] = member
-    return opened
-
-
-def _find_wanted(opened: Opened) -> int:
-    """Note the media that records ask for; how many entries the source has."""
-    count = 0
-    for entry in opened.entries():
-        count += 1
-        if not isinstance(entry, Rejected):
-            for medium in entry[1].media:
-                opened.wanted.setdefault(medium.path, medium.kind)
-    return count
 
 
 def _inspect(sources: list[Opened], pool: Pool, advance: Advance) -> list[Kept]:
@@ -247,38 +204,33 @@ def _make_tokenizer(params: Params, sources: list[Opened], folder: Path) -> None
 
 
 def _tasks(params: Params, sources: list[Opened], tokenizer: Path, quarantine: Quarantine) -> Iterator[Task]:
-    trained = params.prepare.tokenizer == "train"
+    trained, model = params.prepare.tokenizer == "train", params.model
+    task = partial(Task, tokenizer, trained, model.image_tokens, model.video_tokens, _bounds(params))
     rows: list[Row | Rejected] = []
     for opened in sources:
         for entry in opened.entries():
             quarantine.count(opened.source.name)
-            rows.append(_resolve(opened, entry))
+            rows.append(opened.resolve(entry))
             if len(rows) == RECORDS_A_TASK:
-                yield Task(tokenizer, trained, params.model.image_tokens, params.model.video_tokens, rows)
+                yield task(rows)
                 rows = []
-    yield Task(tokenizer, trained, params.model.image_tokens, params.model.video_tokens, rows)
+    yield task(rows)
 
 
-def _resolve(opened: Opened, entry: tuple[str, Record] | Rejected) -> Row | Rejected:
-    """Replace a record's paths by media ids, or say which medium is missing or broken."""
-    if isinstance(entry, Rejected):
-        return entry
-    split, record = entry
-    for medium in record.media:
-        reason, detail = "", ""
-        if medium.path in opened.broken:
-            reason, detail = opened.broken[medium.path].reason, opened.broken[medium.path].detail
-        elif medium.path not in opened.numbers:
-            reason, detail = "missing medium", "not in the archives of its source"
-        elif opened.wanted[medium.path] != medium.kind:
-            reason, detail = "medium of two kinds", f"elsewhere it is a {opened.wanted[medium.path]}"
-        if reason:
-            return Rejected(opened.source.name, split, record.id, reason, f"{medium.path}: {detail}")
-    return Row(split, record, tuple(opened.numbers[medium.path] for medium in record.media))
+def _bounds(params: Params) -> dict[str, Bound]:
+    """By split, what training will cut its samples to."""
+    bounds = {split: bound_of(params, split) for split in ("pretrain", "finetune")}
+    return {split: bound for split, bound in bounds.items() if bound is not None}
 
 
 def _write_splits(
-    tasks: Iterator[Task], folder: Path, media: int, pool: Pool, quarantine: Quarantine, advance: Advance
+    tasks: Iterator[Task],
+    folder: Path,
+    media: int,
+    pool: Pool,
+    quarantine: Quarantine,
+    advance: Advance,
+    bounds: Mapping[str, Bound],
 ) -> dict[str, Any]:
     """Write the splits; their totals, and how many media serve both training and test."""
     writers: dict[str, SplitWriter] = {}
@@ -292,9 +244,9 @@ def _write_splits(
                 continue
             split, row = result
             if split not in writers:
-                writers[split], totals[split] = SplitWriter(folder, split), Counter()
+                writers[split], totals[split] = SplitWriter(folder, split, bounds.get(split)), Counter()
             writers[split].add(row)
-            totals[split].update({"records": 1, **{name: row[name] for name in COUNTED}})
+            totals[split].update(_counts(row))
             for number in row["media"]:
                 (tested if split.startswith("test-") else trained)[number] = 1
     for writer in writers.values():
@@ -302,8 +254,39 @@ def _write_splits(
     return {"splits": totals, "test_media_in_training": sum(map(int.__and__, trained, tested))}
 
 
+def _counts(row: Mapping[str, Any]) -> dict[str, int]:
+    cut = {"cut_records": 1, "cut_tokens": row["cut_tokens"]} if row["cut_tokens"] else {}
+    words = {"marks_as_words": row["words"]} if row["words"] else {}
+    return {"records": 1, **{name: row[name] for name in COUNTED}, **cut, **words}
+
+
+def _say(splits: Mapping[str, Mapping[str, int]], bounds: Mapping[str, Bound], sources: list[Opened]) -> None:
+    """What was done to records that are kept."""
+    for split, counts in splits.items():
+        if counts.get("cut_records"):
+            bound = bounds[split]
+            print(
+                f"{split}: {counts['cut_records']:,} of {counts['records']:,} samples are longer than training takes "
+                f"(max_text_tokens {bound.max_text_tokens}, max_tokens {bound.max_tokens}, "
+                f"positions {bound.positions}) and lost {counts['cut_tokens']:,} tokens of text at their ends"
+            )
+        if counts.get("marks_as_words"):
+            print(
+                f"{split}: {counts['marks_as_words']:,} marks such as <image> in conversations without media are words"
+            )
+    for opened in sources:
+        if opened.renamed:
+            path, name = next(iter(opened.renamed.items()))
+            print(
+                f"{opened.source.name}: {len(opened.renamed):,} media go by other names in the archives, "
+                f"such as {path!r}: {name!r}"
+            )
+
+
 def _count_media(media: list[Kept], sources: list[Opened]) -> dict[str, Any]:
     named = sum(len(opened.numbers) for opened in sources)
     kinds = Counter(kept.seen.kind for kept in media)
     size = sum(kept.member.size for kept in media)
-    return {"bytes": size, "duplicates": named - len(media), "kinds": kinds}
+    renamed = sum(len(opened.renamed) for opened in sources)
+    counts = {"bytes": size, "duplicates": named - len(media), "kinds": kinds}
+    return {**counts, "renamed": renamed} if renamed else counts

@@ -1,18 +1,22 @@
-"""Conversations as token ids and labels: templates `v1` (Vicuna) and `plain` (stage 1).
+r"""Conversations as token ids and labels: templates `v1` (Vicuna) and `plain` (stage 1).
 
 A conversation is laid out as segments of text, control tokens and media placeholders, and each segment
 is encoded by itself: labels follow from the layout, so no text in a message can shift them and no sample is
 lost to a "tokenization mismatch". Ids and labels equal the original's preprocess_v1 and preprocess_plain
 (videollava/train/train.py), save that a medium is one placeholder here (a video is eight there).
+
+Marks count where media are given (marks.py): without media `<video>` is text, as for the original; beside media the
+word is written `\<video>`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from videollava.data.bounds import TooLongError
+from videollava.data.marks import find_marks, likenesses, mark, replace_words, split_at_marks, word
 from videollava.data.segments import Segments, segments_of
 from videollava.errors import InputError
 
@@ -22,12 +26,12 @@ if TYPE_CHECKING:
 __all__ = [
     "IGNORED",
     "IMAGE_PLACEHOLDER",
-    "MARKS",
     "TEMPLATES",
     "VIDEO_PLACEHOLDER",
     "Encoded",
     "Template",
     "clean",
+    "cut",
     "decode",
     "encode",
     "encode_batch",
@@ -40,11 +44,7 @@ __all__ = [
 IGNORED = -100
 IMAGE_PLACEHOLDER = -200
 VIDEO_PLACEHOLDER = -201
-MARKS = {"image": "<image>", "video": "<video>"}
-
 _PLACEHOLDERS = {"image": IMAGE_PLACEHOLDER, "video": VIDEO_PLACEHOLDER}
-_KINDS = {mark: kind for kind, mark in MARKS.items()}
-_MARK = re.compile("|".join(map(re.escape, MARKS.values())))
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,50 @@ def encode(
 
     Args:
         turns: human and gpt in turn; a gpt turn before the first question is left out, as in the original.
-        media: kinds ("image", "video") in the order of the `<image>` and `<video>` marks in human text.
+        media: kinds ("image", "video") in the order of the `<image>` and `<video>` marks in human text; none:
+            marks are text.
         tokenizer: fast or slow, of transformers; text that looks like a control token stays plain text.
         template: "v1", or "plain" (media, then the caption; the question is not used).
         max_text_tokens: longer text is cut off at the end; placeholders are never cut.
         where: names the record in errors.
 
     Raises:
-        InputError: marks and media disagree, turns out of order, an empty answer, or no label is left.
+        InputError: marks and media disagree, turns out of order, an empty answer; TooLongError: no label or not
+            every medium is left.
     """
-    return _encode(segments_of(tokenizer), turns, media, template, max_text_tokens, where)
+    writer = _Writer(segments_of(tokenizer), where)
+    layout = _template(template, where)
+    if template == "plain":
+        _write_caption(writer, turns, media, layout)
+    else:
+        _write_rounds(writer, _rounds(turns, where, answered=True), media, layout)
+    encoded = Encoded(writer.ids, writer.labels)
+    return encoded if max_text_tokens is None else cut(encoded, max_text_tokens, where=where)
+
+
+def cut(
+    encoded: Encoded, max_text_tokens: int, *, bounded_by: str = "max_text_tokens", where: str = ""
+) -> Encoded:
+    """Cut text off at the end (before `expand`); TooLongError where a medium or every label would go with it.
+
+    bounded_by: the parameter that the number comes from, for errors.
+    """
+    if encoded.text_tokens <= max_text_tokens:
+        return encoded
+    places = [place for place, token in enumerate(encoded.input_ids) if token >= 0]
+    keep = places[max_text_tokens]
+    if any(token < 0 for token in encoded.input_ids[keep:]):
+        raise TooLongError(
+            f"{_name(where)}a medium comes after the first {max_text_tokens} tokens of text: "
+            f"split the conversation or raise {bounded_by}"
+        )
+    kept = Encoded(encoded.input_ids[:keep], encoded.labels[:keep])
+    if not kept.target_tokens:
+        raise TooLongError(
+            f"{_name(where)}no answer begins within {max_text_tokens} tokens of text: "
+            f"shorten the question or raise {bounded_by}"
+        )
+    return kept
 
 
 def encode_batch(
@@ -130,11 +164,12 @@ def encode_batch(
     max_text_tokens: int | None = None,
 ) -> list[Encoded | InputError]:
     """`encode` each (turns, media, where); a conversation that cannot be encoded gives its InputError."""
-    segments = segments_of(tokenizer)
     results: list[Encoded | InputError] = []
     for turns, media, where in conversations:
         try:
-            results.append(_encode(segments, turns, media, template, max_text_tokens, where))
+            results.append(
+                encode(turns, media, tokenizer, template, max_text_tokens=max_text_tokens, where=where)
+            )
         except InputError as error:
             results.append(error)
     return results
@@ -214,25 +249,6 @@ def decode(ids: Sequence[int], tokenizer: Any, template: str = "v1") -> str:
     return clean(text.lstrip().split(closing, 1)[0] if closing else text, stop(tokenizer, template))
 
 
-def _encode(
-    segments: Segments,
-    turns: Sequence[Turn],
-    media: Sequence[str],
-    template: str,
-    max_text_tokens: int | None,
-    where: str,
-) -> Encoded:
-    writer = _Writer(segments, where)
-    layout = _template(template, where)
-    if template == "plain":
-        _write_caption(writer, turns, media, layout)
-    else:
-        _write_rounds(writer, _rounds(turns, where, answered=True), media, layout)
-    if max_text_tokens is not None and writer.text_tokens > max_text_tokens:
-        _truncate(writer, max_text_tokens)
-    return Encoded(writer.ids, writer.labels)
-
-
 def _write_rounds(
     writer: _Writer, rounds: Sequence[tuple[str, str | None]], media: Sequence[str], template: Template
 ) -> None:
@@ -240,28 +256,22 @@ def _write_rounds(
     opening = f"{template.system} {template.user}"
     for question, answer in rounds:
         writer.text(opening)
-        _write_question(writer, question, template.assistant)
+        texts, kinds = split_at_marks(question) if media else ([question], [])
+        _write_question(writer, texts, kinds, template.assistant)
         if answer is not None:
-            writer.follow(answer, labelled=True)
+            writer.follow(replace_words(answer) if media else answer, labelled=True)
             writer.control(writer.segments.eos, labelled=True)
         opening = template.user
 
 
-def _write_question(writer: _Writer, question: str, closing: str) -> None:
-    """` question ASSISTANT:`, with a placeholder at each mark."""
-    end = 0
-    for mark in _MARK.finditer(question):
-        _write_part(writer, question[end : mark.start()], first=end == 0)
-        writer.media([_KINDS[mark.group()]])
-        end = mark.end()
-    _write_part(writer, f"{question[end:]} {closing}", first=end == 0)
-
-
-def _write_part(writer: _Writer, text: str, *, first: bool) -> None:
-    if first:
-        writer.follow(text)
-    elif text:
-        writer.text(text)
+def _write_question(writer: _Writer, texts: Sequence[str], kinds: Sequence[str], closing: str) -> None:
+    """` question ASSISTANT:`, with a placeholder between its texts."""
+    texts = [*texts[:-1], f"{texts[-1]} {closing}"]
+    writer.follow(texts[0])
+    for kind, text in zip(kinds, texts[1:], strict=True):
+        writer.media([kind])
+        if text:
+            writer.text(text)
 
 
 def _write_caption(writer: _Writer, turns: Sequence[Turn], media: Sequence[str], template: Template) -> None:
@@ -276,7 +286,7 @@ def _write_caption(writer: _Writer, turns: Sequence[Turn], media: Sequence[str],
         raise InputError(f"{_name(writer.where)}the caption is empty")
     _check_media([turns[0].text], media, writer.where)
     writer.media(media)
-    writer.text(turns[1].text + template.stop, labelled=True)
+    writer.text(replace_words(turns[1].text) + template.stop, labelled=True)
 
 
 def _rounds(turns: Sequence[Turn], where: str, *, answered: bool) -> list[tuple[str, str | None]]:
@@ -297,21 +307,24 @@ def _rounds(turns: Sequence[Turn], where: str, *, answered: bool) -> list[tuple[
 
 
 def _check_media(questions: Sequence[str], media: Sequence[str], where: str) -> None:
-    """InputError unless the marks in the questions are those of the media, in order."""
-    marks = [mark for question in questions if "<" in question for mark in _MARK.findall(question)]
-    if marks != [_mark(kind, where) for kind in media]:
+    """InputError unless the marks in the questions are those of the media, in order; without media there are none."""
+    wanted = [_mark(kind, where) for kind in media]
+    marks = [mark(kind) for question in questions for kind in find_marks(question)]
+    if media and marks != wanted:
+        near = [found for question in questions for found in likenesses(question)]
         raise InputError(
             f"{_name(where)}{len(marks)} marks in its questions ({', '.join(marks) or 'none'}) "
-            f"for {len(media)} media ({', '.join(media) or 'none'}): write one for each, in their order"
+            f"for {len(media)} media ({', '.join(media)}): write one for each, in their order"
+            f"{f' (not {near[0]})' if near else ''}; the mere word is written {word('image')}"
         )
 
 
 def _mark(kind: str, where: str) -> str:
-    if kind not in MARKS:
+    if kind not in _PLACEHOLDERS:
         raise InputError(
-            f"{_name(where)}no mark for a medium of kind {kind!r}; it may be: {', '.join(MARKS)}"
+            f"{_name(where)}no mark for a medium of kind {kind!r}; it may be: {', '.join(_PLACEHOLDERS)}"
         )
-    return MARKS[kind]
+    return f"<{kind}>"
 
 
 def _template(name: str, where: str) -> Template:
@@ -322,29 +335,6 @@ def _template(name: str, where: str) -> Template:
 
 def _name(where: str) -> str:
     return f"{where}: " if where else ""
-
-
-def _truncate(writer: _Writer, max_text_tokens: int) -> None:
-    """Cut text off at the end; InputError where a medium or every label would go with it."""
-    left = max_text_tokens
-    keep = len(writer.ids)
-    for position, token in enumerate(writer.ids):
-        if token >= 0:
-            if not left:
-                keep = position
-                break
-            left -= 1
-    if any(token < 0 for token in writer.ids[keep:]):
-        raise InputError(
-            f"{_name(writer.where)}a medium comes after the first {max_text_tokens} tokens of text: "
-            "split the conversation or raise max_text_tokens"
-        )
-    del writer.ids[keep:], writer.labels[keep:]
-    if all(label == IGNORED for label in writer.labels):
-        raise InputError(
-            f"{_name(writer.where)}no answer begins within {max_text_tokens} tokens of text: "
-            "shorten the question or raise max_text_tokens"
-        )
 
 
 class _Writer:

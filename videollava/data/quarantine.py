@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from videollava.data.archives import Refusal
+from videollava.data.archives import JUNK, Refusal
 from videollava.data.readers import Rejected
 from videollava.errors import InputError
 
@@ -56,6 +56,8 @@ class Quarantine:
         file = Path(member.archive).name
         self._refused[source][member.reason] += 1
         self._examples.setdefault((source, member.reason), f"{file}: {member.name}: {member.detail}")
+        if member.reason == JUNK:
+            return  # counted; a list of them would be as long as the archive's
         place = {"source": source, "file": file, "member": member.name}
         self._write(**place, reason=member.reason, detail=member.detail)
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from videollava.data.archives import Member, open_member
 from videollava.data.items import read_items
-from videollava.data.records import Medium, MediumKind, Record, RecordError, Turn, from_llava, mark
+from videollava.data.marks import MediumKind, mark
+from videollava.data.names import renaming
+from videollava.data.records import Medium, Record, RecordError, Turn, from_llava
 from videollava.data.toy import COLORS, SHAPES
 from videollava.errors import InputError
 from videollava.params import Source
@@ -212,20 +214,21 @@ def _read_llava(
             "align, pretrain or finetune"
         )
     name, stream = _annotations(source, folder, catalogue)
+    rename = renaming(source.strip, source.prefix)
     with stream:
         for index, entry in enumerate(read_items(stream, name)):
             try:
-                yield source.use, _llava_record(source, entry, index, name)
+                yield source.use, _llava_record(source, entry, index, name, rename)
             except RecordError as error:
                 yield Rejected(source.name, name, _name_of(entry, index), error.reason, str(error))
 
 
-def _llava_record(source: Source, entry: Any, index: int, file: str) -> Record:
+def _llava_record(source: Source, entry: Any, index: int, file: str, rename: Callable[[str], str]) -> Record:
     if isinstance(entry, RecordError):
         raise entry
-    if isinstance(entry, dict):
-        entry.setdefault("id", str(index))
-    record = from_llava(entry, source.name, f"{file}: entry {index}")
+    if isinstance(entry, dict) and entry.get("id") in (None, ""):
+        entry["id"] = str(index)
+    record = from_llava(entry, source.name, f"{file}: entry {index}", rename)
     if source.use == "align" and (len(record.media), len(record.turns)) != (1, 2):
         raise RecordError(
             "not a caption", f"{file}: record {record.id!r}: alignment takes one medium and one caption"

@@ -1,21 +1,35 @@
-"""A record: a conversation about media, in and out of LLaVA's JSON format."""
+"""A record: a conversation about media, in and out of LLaVA's JSON format, as people really write it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from videollava.data.archives import is_safe
+from videollava.data.marks import KINDS, MediumKind, find_marks, likenesses, mark, word
+from videollava.data.names import clean_name, is_safe
 from videollava.errors import InputError
 
 __all__ = ["Medium", "MediumKind", "Record", "RecordError", "Role", "Turn", "from_llava", "mark", "to_llava"]
 
 Role = Literal["human", "gpt"]
-MediumKind = Literal["image", "video", "depth", "thermal", "audio"]
-KINDS: tuple[MediumKind, ...] = get_args(MediumKind)
-MARK = re.compile("<(" + "|".join(KINDS) + ")>")
+
+# Keys that people write for the same thing; the first that holds something counts.
+FIELDS: dict[MediumKind, tuple[str, ...]] = {
+    kind: tuple(f"{kind}{end}" for end in ("", "s", "_path", "_paths", "_file", "_files")) for kind in KINDS
+}
+TURNS = ("conversations", "conversation", "messages")
+ROLES: dict[str, Role] = {
+    **dict.fromkeys(("human", "user"), "human"),
+    **dict.fromkeys(("gpt", "assistant", "model", "bot", "chatgpt"), "gpt"),
+}
+# What tables and other languages write where there is nothing.
+NOTHING = {"", "none", "null", "nan", "n/a", "undefined"}
+MEDIA_ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv"),
+    *(".wav", ".mp3", ".flac", ".ogg", ".m4a"),
+)
 
 
 class RecordError(InputError):
@@ -51,36 +65,31 @@ class Record:
     kind: str = ""
 
 
-def mark(kind: MediumKind) -> str:
-    """The mark of a medium in a human turn: `<image>`."""
-    return f"<{kind}>"
-
-
-def from_llava(item: Any, source: str, where: str = "") -> Record:
+def from_llava(item: Any, source: str, where: str = "", rename: Callable[[str], str] = clean_name) -> Record:
     """Check one item of LLaVA's format and turn it into a Record.
 
     Args:
-        item: `{"id", "image": path or [paths], "video": ..., "conversations": [{"from", "value"}], "kind"?}`.
+        item: `{"id", "image": path or [paths], "video": ..., "conversations": [{"from", "value"}], "kind"?}`; also
+            with user and assistant, role and content, messages, and images, video_path and the like. A path that
+            is empty, null or "None" is none.
         source: name of the source in params.yaml.
         where: file and place, for the error's text.
+        rename: from a path as written to the name that its member should have.
 
     Raises:
         RecordError: (an InputError) names place, record, field and remedy.
     """
     if not isinstance(item, Mapping):
         raise RecordError("malformed record", f"{where or source}: not an object but {type(item).__name__}")
-    name = item.get("id")
-    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        raise RecordError(
-            "malformed record", f"{where or source}: field id: must be text or a number; give it one"
-        )
+    name = _id(item.get("id"), where or source)
     place = f"{where or source}: record {name!r}"
-    turns = _turns(item.get("conversations"), place)
-    media = _in_order(turns, {kind: _paths(item, kind, place) for kind in KINDS}, place)
+    paths = {kind: _paths(item, kind, place, rename) for kind in KINDS}
+    turns = _turns(_conversation(item), place, with_media=any(paths.values()))
+    media = _in_order(turns, paths, item, place)
     kind = item.get("kind", "")
     if not isinstance(kind, str):
         raise RecordError("malformed record", f"{place}: field kind: must be text, not {type(kind).__name__}")
-    return Record(str(name), source, turns, media, kind)
+    return Record(name, source, turns, media, kind)
 
 
 def to_llava(record: Record) -> dict[str, Any]:
@@ -96,12 +105,27 @@ def to_llava(record: Record) -> dict[str, Any]:
     return item
 
 
-def _turns(raw: Any, place: str) -> tuple[Turn, ...]:
+def _id(raw: Any, place: str) -> str:
+    if isinstance(raw, float) and raw.is_integer():
+        raw = int(raw)  # a column of numbers with a gap comes out of tables so
+    if isinstance(raw, bool) or not isinstance(raw, str | int) or raw == "":
+        raise RecordError("malformed record", f"{place}: field id: must be text or a number; give it one")
+    return str(raw)
+
+
+def _conversation(item: Mapping[str, Any]) -> Any:
+    return next((item[name] for name in TURNS if item.get(name) is not None), None)
+
+
+def _turns(raw: Any, place: str, *, with_media: bool) -> tuple[Turn, ...]:
     if not isinstance(raw, Sequence) or isinstance(raw, str) or not raw:
         raise RecordError(
             "no conversation", f"{place}: field conversations: must be a list of at least two turns"
         )
-    turns = tuple(_turn(entry, f"{place}: field conversations[{index}]") for index, entry in enumerate(raw))
+    turns = tuple(
+        _turn(entry, f"{place}: field conversations[{index}]", with_media=with_media)
+        for index, entry in enumerate(raw)
+    )
     # A greeting before the first question is legal (the templates leave it out).
     asked = turns[1:] if turns[0].role == "gpt" else turns
     if (
@@ -117,13 +141,18 @@ def _turns(raw: Any, place: str) -> tuple[Turn, ...]:
     return turns
 
 
-def _turn(entry: Any, place: str) -> Turn:
-    role = entry.get("from") if isinstance(entry, Mapping) else None
-    text = entry.get("value") if isinstance(entry, Mapping) else None
-    if role not in ("human", "gpt") or not isinstance(text, str):
+def _turn(entry: Any, place: str, *, with_media: bool) -> Turn:
+    said, text = (
+        (entry.get("from", entry.get("role")), entry.get("value", entry.get("content")))
+        if isinstance(entry, Mapping)
+        else (None, None)
+    )
+    role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
+    if role is None or not isinstance(text, str):
         raise RecordError(
             "malformed turn",
-            f'{place}: must be {{"from": "human" or "gpt", "value": text}}; correct or drop the record',
+            f'{place}: must be {{"from": "human" or "gpt", "value": text}}{_turn_hint(said, text)}; '
+            "correct or drop the record",
         )
     if role == "gpt" and not text.strip():
         raise RecordError("empty answer", f"{place}: the answer is empty; fill it in or drop the record")
@@ -134,38 +163,98 @@ def _turn(entry: Any, place: str) -> Turn:
             raise RecordError(
                 "invalid text", f"{place}: half a surrogate pair; save the text as UTF-8 again"
             ) from error
-    if role == "gpt" and MARK.search(text):
+    if role == "gpt" and with_media and (marks := find_marks(text)):
         raise RecordError(
-            "mark in an answer", f"{place}: media marks belong in human turns; move or remove it"
+            "mark in an answer",
+            f"{place}: {mark(marks[0])} in an answer, and media belong in human turns; move or remove it, "
+            f"or write {word(marks[0])} for the mere word",
         )
     return Turn(role, text)
 
 
-def _paths(item: Mapping[str, Any], kind: MediumKind, place: str) -> list[str]:
-    raw = item.get(kind)
-    paths = [] if raw is None else [raw] if isinstance(raw, str) else raw
-    if not isinstance(paths, Sequence) or not all(isinstance(path, str) for path in paths):
-        raise RecordError("malformed record", f"{place}: field {kind}: must be a path or a list of paths")
-    for path in paths:
-        if not is_safe(path):
+def _turn_hint(said: Any, text: Any) -> str:
+    if isinstance(said, str) and said.strip().lower() == "system":
+        return ", and the templates have a system prompt of their own"
+    if isinstance(text, list):
+        return f", and a text, not a list of {len(text)} parts"
+    return ""
+
+
+def _paths(item: Mapping[str, Any], kind: MediumKind, place: str, rename: Callable[[str], str]) -> list[str]:
+    found = {
+        field: _listed(item[field], f"{place}: field {field}") for field in FIELDS[kind] if field in item
+    }
+    given = [field for field, paths in found.items() if paths]
+    if len({tuple(found[field]) for field in given}) > 1:
+        raise RecordError(
+            "malformed record", f"{place}: fields {' and '.join(given)} name different media; keep one"
+        )
+    names = []
+    for path in found[given[0]] if given else []:
+        name = rename(path)
+        if not is_safe(name):
             raise RecordError(
                 "unsafe path",
-                f"{place}: field {kind}: {path!r} leads outside its archive; write the name of its member",
+                f"{place}: field {given[0]}: {path!r} leads outside its archive; write the name of its member, or "
+                "set the source's `strip` to what comes before that",
             )
-    return [path.removeprefix("./") for path in paths]
+        names.append(name)
+    return names
+
+
+def _listed(raw: Any, place: str) -> list[str]:
+    """Paths that a field holds; nothing in all its forms is none."""
+    values = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else [raw]
+    values = [value["path"] if isinstance(value, Mapping) and "path" in value else value for value in values]
+    paths = [value for value in values if not _is_nothing(value)]
+    if not all(isinstance(path, str) for path in paths):
+        raise RecordError("malformed record", f"{place}: must be a path or a list of paths")
+    return paths
+
+
+def _is_nothing(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in NOTHING
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _in_order(
-    turns: tuple[Turn, ...], paths: Mapping[MediumKind, list[str]], place: str
+    turns: tuple[Turn, ...], paths: Mapping[MediumKind, list[str]], item: Mapping[str, Any], place: str
 ) -> tuple[Medium, ...]:
-    marks = [found for turn in turns if turn.role == "human" for found in MARK.findall(turn.text)]
+    """Media in the order of their marks. Without media there are no marks, unless one has plainly been lost."""
+    asked = [turn.text for turn in turns if turn.role == "human"]
+    marks = [found for text in asked for found in find_marks(text)]
+    if not any(paths.values()):
+        _check_none_lost(item, marks, place)
+        return ()
     for kind, named in paths.items():
         count = marks.count(kind)
         if count != len(named):
+            near = [found for text in asked for found in likenesses(text) if kind in found.lower()]
             raise RecordError(
                 "marks and media differ",
-                f"{place}: field {kind}: {len(named)} paths but {count} <{kind}> marks in its human turns; "
-                "write one mark for each",
+                f"{place}: field {kind}: {len(named)} paths but {count} {mark(kind)} marks in its human turns"
+                f"{f' ({near[0]} is none)' if near else ''}; write one mark for each, "
+                f"and {word(kind)} where only the word is meant",
             )
     rest = {kind: iter(named) for kind, named in paths.items()}
     return tuple(Medium(kind, next(rest[kind])) for kind in marks)
+
+
+def _check_none_lost(item: Mapping[str, Any], marks: Sequence[MediumKind], place: str) -> None:
+    """A mark where no medium is named is a word, but not beside a field that has a medium or should have one."""
+    for kind in marks:
+        if any(field in item for field in FIELDS[kind]):
+            raise RecordError(
+                "marks and media differ",
+                f"{place}: field {kind}: 0 paths but {marks.count(kind)} {mark(kind)} marks in its human turns; "
+                "name the medium, or leave the field out where only the word is meant",
+            )
+    known = {field for fields in FIELDS.values() for field in fields}
+    for field, value in item.items() if marks else ():
+        if field not in known and isinstance(value, str) and value.lower().endswith(MEDIA_ENDINGS):
+            raise RecordError(
+                "unknown medium field",
+                f"{place}: field {field}: holds {value[:80]!r} and no field names the medium of {mark(marks[0])}; "
+                f"rename it to {marks[0]}",
+            )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from videollava.data.bounds import Bound, TooLongError
+from videollava.data.marks import find_marks
 from videollava.data.readers import Rejected
 from videollava.data.records import Record
 from videollava.data.vocabulary import TrainedTokenizer, load_tokenizer
@@ -29,13 +32,15 @@ class Row:
 class Task:
     """Rows to encode, with the tokens that each picture and clip takes in the language model.
 
-    `tokenizer` is its folder; `trained` whether train_tokenizer made it.
+    `tokenizer` is its folder; `trained` whether train_tokenizer made it. `bounds`: how long samples of a split may
+    be in training.
     """
 
     tokenizer: Path
     trained: bool
     image_tokens: int
     video_tokens: int
+    bounds: Mapping[str, Bound]
     rows: list[Row | Rejected]
 
 
@@ -45,19 +50,21 @@ def encode_rows(task: Task) -> tuple[int, list[tuple[str, dict[str, Any]] | Reje
 
 
 def _encode(row: Row, task: Task) -> tuple[str, dict[str, Any]] | Rejected:
-    from videollava.data.prompts import encode
+    from videollava.data.prompts import cut, encode
 
     record = row.record
     kinds = [medium.kind for medium in record.media]
     template = "plain" if row.split == "pretrain" else "v1"
+    where = f"record {record.id!r}"
+    bound = task.bounds.get(row.split)
     try:
-        encoded = encode(
-            record.turns,
-            kinds,
-            _tokenizer(task),
-            template,
-            where=f"record {record.id!r}",
-        )
+        whole = encode(record.turns, kinds, _tokenizer(task), template, where=where)
+        encoded = whole
+        if bound is not None:
+            limit, name = bound.text_limit(kinds, where)
+            encoded = cut(whole, limit, bounded_by=name, where=where)
+    except TooLongError as error:
+        return Rejected(record.source, row.split, record.id, "too long", str(error))
     except InputError as error:
         return Rejected(record.source, row.split, record.id, "cannot be encoded", str(error))
     # Other kinds of pictures (depth, thermal) take as many tokens as an image.
@@ -74,6 +81,9 @@ def _encode(row: Row, task: Task) -> tuple[str, dict[str, Any]] | Rejected:
         "images": images,
         "videos": videos,
         "tokens": encoded.text_tokens + images * task.image_tokens + videos * task.video_tokens,
+        # For the summary, not the table.
+        "cut_tokens": whole.text_tokens - encoded.text_tokens,
+        "words": 0 if kinds else sum(len(find_marks(turn.text)) for turn in record.turns),
     }
 
 

@@ -27,7 +27,7 @@ class Segments:
     def __init__(self, tokenizer: Any) -> None:
         self.bos: int | None = tokenizer.bos_token_id
         if tokenizer.eos_token_id is None:
-            raise InputError("the tokenizer has no end-of-text token: set its eos_token")
+            raise InputError("the tokenizer has no end-of-text token; set its eos_token")
         self.eos: int = tokenizer.eos_token_id
         self._plain = _plain_encoder(tokenizer)
         self._colon = self._plain(":")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from videollava.data.bounds import KEY, Bound
 from videollava.errors import InputError
 
 __all__ = [
@@ -155,14 +156,19 @@ def write_media(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 class SplitWriter:
-    """Writes one split, row by row, with bounded memory; batches depend on the rows alone."""
+    """Writes one split, row by row, with bounded memory; batches depend on the rows alone.
 
-    def __init__(self, folder: Path, name: str) -> None:
+    `bound`: what samples were cut to, kept beside the counts that follow from it.
+    """
+
+    def __init__(self, folder: Path, name: str, bound: Bound | None = None) -> None:
         import pyarrow as pa
 
         file = folder / "splits" / f"{name}.arrow"
         file.parent.mkdir(parents=True, exist_ok=True)
         self._schema = split_schema()
+        if bound is not None:
+            self._schema = self._schema.with_metadata({KEY: bound.to_json()})
         self._writer = pa.ipc.new_file(str(file), self._schema)
         self._rows: list[Mapping[str, Any]] = []
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
-from videollava.data.archives import TarWriter
 from videollava.data.pool import Pool
+from videollava.data.tar_writer import TarWriter
 from videollava.data.toy import Scene, Split, annotation, path, scenes, still_path
 from videollava.errors import InputError
 from videollava.params import Source

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from videollava.data.marks import replace_marks, replace_words
 from videollava.data.readers import Rejected
-from videollava.data.records import MARK, Record
+from videollava.data.records import Record
 from videollava.errors import InputError
 
 __all__ = ["TrainedTokenizer", "copy_tokenizer", "load_tokenizer", "train_tokenizer", "training_texts"]
@@ -67,11 +68,11 @@ def training_texts(entries: Iterable[tuple[str, Record] | Rejected]) -> Iterator
             continue
         split, record = entry
         if split in ("align", "pretrain"):  # captions: their questions are never read
-            yield record.turns[-1].text
+            yield replace_words(record.turns[-1].text)
             continue
         opening = f"{v1.system} {v1.user}"
         for turn in record.turns:
-            text = MARK.sub("", turn.text).strip("\n")
+            text = replace_marks(turn.text).strip("\n")
             yield f"{opening} {text} {v1.assistant}" if turn.role == "human" else f" {text}"
             opening = v1.user
 

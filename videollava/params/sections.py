@@ -72,6 +72,10 @@ class Source(Section):
     annotations: str = Field(
         "", description="address of the annotations, where they lie outside the archives"
     )
+    strip: Annotated[tuple[str, ...], Listed] = Field(
+        (), description="folders that annotations put before the names of members, such as coco/"
+    )
+    prefix: str = Field("", description="folder of the members that annotations leave out, such as images/")
     use: Literal["", "align", "pretrain", "finetune"] = Field(
         "", description='the one stage that reads it; "" takes what its format says'
     )
@@ -121,7 +125,9 @@ class Language(Section):
     layers: Count = Field(4, description="of its transformer")
     heads: Count = Field(4, description="of its attention; width / heads is even")
     mlp: Count = Field(384, description="width of its gated MLPs")
-    positions: Count = Field(4096, description="longest sequence, visual tokens included")
+    positions: Count = Field(
+        4096, description="longest sequence, visual tokens included; not more than a base that is given has"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -240,7 +246,8 @@ class Train(Section):
     image_aspect: Literal["crop", "pad"] = Field("pad", description="how a picture becomes a square")
     max_text_tokens: Count = Field(2048, description="longer text is cut at its end; media never are")
     max_tokens: Count = Field(
-        3072, description="longest sample that `plan` reckons with, visual tokens included"
+        3072,
+        description="longest sample, visual tokens included (model.language.positions bounds it too): text is cut",
     )
     adapter: Literal["none", "lora", "qlora"] = Field("none", description="what of the language model learns")
     lora: Lora = Field(Lora(), description="the adapter's size")
@@ -276,6 +283,19 @@ class Judge(Section):
     price_in: Amount = Field(0.0, description="of a million tokens sent; 0: unknown")
     price_out: Amount = Field(0.0, description="of a million tokens received; 0: unknown")
     runs: Count = Field(1, description="times each answer is graded, where the score averages runs (MM-Vet)")
+    reader: Literal["official", "tolerant"] = Field(
+        "official",
+        description="tolerant: also replies in code fences, after reasoning, in words; named in the score",
+    )
+    max_unread: Share = Field(
+        0.05, description="share of answers without a readable reply, above which judging stops"
+    )
+    max_tokens: Whole = Field(
+        0, description="of a reply; 0: what the prompt needs (judges that reason need thousands)"
+    )
+    key_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]*$")] = Field(
+        "", description='header for the key; "": Authorization: Bearer, at Azure api-key'
+    )
 
 
 class Evaluate(Section):

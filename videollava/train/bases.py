@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from videollava.data.batches import Batch, lay_in_row
+from videollava.data.bounds import TooLongError
+from videollava.data.marks import find_marks, replace_marks, replace_words
 from videollava.data.packing import Lengths, Plan, plan_epoch
-from videollava.data.prompts import IGNORED, TEMPLATES, Encoded, encode
-from videollava.data.records import MARK, Turn
+from videollava.data.prompts import IGNORED, TEMPLATES, Encoded, cut, encode
+from videollava.data.records import Turn
 from videollava.data.segments import Segments, segments_of
 from videollava.data.shards import load_split
 from videollava.model.attention import packed_kwargs
@@ -72,7 +74,7 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
         checkpoint_steps=100,
         workers=0,
     )
-    texts = texts_of(prepared, tokenizer)
+    texts = texts_of(prepared, tokenizer, params.model.language.positions)
     packs = [TextPacks(texts, _plan(texts, params, epoch)) for epoch in range(base.epochs)]
     job = Job(
         name="bases",
@@ -109,11 +111,11 @@ def _plan(texts: Sequence[Encoded], params: Params, epoch: int) -> Plan:
     return plan_epoch(lengths, batch_size=batch, ranks=1, budget=budget, seed=params.seed, epoch=epoch)
 
 
-def texts_of(prepared: Path, tokenizer: Any) -> list[Encoded]:
+def texts_of(prepared: Path, tokenizer: Any, positions: int | None = None) -> list[Encoded]:
     """What both stages will say, in words alone: a caption stands where the medium was.
 
     So there is something to answer from. A caption is told in another's words: what stage 1 then asks for is words
-    in the medium's place.
+    in the medium's place. positions: of the model; longer texts are cut.
     """
     captions, segments = _captions(prepared), segments_of(tokenizer)
     texts = []
@@ -128,7 +130,23 @@ def texts_of(prepared: Path, tokenizer: Any) -> list[Encoded]:
             else:
                 encoded = [encode(part, (), tokenizer, where=where) for part in parts_of(turns, told)]
                 texts += [_without_system(part, segments) for part in encoded]
-    return texts
+    return _fitting(texts, positions)
+
+
+def _fitting(texts: Sequence[Encoded], positions: int | None) -> list[Encoded]:
+    """Texts cut at the model's positions; those that keep no answer are left out, and both are told."""
+    if positions is None:
+        return list(texts)
+    fitting, lost = [], 0
+    for text in texts:
+        try:
+            fitting.append(cut(text, positions))
+        except TooLongError:
+            lost += 1
+    shorter = sum(len(text.input_ids) > positions for text in texts) - lost
+    if shorter or lost:
+        print(f"bases: {shorter} texts were cut at {positions} positions, {lost} kept no answer and are left out")
+    return fitting
 
 
 def _captions(prepared: Path) -> dict[int, str]:
@@ -152,14 +170,17 @@ def parts_of(turns: Sequence[Turn], told: Sequence[str]) -> Iterator[list[Turn]]
     from the caption alone.
     """
     turns, rest = list(turns[1:] if turns[0].role == "gpt" else turns), iter(told)
-    opening = " ".join(told[: len(MARK.findall(turns[0].text))])
-    words = [
-        Turn("human", MARK.sub(lambda _: next(rest, ""), turn.text).strip()) if turn.role == "human" else turn
-        for turn in turns
-    ]
+    opening = " ".join(told[: len(find_marks(turns[0].text))])
+    words = [_in_words(turn, rest) if told else turn for turn in turns]
     for start in range(0, len(words), 2 * QUESTIONS):
         first, *others = words[start : start + 2 * QUESTIONS]
         yield [Turn("human", f"{opening}\n{first.text}".strip()) if start else first, *others]
+
+
+def _in_words(turn: Turn, told: Iterator[str]) -> Turn:
+    if turn.role == "gpt":
+        return Turn("gpt", replace_words(turn.text))
+    return Turn("human", replace_marks(turn.text, told).strip())
 
 
 def _without_system(encoded: Encoded, segments: Segments) -> Encoded:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from videollava.data.batches import Batch, Layout, Packs
+from videollava.data.bounds import bound_of, check_bound, check_positions
 from videollava.data.packing import Lengths, plan_epoch
 from videollava.data.shards import load_split
 from videollava.errors import InputError
@@ -33,7 +34,7 @@ from videollava.train.memory import pack_bytes
 from videollava.train.trial import worst_pack
 from videollava.train.zero import is_sharded, make_whole
 
-__all__ = ["instruct", "lengths_of", "prices_of"]
+__all__ = ["check_lengths", "instruct", "lengths_of", "prices_of"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
         model.config.text_config.vocab_size,
         template=kind.template,
         image_aspect=settings.image_aspect,
-        max_text_tokens=settings.max_text_tokens,
+        bound=bound_of(params, stage),
     )
     features = None
     if settings.cache_features:
@@ -88,6 +89,7 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
                 settings.workers,
             )
     prices = prices_of(model.config, kind.language_learns, with_encoders=features is None)
+    check_lengths(prepared, stage, params, model.config.text_config)
     lengths = lengths_of(prepared, stage, prices)
     plans = [
         plan_epoch(
@@ -183,6 +185,16 @@ def lengths_of(prepared: Path, split: str, prices: Prices) -> Lengths:
         )
     columns = [table[c].to_numpy().astype(np.int64) for c in ("tokens", "target_tokens", "images", "videos")]
     return Lengths(columns[0], columns[1], prices.cost(*columns))
+
+
+def check_lengths(prepared: Path, split: str, params: Params, text_config: Any) -> None:
+    """InputError where the index was counted for other parameters, or has a sample with more tokens than the language
+    model (of `text_config`) has positions.
+    """
+    table = load_split(prepared, split)
+    check_bound(table, bound_of(params, split))
+    longest = int(table["tokens"].to_numpy().max(initial=0))
+    check_positions(longest, int(text_config.max_position_embeddings), split)
 
 
 def _step_flops(plan: Any, lengths: Lengths) -> np.ndarray[Any, Any]:

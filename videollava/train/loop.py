@@ -184,9 +184,13 @@ def _next(batches: Iterator[Batch], seen: _Seen) -> Batch | None:
 
 def _measure(job: Job, step: int, loss: float, seen: _Seen, seconds: float, rate: float) -> dict[str, float]:
     if not math.isfinite(loss):
+        # A part of alignment is a job, and no section of params.yaml.
+        section, _, part = job.name.partition("-")
+        rate_key = f"{section}.video_learning_rate" if part == "video" else f"{section}.learning_rate"
+        other = "" if job.settings.precision == "fp32" else f" or set {section}.precision: fp32"
         raise InputError(
-            f"{job.name}: the loss of step {step + 1} is {loss}; lower {job.name}.learning_rate "
-            f"(now {job.settings.learning_rate}) or set {job.name}.precision: fp32"
+            f"{job.name}: the loss of step {step + 1} is {loss}; lower {rate_key} "
+            f"(now {job.settings.learning_rate}){other}"
         )
     values = {
         "loss": loss,

@@ -104,7 +104,8 @@ def refuse_misfits(outlook: Outlook) -> None:
     for look in outlook.stages:
         if look.fits:
             continue
-        way = look.remedy or "nothing below it fits: take more or larger GPUs, or finetune.adapter: qlora"
+        lighter = ", or finetune.adapter: qlora" if look.stage == "finetune" and not look.weights.quantized else ""
+        way = look.remedy or f"nothing below it fits: take more or larger GPUs{lighter}"
         reasons.append(
             f"{look.stage} needs {look.need.total / GIB:.0f} GiB a GPU, {hardware.kind} has "
             f"{hardware.memory / GIB:.0f}: {way}"

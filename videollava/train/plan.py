@@ -49,7 +49,7 @@ class Load:
     """What a stage goes through: `measured` lengths of prepared records, or typical ones of stated numbers.
 
     Counts are of one epoch; packs, steps and flops of all. micro_steps: packs a GPU runs in a step. worst: tokens and
-    targets of the pack that needs most memory.
+    targets of the pack that needs most memory. longest: tokens of a sample.
     """
 
     measured: bool
@@ -64,6 +64,7 @@ class Load:
     fill: float
     imbalance: float
     worst: tuple[int, int]
+    longest: int
     flops: float
 
 
@@ -212,13 +213,15 @@ def _look_at(
 def _load_of(
     stage: Stage, params: Params, workspace: Path, model: Any, gpus: int, samples: Mapping[str, Samples]
 ) -> Load:
-    from videollava.train.instruct import lengths_of, prices_of
+    from videollava.train.instruct import check_lengths, lengths_of, prices_of
 
     settings: Train = getattr(params, stage)
     learns = stage == "finetune"
     prices = prices_of(model.config, learns, with_encoders=not settings.cache_features)
     prepared = workspace / "data/prepared"
     measured = (prepared / "splits" / f"{stage}.arrow").is_file()
+    if measured:
+        check_lengths(prepared, stage, params, model.config.text_config)
     lengths, times = (
         (lengths_of(prepared, stage, prices), 1.0)
         if measured
@@ -247,6 +250,7 @@ def _load_of(
         fill=laid.fill(lengths),
         imbalance=laid.imbalance(lengths),
         worst=(int(lengths.tokens[worst].sum()), int(lengths.targets[worst].sum())),
+        longest=int(lengths.tokens.max()),
         flops=_flops(lengths) * times * settings.epochs,
     )
 
@@ -286,7 +290,7 @@ def _remedy(
 ) -> str:
     """The smallest change that makes the stage fit, as command-line settings; "" where none does."""
     sizes = [settings.tokens_per_pack]
-    while sizes[-1] // 2 >= settings.max_tokens:
+    while sizes[-1] // 2 >= load.longest:
         sizes.append(sizes[-1] // 2)
     order = ("none", "zero2", "zero3", "zero2-offload", "zero3-offload")
     # First what costs least speed: checkpointing, then smaller packs, then the next DeepSpeed stage.

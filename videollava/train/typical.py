@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from videollava.data.bounds import bound_of
 from videollava.data.packing import Lengths
 from videollava.errors import InputError
-from videollava.params import Params, Train
+from videollava.params import Params
 from videollava.train.cost import Prices
 
 __all__ = ["MEDIUM_BYTES", "Samples", "parse_samples", "typical_lengths"]
@@ -68,10 +69,12 @@ def typical_lengths(
     *ranges, learned = TEXTS[stage]
     draw = np.random.default_rng(params.seed)
     text = np.concatenate([draw.integers(*bounds, size) for bounds, size in zip(ranges, drawn, strict=True)])
-    settings: Train = getattr(params, stage)
     visual = np.array([params.model.image_tokens, params.model.video_tokens, 0])[kind]
-    # Preparing cuts text to max_tokens, never the visual tokens.
-    text = np.minimum(text, np.maximum(settings.max_tokens - visual, 8))
+    bound = bound_of(params, stage)
+    if bound is not None:
+        every = zip((["image"], ["video"], []), drawn, strict=True)
+        limits = [bound.text_limit(kinds, stage)[0] if count else 0 for kinds, count in every]
+        text = np.minimum(text, np.array(limits)[kind])
     tokens, targets = (visual + text).astype(np.int64), np.ceil(text * learned).astype(np.int64)
     media = [(kind == place).astype(np.int64) for place in (0, 1)]
     return Lengths(tokens, targets, prices.cost(tokens, targets, *media)), stated.total / len(kind)

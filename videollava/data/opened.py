@@ -1,0 +1,132 @@
+"""A fetched source, opened: what its archives hold, which of it records ask for, and what became of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from videollava.data.archives import AMBIGUOUS, Member, Refusal, list_members, unpack_compressed
+from videollava.data.catalogue import Finder, Unfound
+from videollava.data.inspection import Inspected
+from videollava.data.names import is_junk
+from videollava.data.parts import group_parts, join_parts
+from videollava.data.quarantine import Quarantine
+from videollava.data.readers import Rejected, read_records
+from videollava.data.records import MediumKind, Record
+from videollava.data.rows import Row
+from videollava.errors import InputError
+from videollava.params import Source
+
+__all__ = ["Opened", "open_source"]
+
+
+@dataclass
+class Opened:
+    """A fetched source: the members of its archives by name, and what became of those that records want.
+
+    `ambiguous`: names that several members have. By the path in a record: `renamed` has the member that goes by
+    another name, `unfound` why there is none.
+    """
+
+    source: Source
+    folder: Path
+    catalogue: dict[str, Member] = field(default_factory=dict)
+    ambiguous: dict[str, str] = field(default_factory=dict)
+    wanted: dict[str, MediumKind] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    unfound: dict[str, Unfound] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)  # media_id of each that is good
+    broken: dict[str, Inspected] = field(default_factory=dict)
+
+    def entries(self) -> Iterator[tuple[str, Record] | Rejected]:
+        """Its records, as often as asked for."""
+        return read_records(self.source, self.folder, self.catalogue)
+
+    def find_wanted(self) -> int:
+        """Note the media that records ask for; how many entries the source has."""
+        count = 0
+        for entry in self.entries():
+            count += 1
+            for medium in () if isinstance(entry, Rejected) else entry[1].media:
+                name = self._name_of(medium.path)
+                if name:
+                    self.wanted.setdefault(name, medium.kind)
+        return count
+
+    def resolve(self, entry: tuple[str, Record] | Rejected) -> Row | Rejected:
+        """Replace a record's paths by media ids, or say which medium is missing or broken."""
+        if isinstance(entry, Rejected):
+            return entry
+        split, record = entry
+        numbers = []
+        for medium in record.media:
+            name = self._name_of(medium.path)
+            reason, detail = "", ""
+            if not name:
+                reason, detail = self.unfound[medium.path].reason, self.unfound[medium.path].detail
+            elif name in self.broken:
+                reason, detail = self.broken[name].reason, self.broken[name].detail
+            elif self.wanted[name] != medium.kind:
+                reason, detail = "medium of two kinds", f"elsewhere it is a {self.wanted[name]}"
+            if reason:
+                return Rejected(self.source.name, split, record.id, reason, f"{medium.path}: {detail}")
+            numbers.append(self.numbers[name])
+        return Row(split, record, tuple(numbers))
+
+    @cached_property
+    def _finder(self) -> Finder:
+        return Finder(self.catalogue, self.ambiguous)
+
+    def _name_of(self, path: str) -> str:
+        """The member's name, "" where there is none (then `unfound` says why)."""
+        if path in self.wanted:
+            return path
+        if path in self.renamed or path in self.unfound:
+            return self.renamed.get(path, "")
+        found = self._finder.find(path)
+        if isinstance(found, Unfound):
+            self.unfound[path] = found
+            return ""
+        if found.name != path:
+            self.renamed[path] = found.name
+        return found.name
+
+
+def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine) -> Opened:
+    """List a source's archives; what is in them and is no member to read goes to the quarantine list.
+
+    raw, scratch: folders of fetched sources, and for archives that are unpacked to be read.
+    """
+    folder = raw / source.name
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not found; run `videollava fetch` first")
+    opened = Opened(source, folder)
+    files = [file for file in sorted(folder.iterdir()) if not file.name.lower().endswith((".json", ".jsonl"))]
+    for group in group_parts(files):
+        for found in _list(group, scratch):
+            if isinstance(found, Refusal):
+                quarantine.refuse(source.name, found)
+                if found.reason == AMBIGUOUS:
+                    opened.ambiguous[found.name] = found.detail
+            elif found.name in opened.catalogue:
+                detail = f"{opened.catalogue[found.name].archive} has it too, and is used"
+                quarantine.refuse(source.name, Refusal(found.archive, found.name, "duplicate member", detail))
+            else:
+                opened.catalogue[found.name] = found
+    return opened
+
+
+def _list(group: list[Path], scratch: Path) -> Iterator[Member | Refusal]:
+    archive = group[0]
+    if is_junk(archive.name):
+        return
+    if not archive.is_file():
+        yield Refusal(str(archive), "", "unreadable archive", "not a file; pack folders into a tar")
+        return
+    joined = join_parts(group, scratch)
+    if isinstance(joined, Refusal):
+        yield joined
+        return
+    yield from list_members(unpack_compressed(joined, scratch))
