@@ -18,7 +18,7 @@ __all__ = ["Decision", "Row", "decide", "primary", "read_pairs"]
 Scores = Mapping[str, Mapping[str, Any]]
 Pairs = Mapping[str, "Comparison"]
 PRIMARY = ("accuracy", "score", "circular", "mean_f1", "perception")
-JUDGE = ("judge", "judge_version", "judge_prompt")
+JUDGE = ("judge", "judge_version", "judge_prompt", "judge_reader")
 SAME = 0.06  # points within which a paired test is one of the very figure
 
 
@@ -185,6 +185,12 @@ def _notes(row: Row, candidate: Scores, gate: Gate) -> list[str]:
         notes.append(
             f"{row.benchmark}: {mine['missing_media']:,} questions lack their medium and count as wrong"
         )
+    if mine.get("too_long"):
+        notes.append(
+            f"{row.benchmark}: {mine['too_long']:,} questions are longer than the model's positions and count as wrong"
+        )
+    if mine.get("invalid"):
+        notes.append(f"{row.benchmark}: {mine['invalid']:,} answers or verdicts could not be read")
     return notes
 
 

@@ -31,10 +31,12 @@ class Act:
 
 @dataclass
 class Log:
-    """Requests seen: their bodies and authorization headers, in order."""
+    """Requests seen: their bodies, paths and headers (names in lower case), in order."""
 
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -54,6 +56,8 @@ def serve(act: Callable[[dict[str, Any], int], Act]) -> Iterator[Log]:
                 before = log.questions().count(body["messages"][-1]["content"])
                 log.bodies.append(body)
                 log.keys.append(self.headers.get("Authorization"))
+                log.paths.append(self.path)
+                log.headers.append({name.lower(): value for name, value in self.headers.items()})
             done = act(body, before)
             if done.hang:
                 ended.wait(20)

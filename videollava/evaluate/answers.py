@@ -1,6 +1,6 @@
 """Answers on disk: a log that survives kill -9 at any byte, one file a rank; and the benchmark's own format.
 
-Log, one line a question:    {"question_id", "text"}, or {"question_id", "problem"} where it had no medium
+Log, one line a question:    {"question_id", "text"[, "cut"]}, or {"question_id", "problem"[, "too_long"]}
 Answers file, as officially: {"question_id", "text", ..what the benchmark has beside them}
 """
 
@@ -21,10 +21,21 @@ __all__ = ["AnswerLog", "Given", "write_answers", "write_lines"]
 
 @dataclass
 class Given:
-    """Answers by question id, and the questions that have none with the reason."""
+    """Answers by question id, and the questions that have none with the reason.
+
+    too_long: those of the latter whose prompt fills the model's positions; the others lack a medium. cut: answers
+    that end where the positions do.
+    """
 
     texts: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    too_long: set[str] = field(default_factory=set)
+    cut: set[str] = field(default_factory=set)
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Questions that lack a medium, with the reason."""
+        return {key: problem for key, problem in self.problems.items() if key not in self.too_long}
 
     def __contains__(self, question: object) -> bool:
         return question in self.texts or question in self.problems
@@ -53,6 +64,9 @@ class AnswerLog:
                     row = json.loads(line)
                     target = given.problems if "problem" in row else given.texts
                     target[row["question_id"]] = row["problem"] if "problem" in row else row["text"]
+                    for name, marked in (("too_long", given.too_long), ("cut", given.cut)):
+                        if row.get(name):
+                            marked.add(row["question_id"])
                 except (ValueError, KeyError, TypeError) as error:
                     raise InputError(
                         f"{path}: line {number}: not an answer ({error!r}); remove the file"
@@ -71,15 +85,15 @@ class AnswerLog:
         if self._file is not None:
             self._file.close()
 
-    def add(self, question: str, text: str) -> None:
+    def add(self, question: str, text: str, *, cut: bool = False) -> None:
         """An answer, with the system before this returns."""
-        self._write({"question_id": question, "text": text})
+        self._write({"question_id": question, "text": text} | ({"cut": True} if cut else {}))
 
-    def lack(self, question: str, problem: str) -> None:
+    def lack(self, question: str, problem: str, *, too_long: bool = False) -> None:
         """A question that cannot be answered, and why."""
-        self._write({"question_id": question, "problem": problem})
+        self._write({"question_id": question, "problem": problem} | ({"too_long": True} if too_long else {}))
 
-    def _write(self, row: Mapping[str, str]) -> None:
+    def _write(self, row: Mapping[str, str | bool]) -> None:
         assert self._file is not None
         self._file.write(json.dumps(row).encode() + b"\n")
 

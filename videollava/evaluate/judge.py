@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +19,13 @@ from videollava.evaluate.benchmarks.replies import read_replies
 from videollava.evaluate.judge_cache import Cache, Entry, key_of
 from videollava.evaluate.judge_endpoint import (
     Endpoint,
-    Exhausted,
     Judge,
     LocalModel,
     Replay,
-    Transient,
     key_from,
 )
-from videollava.evaluate.judge_prompts import Ask
+from videollava.evaluate.judge_prompts import Ask, Reader, first_usable
+from videollava.evaluate.judge_run import Limits, Run
 from videollava.params import Judge as JudgeParams
 
 __all__ = [
@@ -45,29 +41,10 @@ __all__ = [
 ]
 
 CHARACTERS_A_TOKEN = 4  # a rough average of English
-SHOWN_EVERY = 10.0  # seconds
-OUTAGES_A_THREAD = 3  # asks in a row that found no judge, after which a run ends
 
 # The verdict on an answer that was never given, whoever judges. (A pair of ratings needs the judge for the other
 # answer's; what is to be graded and missing has 0 without a reply.)
 UNSEEN = {"literal": "{'pred': 'no', 'score': 0}"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How hard a judge is asked. `retries` bounds the calls of one ask beyond its first, `max_calls` those
-    of all; `per_minute` 0 sets no rate. Waits after a failure start at `pause` seconds, double, and end at
-    `longest_pause`. Prices are in currency units for a million tokens, 0 where unknown.
-    """
-
-    concurrency: int = 4
-    retries: int = 5
-    max_calls: int = 10_000
-    per_minute: float = 0.0
-    pause: float = 1.0
-    longest_pause: float = 60.0
-    price_in: float = 0.0
-    price_out: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +79,7 @@ class Judged:
 
     judge: str
     prompt: str
+    reader: Reader = "official"
     replies: dict[str, Any] = field(default_factory=dict)
     versions: set[str] = field(default_factory=set)
     calls: int = 0
@@ -124,14 +102,16 @@ class Judged:
             self.replies.setdefault(ask.id, [[] for _ in range(runs)])[ask.run] = list(entry.replies)
         if entry.version:
             self.versions.add(entry.version)
-        if not entry.usable:
+        if first_usable(ask.prompt, entry.replies, self.reader) is None:
             self.invalid.append(ask.id)
 
     def write(self, path: Path) -> None:
-        """Replies with the judge's name, version and prompt hash, as `score` reads them; written aside and
-        renamed.
+        """Replies with the judge's name, version, prompt hash and reader, as `score` reads them; written aside
+        and renamed.
         """
         judge = {"name": self.judge, "version": ", ".join(sorted(self.versions)), "prompt": self.prompt}
+        if self.reader != "official":  # the official one goes without saying
+            judge["reader"] = self.reader
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(path.name + ".part")
         aside.write_text(json.dumps({"judge": judge, "replies": self.replies}, indent=1))
@@ -143,9 +123,12 @@ def open_judge(params: JudgeParams) -> Judge | None:
     environment.
     """
     if params.kind == "endpoint":
-        return Endpoint(params.base_url, params.model, key_from(), params.timeout)
+        key = key_from(base_url=params.base_url)
+        return Endpoint(
+            params.base_url, params.model, key, params.timeout, params.max_tokens, params.key_header
+        )
     if params.kind == "local":
-        return LocalModel(params.model)
+        return LocalModel(params.model, params.max_tokens)
     if params.kind == "replay":
         return Replay(read_replies(Path(params.replies) if params.replies else None))
     return None
@@ -160,18 +143,21 @@ def limits_of(params: JudgeParams) -> Limits:
         per_minute=params.per_minute,
         price_in=params.price_in,
         price_out=params.price_out,
+        reader=params.reader,
+        max_unread=params.max_unread,
+        max_tokens=params.max_tokens,
     )
 
 
 def plan(asks: Sequence[Ask], judge: Judge, cache: Cache | None, limits: Limits | None = None) -> Plan:
     """What asking will take, before any call."""
     limits = limits or Limits()
-    waiting = _waiting(asks, judge, cache)
+    waiting = _waiting(asks, judge, cache, limits)
     known = sum(key_of(judge.name, ask) not in waiting for ask in asks)
     tokens_in = (
         sum(len(m["content"]) for ask in waiting.values() for m in ask.messages()) // CHARACTERS_A_TOKEN
     )
-    tokens_out = sum(ask.prompt.max_tokens for ask in waiting.values())
+    tokens_out = sum(map(limits.room, waiting.values()))
     priced = limits.price_in or limits.price_out
     cost = (tokens_in * limits.price_in + tokens_out * limits.price_out) / 1e6 if priced else None
     return Plan(judge.name, len(asks), known, len(waiting), tokens_in, tokens_out, cost, limits.max_calls)
@@ -187,23 +173,28 @@ def judge_asks(
     """Settle every ask, from the cache or by the judge; `show` gets the plan first, then progress.
 
     Asks that differ in nothing but the id are put once. An ask ends with a readable reply, or after
-    `retries` further calls. At `max_calls` calls all ends; what was settled is kept, in the result and in
-    the cache. InputError where the endpoint refuses (key, model, address).
+    `retries` further calls. At `max_calls` calls all ends, and where more than `max_unread` of the answers have no
+    readable reply; what was replied is kept, in the result and in the cache, and read again by whichever reader
+    comes next. InputError where the endpoint refuses (key, model, address).
     """
     limits = limits or Limits()
     hashes = {ask.prompt.hash for ask in asks}
     if len(hashes) > 1:
         raise InputError("asks of several prompts: judge them one by one, since a score has one prompt")
     show(str(plan(asks, judge, cache, limits)))
-    judged = Judged(judge.name, next(iter(hashes), ""))
-    run = _Run(judge, cache, limits)
-    waiting = _waiting(asks, judge, cache)
-    settled = _ask_all(run, waiting, show)
+    judged = Judged(judge.name, next(iter(hashes), ""), limits.reader)
+    waiting = _waiting(asks, judge, cache, limits)
+    keyed = {key_of(judge.name, ask): ask for ask in asks}
+    run = Run(judge, cache, limits, len(keyed))
+    for key, ask in keyed.items():
+        if key not in waiting and cache is not None:
+            run.count(ask, cache.get(key))
+    settled = run.ask_all(waiting, show)
     judged.calls, judged.stopped, judged.problem = run.calls, run.stop.is_set(), run.problem
     runs = 1 + max((ask.run for ask in asks), default=0)
     for ask in asks:
         key = key_of(judge.name, ask)
-        entry = settled.get(key) or (cache.get(key) if cache else None)
+        entry = settled.get(key) or (cache.get(key) if cache and key not in waiting else None)
         judged.cached += key not in waiting
         if entry is not None:
             judged.add(ask, entry, runs)
@@ -254,100 +245,7 @@ def judge_answers(
     return replies
 
 
-def _waiting(asks: Sequence[Ask], judge: Judge, cache: Cache | None) -> dict[str, Ask]:
+def _waiting(asks: Sequence[Ask], judge: Judge, cache: Cache | None, limits: Limits) -> dict[str, Ask]:
     """The asks that need the judge, one of each key."""
     keyed = {key_of(judge.name, ask): ask for ask in asks}
-    return {key: ask for key, ask in keyed.items() if cache is None or cache.get(key) is None}
-
-
-def _ask_all(run: _Run, waiting: dict[str, Ask], show: Callable[[str], None]) -> dict[str, Entry]:
-    settled: dict[str, Entry] = {}
-    shown = time.monotonic()
-    with ThreadPoolExecutor(max(1, run.limits.concurrency)) as pool:
-        futures = [pool.submit(run.settle, key, ask) for key, ask in waiting.items()]
-        try:
-            for future in as_completed(futures):
-                entry = future.result()
-                if entry is not None:
-                    settled[entry.key] = entry
-                if time.monotonic() - shown > SHOWN_EVERY:
-                    shown = time.monotonic()
-                    show(f"judged {len(settled)} of {len(waiting)}, {run.calls} calls")
-        except BaseException:
-            run.stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    return settled
-
-
-class _Run:
-    """What the threads of one run share: the calls made, the pace, the sign to stop."""
-
-    def __init__(self, judge: Judge, cache: Cache | None, limits: Limits) -> None:
-        self.judge, self.cache, self.limits = judge, cache, limits
-        self.calls = 0
-        self.problem = ""
-        self.stop = threading.Event()
-        self._outages = 0  # asks given up in a row because the judge could not be reached
-        self._lock = threading.Lock()
-        self._free_at = 0.0  # when the next call may start
-
-    def settle(self, key: str, ask: Ask) -> Entry | None:
-        """The ask's entry, in the cache; None where the run stopped or the judge could not be reached."""
-        replies: list[str] = []
-        version, failures = "", 0
-        while len(replies) + failures <= self.limits.retries:
-            if not self._may_call():
-                return None
-            try:
-                completion = self.judge.complete(ask, len(replies))
-            except Transient as failure:
-                failures += 1
-                self.problem = str(failure)
-                self._hold(failure, failures)
-                continue
-            except Exhausted:
-                break
-            replies.append(completion.text)
-            version = completion.version
-            if ask.prompt.usable(completion.text):
-                return self._keep(key, ask, replies, completion.version, usable=True)
-        if failures:  # an outage is no verdict
-            self._outages += 1
-            if self._outages >= OUTAGES_A_THREAD * self.limits.concurrency:
-                self.stop.set()
-            return None
-        return self._keep(key, ask, replies, version, usable=False)
-
-    def _keep(self, key: str, ask: Ask, replies: list[str], version: str, *, usable: bool) -> Entry:
-        self._outages = 0
-        entry = Entry(key, self.judge.name, version, ask.prompt.hash, ask.id, tuple(replies), usable)
-        if self.cache is not None:
-            self.cache.put(entry)
-        return entry
-
-    def _may_call(self) -> bool:
-        """Wait for this call's turn and count it; False where the run has stopped or the cap is reached."""
-        while not self.stop.is_set():
-            with self._lock:
-                now = time.monotonic()
-                wait = self._free_at - now
-                if wait <= 0:
-                    if self.calls >= self.limits.max_calls:
-                        self.stop.set()
-                        return False
-                    self.calls += 1
-                    self._free_at = now + (60 / self.limits.per_minute if self.limits.per_minute else 0.0)
-                    return True
-            self.stop.wait(wait)
-        return False
-
-    def _hold(self, failure: Transient, failures: int) -> None:
-        """Wait after a failed call; a server that is overrun is left alone by all threads."""
-        pause = min(self.limits.longest_pause, self.limits.pause * 2 ** (failures - 1))
-        pause = min(self.limits.longest_pause, max(pause, failure.after))
-        if failure.throttled:
-            with self._lock:
-                self._free_at = max(self._free_at, time.monotonic() + pause)
-        else:
-            self.stop.wait(pause)
+    return {key: ask for key, ask in keyed.items() if not (cache and limits.settles(ask, cache.get(key)))}

@@ -18,7 +18,11 @@ __all__ = ["Cache", "Entry", "key_of"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One settled ask: the replies of its attempts in order, the last readable when `usable`."""
+    """One ask: the replies of its attempts in order and as they came, `usable` where one was readable then.
+
+    Whoever reads them may read them otherwise: the replies are what was paid for. note: why the last one is not
+    whole. room: the most tokens that it could have. final: with no more room the same would come again.
+    """
 
     key: str
     judge: str
@@ -27,6 +31,9 @@ class Entry:
     id: str
     replies: tuple[str, ...]
     usable: bool
+    note: str = ""
+    room: int = 0
+    final: bool = False
 
 
 def key_of(judge: str, ask: Ask) -> str:
@@ -62,7 +69,7 @@ class Cache:
         return len(self._entries)
 
     def get(self, key: str) -> Entry | None:
-        """The entry of a key, None where the judge has not settled it."""
+        """The entry of a key, None where the judge was never asked."""
         return self._entries.get(key)
 
     def put(self, entry: Entry) -> None:

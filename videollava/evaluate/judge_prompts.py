@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from videollava.evaluate.judge_words import recast_grade, recast_literal, recast_pair
+
 __all__ = [
     "CONSISTENCY",
     "CONTEXT",
@@ -24,6 +26,7 @@ __all__ = [
     "UNREADABLE_PAIR",
     "Ask",
     "Prompt",
+    "Reader",
     "Verdict",
     "first_usable",
     "read_grade",
@@ -34,12 +37,16 @@ __all__ = [
 ]
 
 Reply = Literal["literal", "grade", "pair"]
+Reader = Literal["official", "tolerant"]
 UNREADABLE_PAIR = (-1.0, -1.0)  # what LLaVA's script averages in for a review that it cannot read
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A judge's task: system and user text (with fields in braces), and which form its reply must have."""
+    """A judge's task: system and user text (with fields in braces), and which form its reply must have.
+
+    wants: the keys of a literal's verdict.
+    """
 
     name: str
     version: int
@@ -47,6 +54,7 @@ class Prompt:
     user: str
     reply: Reply
     max_tokens: int = 64
+    wants: tuple[str, ...] = ("score",)
 
     @property
     def hash(self) -> str:
@@ -54,13 +62,36 @@ class Prompt:
         told = json.dumps([self.name, self.version, self.system, self.user, self.reply])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def usable(self, reply: str) -> bool:
+    def usable(self, reply: str, reader: Reader = "official") -> bool:
         """Whether the reply can be read; else the judge is asked again."""
+        return self.read(reply, reader) is not None
+
+    def read(self, reply: str, reader: Reader = "official") -> str | None:
+        """The reply in the official form, None where it cannot be read.
+
+        The tolerant reader takes what the official parsers read wholly as they do, and puts the rest into their
+        form.
+        """
+        if reader == "official":
+            return reply if self._parsed(reply) is not None else None
+        if self.whole(reply):
+            return reply
         if self.reply == "literal":
-            return read_literal(reply) is not None
-        if self.reply == "grade":
-            return read_grade(reply) is not None
-        return read_pair(reply) is not None
+            return recast_literal(reply, self.wants)
+        return recast_grade(reply) if self.reply == "grade" else recast_pair(reply)
+
+    def whole(self, reply: str) -> bool:
+        """Whether the official parsers read all that is wanted: a literal may be one without a score."""
+        parsed = self._parsed(reply)
+        if self.reply != "literal" or parsed is None:
+            return parsed is not None
+        verdict = read_verdict(parsed[0])
+        return verdict.score is not None and (verdict.match is not None or "pred" not in self.wants)
+
+    def _parsed(self, reply: str) -> Any:
+        if self.reply == "literal":
+            return read_literal(reply)
+        return read_grade(reply) if self.reply == "grade" else read_pair(reply)
 
 
 @dataclass(frozen=True)
@@ -152,9 +183,9 @@ def read_pair(reply: str) -> tuple[float, float] | None:
         return None
 
 
-def first_usable(prompt: Prompt, replies: Sequence[str]) -> str | None:
-    """The reply that counts: the first readable one of the attempts."""
-    return next((reply for reply in replies if prompt.usable(reply)), None)
+def first_usable(prompt: Prompt, replies: Sequence[str], reader: Reader = "official") -> str | None:
+    """The reply that counts, in the official form: the first readable one of the attempts."""
+    return next((read for reply in replies if (read := prompt.read(reply, reader)) is not None), None)
 
 
 _ONLY_DICT = (
@@ -191,6 +222,7 @@ MATCH = Prompt(
     "not "
     "text. " + _ONLY_DICT.format(example="{{'pred': 'yes', 'score': 4}}"),
     "literal",
+    wants=("pred", "score"),
 )
 
 CORRECTNESS = _video_score(

@@ -25,12 +25,17 @@ from videollava.evaluate.questions import Item, QuestionSet
 from videollava.evaluate.results import full_marks
 from videollava.params import Judge as JudgeParams
 
-__all__ = ["Bench", "measure"]
+__all__ = ["COUNTED", "Bench", "measure"]
 
 # Of a score: what is about single questions or records, and not a figure.
 SINGLE = (
     *("per_question", "per_group", "per_question_score", "per_question_reference", "marks"),
     *("missing_ids", "malformed_lines", "judge"),
+)
+# Of a score: how many answers count less than they might, and why.
+COUNTED = (
+    *("missing_media", "too_long", "cut_answers", "invalid", "undecided", "unscored", "unjudged"),
+    *("read_otherwise", "otherwise_right", "lost_to_form"),
 )
 RATED_TO_10 = "llava-bench"
 
@@ -61,8 +66,13 @@ def measure(one: QuestionSet, given: Given, blind: Given | None, bench: Bench) -
         return None
     headline = one.benchmark.headline if one.benchmark.headline in found.figures else "accuracy"
     metrics = _split_metrics(one, found) if not one.of_files else {"headline": headline, **found.figures}
-    if given.problems:
-        metrics["missing_media"] = len(given.problems)
+    for name, found_so in (
+        ("missing_media", given.lacking),
+        ("too_long", given.too_long),
+        ("cut_answers", given.cut),
+    ):
+        if found_so:
+            metrics[name] = len(found_so)
     if one.limit:
         metrics["limit"] = one.limit
     dark = _score(one, blind, bench, ".blind") if blind is not None else None
@@ -119,13 +129,14 @@ def _figures(one: QuestionSet, answers: Path | None, replies: Path | None) -> Fi
     whole = one.benchmark.score(one.gold, answers, replies, True)
     marks: Marks = whole["marks"]
     judge = whole.get("judge") or {}
-    told = {"judge": "name", "judge_version": "version", "judge_prompt": "prompt"}
+    told = {"judge": "name", "judge_version": "version", "judge_prompt": "prompt", "judge_reader": "reader"}
     who = {name: judge[key] for name, key in told.items() if judge.get(key)}
     if one.limit and one.of_files:
         # The gold holds all questions: of the score, only the mean over those that were asked is one.
         values = [marks.get(item.id, (None, ""))[0] or 0.0 for item in one.items]
         key = headline if headline == "score" and one.name != RATED_TO_10 else "accuracy"
-        return Figures({key: mean(values), "n": len(values), **who}, marks)
+        counted = {name: whole[name] for name in COUNTED if name in whole}
+        return Figures({key: mean(values), "n": len(values), **counted, **who}, marks)
     return Figures({key: value for key, value in whole.items() if key not in SINGLE} | who, marks)
 
 

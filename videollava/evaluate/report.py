@@ -20,6 +20,7 @@ from videollava.evaluate.pictures import Album
 from videollava.evaluate.report_samples import sample_cards
 from videollava.evaluate.report_scores import (
     Scored,
+    answer_notes,
     chart,
     kinds_part,
     paper_tables,
@@ -115,11 +116,7 @@ def _lineage(workspace: Path) -> dict[str, str]:
 
 
 def _scores(scores: Sequence[Scored], compared: bool, metrics: Mapping[str, Any]) -> Markup:
-    lacking = [
-        f"{one.title}: {metrics[one.benchmark]['missing_media']:,} questions whose medium is missing count as wrong."
-        for one in scores
-        if metrics[one.benchmark].get("missing_media")
-    ]
+    lacking = [note for one in scores for note in answer_notes(one, metrics[one.benchmark])]
     notes = [tag("p", note, class_="note") for note in (*score_notes(scores, compared), *lacking)]
     published = paper_tables(scores)
     beside = [tag("h3", "Beside the paper's tables"), published] if published else []

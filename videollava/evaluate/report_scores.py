@@ -26,6 +26,7 @@ from videollava.gate import primary
 
 __all__ = [
     "Scored",
+    "answer_notes",
     "chart",
     "kinds_part",
     "paper_tables",
@@ -156,6 +157,31 @@ def score_notes(scores: Sequence[Scored], compared: bool) -> list[str]:
     if loose:
         notes.append(f"No interval for {', '.join(loose)}: the score is not the mean of the answers at hand.")
     return notes
+
+
+def answer_notes(one: Scored, metrics: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a benchmark's answers: those not given, not read, or read otherwise than meant."""
+    judged = "judge" in metrics
+    texts = {
+        "missing_media": "{} questions whose medium is missing count as wrong.",
+        "too_long": "{} questions are longer than the model's positions: they were not answered and count as wrong.",
+        "cut_answers": "{} answers end where the model's positions do.",
+        "invalid": "{} answers have no reply of the judge that could be read."
+        if judged
+        else "{} answers could not be read: they name no option, or several; they count as wrong.",
+        "undecided": "{} verdicts say neither yes nor no, and leave the accuracy.",
+        "lost_to_form": "{} verdicts are lost to the form of the judge's reply: the official script does not read "
+        "what evaluate.judge.reader=tolerant would.",
+        "read_otherwise": "{} answers say another option in their words than the official rule reads; "
+        "{otherwise_right:,} of these would be right.",
+    }
+    counts = {"otherwise_right": 0, **metrics}
+    notes = [text.format(f"{metrics[key]:,}", **counts) for key, text in texts.items() if metrics.get(key)]
+    if metrics.get("judge_reader"):
+        notes.append(
+            f"the judge's replies were read by the {metrics['judge_reader']} reader, not as officially."
+        )
+    return [f"{one.title}: {note}" for note in notes]
 
 
 def paper_tables(scores: Sequence[Scored]) -> Markup:

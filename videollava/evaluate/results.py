@@ -109,12 +109,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def judge_name(figures: Any) -> str:
-    """Who graded a benchmark: model, its exact version, the prompt's hash, by its entry in metrics.json; "" for
-    nobody.
+    """Who graded a benchmark: model, its exact version, the prompt's hash, the reader of its replies (where it is
+    not the official one), by its entry in metrics.json; "" for nobody.
     """
     if not isinstance(figures, Mapping):
         return ""
-    parts = [figures.get(key) for key in ("judge", "judge_version", "judge_prompt")]
+    parts = [figures.get(key) for key in ("judge", "judge_version", "judge_prompt", "judge_reader")]
     return " ".join(p if isinstance(p, str) else json.dumps(p, sort_keys=True) for p in parts if p)
 
 

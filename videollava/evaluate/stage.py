@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from videollava.errors import InputError
 from videollava.evaluate.answers import AnswerLog, Given
 from videollava.evaluate.contamination import find_contamination
 from videollava.evaluate.judge import open_judge
-from videollava.evaluate.measure import Bench, measure
+from videollava.evaluate.measure import COUNTED, Bench, measure
 from videollava.evaluate.media import Reader, blindfold, encode_windows, media_of
 from videollava.evaluate.predict import Settings, predict
 from videollava.evaluate.questions import QuestionSet, read_questions
@@ -50,7 +50,7 @@ SHORT = 12  # digits of a hash
 
 def run(params: Params, workspace: Path) -> None:
     """Evaluate models/videollava into evaluation/ and metrics.json."""
-    key = input_key(workspace, "evaluate")[:16]
+    key = input_key(workspace, "evaluate", parameters=False)
     target = workspace / "evaluation"
     metrics = evaluate(params, workspace, workspace / "models/videollava", target, key)
     if Ranks.of().rank:
@@ -71,14 +71,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of a model on `params.evaluate.benchmarks`; predictions, metrics.json and report go to `target`.
 
-    key: of all that the answers depend on; without one, the model is another than the workspace's, and named in
-    the report. champion: the evaluation folder to compare with. What was answered before a kill is not asked
-    again. On ranks other than 0 the result is empty.
+    key: of the model, data and code that the answers depend on; without one, the model is another than the
+    workspace's, and named in the report. champion: the evaluation folder to compare with. What was answered before
+    a kill, or before a judge stopped, is not asked again. On ranks other than 0 the result is empty.
     """
     ranks = Ranks.of()
     lineage = None if key else _lineage(workspace, model_folder)
-    name = key or digest([lineage, params.evaluate, params.model])[:16]
-    scratch = workspace / "checkpoints" / f"evaluate-{name}"
+    scratch = workspace / "checkpoints" / f"evaluate-{_answering(key or lineage, params)}"
     judging = params.evaluate.judge
     judge = None if judging.kind == "local" else open_judge(judging)  # a mistake in it shows at once
     with join_ranks(ranks):
@@ -89,9 +88,9 @@ def evaluate(
         ranks.wait()
         if ranks.rank:
             return {}
-    for name in WRITTEN:
-        shutil.rmtree(target / name, ignore_errors=True)
-        (target / name).unlink(missing_ok=True)
+    for written in WRITTEN:
+        shutil.rmtree(target / written, ignore_errors=True)
+        (target / written).unlink(missing_ok=True)
     target.mkdir(parents=True, exist_ok=True)
     judge = open_judge(judging) if judging.kind == "local" else judge
     bench = Bench(target, judge, judging, _verdicts(workspace))
@@ -177,15 +176,24 @@ def _measure(
             counted = contamination[one.name].items()
             found["contamination"] = {name: count for name, count in counted if name != "examples"}
         metrics[one.name] = found
-        log_metrics(0, **{f"{one.name}.{key}": v for key, v in found.items() if isinstance(v, float)})
+        figures = {key: v for key, v in found.items() if isinstance(v, float) or key in COUNTED}
+        log_metrics(0, **{f"{one.name}.{key}": v for key, v in figures.items()})
         print(_line(one.name, found), flush=True)
-        if seen.problems:
-            print(
-                f"{one.name}: {len(seen.problems):,} questions lack their medium and count as wrong; the first: "
-                f"{next(iter(seen.problems.values()))}",
-                flush=True,
-            )
+        for line in _lacks(seen):
+            print(f"{one.name}: {line}", flush=True)
     return metrics
+
+
+def _lacks(seen: Given) -> Iterator[str]:
+    """What was not answered, or not to the end, and why."""
+    if seen.lacking:
+        first = next(iter(seen.lacking.values()))
+        yield f"{len(seen.lacking):,} questions lack their medium and count as wrong; the first: {first}"
+    if seen.too_long:
+        first = seen.problems[min(seen.too_long)]
+        yield f"{len(seen.too_long):,} questions were not answered and count as wrong; the first: {first}"
+    if seen.cut:
+        yield f"{len(seen.cut):,} answers end where the model's positions do; the first: {min(seen.cut)!r}"
 
 
 def _line(name: str, metrics: Mapping[str, Any]) -> str:
@@ -196,13 +204,27 @@ def _line(name: str, metrics: Mapping[str, Any]) -> str:
     if "chance" in metrics:
         parts.append(f"chance {_figure(metrics['chance'])}")
     if "judge" in metrics:
-        parts.append(f"judged by {metrics['judge']}")
+        reader = f", {metrics['judge_reader']} reader" if "judge_reader" in metrics else ""
+        parts.append(f"judged by {metrics['judge']}{reader}")
+    counted = {
+        "invalid": "unread",
+        "read_otherwise": "read otherwise than worded",
+        "lost_to_form": "lost to form",
+    }
+    parts += [f"{metrics[key]:,} {words}" for key, words in counted.items() if metrics.get(key)]
     kinds = ", ".join(f"{kind} {value:.1f}" for kind, value in metrics.get("by_kind", {}).items())
     return "  ".join(parts) + (f"  ({kinds})" if kinds else "")
 
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _answering(inputs: Any, params: Params) -> str:
+    """Of what answers depend on, and nothing else: a judge set otherwise does not ask the model again."""
+    choices = params.evaluate
+    made = [params.model, choices.precision, choices.max_new_tokens, choices.batch_tokens]
+    return digest([inputs, made])[:16]
 
 
 def _lineage(workspace: Path, model_folder: Path) -> dict[str, str]:

@@ -7,11 +7,12 @@ what names two options, or none, or only denies one, is not: unread is better th
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["read_choice", "read_yes_no", "without_reasoning"]
+from videollava.evaluate.plain import plain, without_reasoning
+
+__all__ = ["read_choice", "read_yes_no"]
 
 ARTICLES = ("a", "an", "the")
 LITTLE = frozenset(
@@ -22,12 +23,8 @@ LITTLE = frozenset(
     )
 )
 WORD = re.compile(r"[+-]?\d+(?:[.,:/]\d+)*%?|[^\W\d_]+(?:'[^\W\d_]+)*|\d+")
-REASONING = re.compile(r"<(think(?:ing)?|reason(?:ing)?|thought)>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
-LEFT_OPEN = re.compile(r"<(?:think(?:ing)?|reason(?:ing)?|thought)>.*", re.DOTALL | re.IGNORECASE)
-LEFT_CLOSED = re.compile(r".*</(?:think(?:ing)?|reason(?:ing)?|thought)\s*>", re.DOTALL | re.IGNORECASE)
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 TEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|rm|bf)\b\s*|[${}]")
-EMPHASIS = re.compile(r"[*`]+|(?<!\w)_+|_+(?!\w)")
 CLAUSE = re.compile(r"[.;!?](?:\s|$)|\n|\b(?:but|rather(?! than)|however|whereas)\b|,(?!\d)", re.IGNORECASE)
 SENTENCE = re.compile(r"[.!?]\s+|\n")
 DENIED_BEFORE = re.compile(
@@ -74,10 +71,10 @@ def read_choice(answer: str, options: Mapping[str, str]) -> str | None:
     Markdown are taken as plain ones. An article or a pronoun is no label ("A person ..", "I think ..").
     """
     said = without_reasoning(answer)
-    boxed = {_read(_plain(found), options) for found in BOXED.findall(said)}
+    boxed = {_read(_bare(found), options) for found in BOXED.findall(said)}
     if boxed:
         return boxed.pop() if len(boxed) == 1 else None
-    return _read(_plain(said), options)
+    return _read(_bare(said), options)
 
 
 def read_yes_no(answer: str) -> str | None:
@@ -85,18 +82,8 @@ def read_yes_no(answer: str) -> str | None:
     return read_choice(answer, {"yes": "yes", "no": "no"})
 
 
-def without_reasoning(answer: str) -> str:
-    """An answer without what stands in `<think>` marks, also where their first or last half is missing."""
-    if "<" not in answer:
-        return answer
-    kept = REASONING.sub(" ", answer)
-    kept = LEFT_CLOSED.sub("", kept)
-    return LEFT_OPEN.sub("", kept).strip()
-
-
-def _plain(answer: str) -> str:
-    text = unicodedata.normalize("NFKC", answer).replace("\u2019", "'").replace("\u2018", "'")
-    return EMPHASIS.sub("", TEX.sub("", text)).strip()
+def _bare(text: str) -> str:
+    return plain(TEX.sub("", text))
 
 
 def _read(text: str, options: Mapping[str, str]) -> str | None:
@@ -244,5 +231,5 @@ def _within(part: Sequence[str], whole: Sequence[str]) -> bool:
 
 def _words(text: str) -> list[str]:
     """Words and numbers in lower case, without an article before them."""
-    words = [found.casefold() for found in WORD.findall(_plain(text))]
+    words = [found.casefold() for found in WORD.findall(plain(text))]
     return words[1:] if len(words) > 1 and words[0] in ARTICLES else words

@@ -22,7 +22,7 @@ from videollava.evaluate.benchmarks.reading import (
     records,
     rows_with,
 )
-from videollava.evaluate.benchmarks.replies import of_document
+from videollava.evaluate.benchmarks.replies import is_lost, of_document
 from videollava.evaluate.benchmarks.tally import counts, mark, result
 from videollava.evaluate.judge_prompts import PAIR, UNREADABLE_PAIR, Ask, first_usable, read_pair
 
@@ -44,11 +44,11 @@ def score(
 
     Replies are the official reviews ("tuple", or "content" to read it from), or a judge's in our form, for
     which the questions must be given. A review that cannot be read rates both -1, as officially, and is
-    counted in `invalid`.
+    counted in `invalid`; `lost_to_form` of these could be read by a tolerant reader.
     """
     found = documents(gold)
     asked = {str(row["question_id"]): row["category"] for row in _question_rows(found)}
-    judge, reviews = _reviews(replies, asked)
+    judge, reviews, lost = _reviews(replies, asked)
     groups: dict[str, list[Pair]] = defaultdict(list)
     for _, category, pair in reviews:
         groups[category].append(pair)
@@ -58,6 +58,7 @@ def score(
         "by_category": {category: _ratio(groups[category]) for category in sorted(groups)},
         "reference": sum(reference for reference, _ in pairs) / len(pairs),
         "ours": sum(ours for _, ours in pairs) / len(pairs),
+        "lost_to_form": lost,
         "judge": judge,
     }
     reviewed = {key for key, _, _ in reviews}
@@ -112,7 +113,10 @@ def _question_rows(found: Sequence[Document]) -> list[dict[str, Any]]:
     return [row for document in find(found, _is_question) for row in records(document)]
 
 
-def _reviews(path: Path | None, asked: dict[str, str]) -> tuple[dict[str, str], list[tuple[str, str, Pair]]]:
+def _reviews(
+    path: Path | None, asked: dict[str, str]
+) -> tuple[dict[str, str], list[tuple[str, str, Pair]], int]:
+    """The judge, each review's question, category and ratings, and how many were lost to their form."""
     if path is None:
         raise InputError("LLaVA-Bench is judged: give --judge-replies PATH (reviews, or a judge's replies)")
     document = parse(path)
@@ -124,7 +128,9 @@ def _reviews(path: Path | None, asked: dict[str, str]) -> tuple[dict[str, str], 
             (str(row["question_id"]), row.get("category", "all"), _pair(document, number, row))
             for number, row in enumerate(rows, 1)
         ]
-        return dict(of_document(Document(path, {})).judge), reviews
+        unread = (row for (_, _, pair), row in zip(reviews, rows, strict=True) if pair == UNREADABLE_PAIR)
+        lost = sum(is_lost(PAIR, [row["content"]]) for row in unread if isinstance(row.get("content"), str))
+        return dict(of_document(Document(path, {})).judge), reviews, lost
     replies = of_document(document)
     unknown = [key for key in replies.by_id if key not in asked]
     if unknown:
@@ -133,7 +139,7 @@ def _reviews(path: Path | None, asked: dict[str, str]) -> tuple[dict[str, str], 
         )
     reviews = []
     for key, attempts in replies.by_id.items():
-        reply = first_usable(PAIR, attempts)
+        reply = first_usable(PAIR, attempts, replies.reader)
         reviews.append(
             (
                 key,
@@ -143,7 +149,7 @@ def _reviews(path: Path | None, asked: dict[str, str]) -> tuple[dict[str, str], 
         )
     if not reviews:
         raise InputError(f"{path}: no replies")
-    return dict(replies.judge), reviews
+    return dict(replies.judge), reviews, replies.lost(PAIR, replies.by_id)
 
 
 def _pair(document: Document, number: int, row: dict[str, Any]) -> Pair:

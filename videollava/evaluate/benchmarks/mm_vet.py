@@ -10,9 +10,9 @@ from videollava.errors import InputError
 from videollava.evaluate.benchmarks.image_questions import asked, llava_questions
 from videollava.evaluate.benchmarks.interface import Benchmark, Question
 from videollava.evaluate.benchmarks.reading import Answers, Document, documents, pick, read_answers
-from videollava.evaluate.benchmarks.replies import read_replies, runs_of
+from videollava.evaluate.benchmarks.replies import is_lost, read_replies, runs_of
 from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
-from videollava.evaluate.judge_prompts import GRADE, Ask, first_usable, read_grade
+from videollava.evaluate.judge_prompts import GRADE, Ask, Reader, first_usable, read_grade
 
 __all__ = ["BENCHMARK", "asks", "questions", "score"]
 
@@ -31,11 +31,11 @@ def score(
     combination.
 
     Replies are the official grade file (id -> {"score": [one a run]}), or a judge's replies in our form. A
-    question without a grade gets 0 and is counted in `invalid`.
+    question without a grade gets 0 and is counted in `invalid`; `lost_to_form` where a tolerant reader finds one.
     """
     tasks = _tasks(documents(gold))
     given = _answers(answers)
-    judge, graded = _grades(replies)
+    judge, graded, lost = _grades(replies)
     runs = max((len(grades) for grades in graded.values()), default=0)
     if not runs:
         raise InputError(f"{replies}: no grades")
@@ -58,6 +58,7 @@ def score(
         "by_combination": grouped(
             ("_".join(sorted(set(row["capability"]))), means[key]) for key, row in tasks.items()
         ),
+        "lost_to_form": lost,
         "judge": judge,
     }
     single = {key: 100 * value for key, value in means.items()}
@@ -95,23 +96,26 @@ def _named(key: str) -> str:
     return PREFIX + key if key.isdigit() else key
 
 
-def _grades(path: Path | None) -> tuple[dict[str, str], dict[str, list[float | None]]]:
+def _grades(path: Path | None) -> tuple[dict[str, str], dict[str, list[float | None]], int]:
+    """The judge, each question's grades by run, and how many questions lost one to the form of a reply."""
     replies = read_replies(path)
     judge = dict(replies.judge)
     grades: dict[str, list[float | None]] = {}
+    lost = 0
     for key, value in replies.by_id.items():
         if isinstance(value, Mapping) and "score" in value:
             grades[_named(key)] = list(value["score"])
             judge["name"] = next(iter(value.get("model", ())), judge["name"])
         elif isinstance(value, list):
-            grades[_named(key)] = [_grade(attempts) for attempts in runs_of(value)]
+            grades[_named(key)] = [_grade(attempts, replies.reader) for attempts in runs_of(value)]
+            lost += any(is_lost(GRADE, attempts) for attempts in runs_of(value))
         else:
             raise InputError(f'{path}: {key!r}: want {{"score": [..]}} or a list of replies')
-    return judge, grades
+    return judge, grades, 0 if replies.reader == "tolerant" else lost
 
 
-def _grade(attempts: Sequence[str]) -> float | None:
-    reply = first_usable(GRADE, attempts)
+def _grade(attempts: Sequence[str], reader: Reader) -> float | None:
+    reply = first_usable(GRADE, attempts, reader)
     return None if reply is None else read_grade(reply)
 
 

@@ -60,7 +60,7 @@ def score(
     prompt: Prompt,
 ) -> dict[str, Any]:
     """`score` 0-5, the mean of `int(score)` over judged answers; a reply that holds none adds 0
-    (`invalid`).
+    (`invalid`). `lost_to_form`: those that a tolerant reader of replies reads.
 
     Answers are the official list ("pred", or "pred1" and "pred2", beside the question), or lines by our
     ids, for which the gold is needed.
@@ -74,6 +74,7 @@ def score(
     figures = {
         "score": sum(value or 0 for value in scores.values()) / len(keys),
         "unjudged": len(rows) - len(keys),
+        "lost_to_form": judged.lost(prompt, keys),
         "judge": dict(judged.judge),
     }
     invalid = sum(value is None for value in scores.values())

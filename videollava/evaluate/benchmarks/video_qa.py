@@ -59,7 +59,8 @@ def score(
     accuracy = yes / (yes + no); score = sum of whole scores / rows. `n` is the rows: answers to questions
     of the gold that have a reply. A row whose replies cannot be read at all (`invalid`) or hold no score
     (`unscored`) adds 0 and stays; one that says neither yes nor no (`undecided`) leaves the accuracy.
-    Missing answers are no rows.
+    Missing answers are no rows. `lost_to_form`: rows that a tolerant reader of replies reads and the official one
+    does not, or not wholly.
     """
     judged = read_replies(replies)
     given = read_answers(answers)
@@ -80,6 +81,7 @@ def score(
         "undecided": len(rows) - yes - no,
         "unscored": sum(verdict.score is None for verdict in verdicts.values()),
         "unjudged": len(keys) - len(rows),
+        "lost_to_form": judged.lost(MATCH, rows),
         "judge": dict(judged.judge),
     }
     figures.update(_by_type(golds, verdicts))
