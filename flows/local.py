@@ -52,16 +52,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _retrain(options: argparse.Namespace) -> int:
+    _require("dvc", "prefect", "mlflow")
     from flows.lock import hold
+    from flows.scm import settle_scm
     from flows.workspace import apply_params
 
     root = options.workspace.resolve()
     with hold(root):
+        if lacking := settle_scm(root):
+            print(lacking, file=sys.stderr)
         for change in apply_params(root, options.profile, options.overrides):
             print(f"params.yaml: {change} (git shows it; `git checkout params.yaml` takes it back)")
         if _nothing_to_do(root, options.promote):
             return 0
     return _run_flow(root, options)
+
+
+def _require(*packages: str) -> None:
+    from importlib.util import find_spec
+
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise InputError(
+            f"{sys.executable}: {' and '.join(missing)} not installed; a retraining needs the pipeline's packages: "
+            "`make install`, then `make retrain`"
+        )
 
 
 def _nothing_to_do(root: Path, promote: bool) -> bool:
@@ -186,6 +200,8 @@ def _report(root: Path, state: Any) -> int:
     print("\nstage       outcome     seconds")
     for stage in result["stages"]:
         print(f"{stage['stage']:<12}{stage['outcome']:<12}{stage['seconds']:7.1f}")
+    if unpushed := [stage["stage"] for stage in result["stages"] if stage["unpushed"]]:
+        print(f"\nnot on the DVC remote: {', '.join(unpushed)}; `dvc push --run-cache` sends them")
     print(f"\n{result['table']}")
     for reason in (*result["reasons"], *result["notes"]):
         print(f"gate: {reason}")

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # a retraining with nothing to do answers before Pre
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -24,7 +24,7 @@ from prefect.states import State
 
 from flows.graph import stage_order
 from flows.session import Session, open_session
-from flows.stage import USAGE_ERROR, StageFailed, StageResult, push_stage, run_stage
+from flows.stage import StageFailed, StageResult, push_stage, run_stage
 from flows.storage import stores
 from flows.workspace import apply_params, occupy, repository
 from videollava import registry
@@ -110,17 +110,16 @@ def _stage_task(name: str) -> Callable[..., StageResult]:
         log = get_run_logger()
         result = run_stage(session.root, stage, log.info, session.environment, [lock], echo)
         session.note(result)
-        if push:
-            push_stage(session.root, stage, log.info)
         log.info("%s: %s in %.1f s", stage, result.outcome, result.seconds)
-        return result
+        unpushed = push_stage(session.root, stage, log.info, echo) if push else ""
+        return replace(result, unpushed=unpushed)
 
     return run
 
 
 def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
-    return not (isinstance(error, StageFailed) and error.status == USAGE_ERROR)
+    return isinstance(error, StageFailed) and not error.lasting
 
 
 @task(name="register", task_run_name="register", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from flows.process import OutputLines, run_streamed
 from flows.proxies import with_all_proxies
+from flows.reading import Outcome, Reading
+from flows.remote import why_unreached
 from flows.storage import has_remote
 from videollava.environment import ask_loopback_directly
+from videollava.errors import InputError
 
 __all__ = ["StageFailed", "StageResult", "is_current", "push_stage", "run_stage"]
 
@@ -29,26 +31,37 @@ NOISE = re.compile(
     r"To enable auto staging|dvc config core\.autostage|Use `dvc push`|Data and pipelines are up to date|"
     r"Stage '.*' didn't change, skipping|> .*videollava |WARNING: Process '.* in RWLock-file )"
 )
-USAGE_ERROR = 2  # what `videollava` exits with on a user's mistake: another try would end the same
-TAIL = 30
+PULL = ("--pull", "--allow-missing")
+PUSH = "dvc push --run-cache"
+LOCK_SECONDS = 600.0
+LOCK_PAUSE = 5.0
 
 
 class StageFailed(RuntimeError):
-    """A stage ended badly; its text ends with the last lines the stage wrote."""
+    """A stage ended badly; its text ends with the last lines the stage wrote.
 
-    def __init__(self, stage: str, status: int, tail: Iterable[str]) -> None:
+    status: the exit status of the stage's command, DVC's own where it never came to that. lasting: whether another
+    try would end the same.
+    """
+
+    def __init__(self, stage: str, status: int, tail: Iterable[str], lasting: bool = False) -> None:
         self.stage = stage
         self.status = status
+        self.lasting = lasting
         super().__init__(f"stage {stage} failed (exit status {status})\n" + "\n".join(tail))
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What became of a stage: it ran here, was restored from the cache, or was up to date."""
+    """What became of a stage: it ran here, was restored from the cache, or was up to date.
+
+    unpushed: why its outputs are not on the remote though they should be.
+    """
 
     stage: str
-    outcome: Literal["ran", "restored", "unchanged"]
+    outcome: Outcome
     seconds: float
+    unpushed: str = ""
 
 
 def run_stage(
@@ -64,53 +77,74 @@ def run_stage(
     Whatever interrupts it (a cancelled flow, Ctrl-C, an error in `say`) ends every process of the stage
     first. keep: open files that the stage's processes hold too (a lock on the workspace). echo: what a person
     watches gets the same, on a terminal raw, progress bars included.
+
+    A remote that does not answer, or lacks what it should have, costs a warning: what is here is used. Another DVC
+    at work in here is waited for.
     """
     began = time.monotonic()
     if is_current(workspace, stage):
         return StageResult(stage, "unchanged", time.monotonic() - began)
-    outcome: Literal["ran", "restored", "unchanged"] = "unchanged"
     live = echo is not None and sys.stdout.isatty()
-    tail: list[str] = []
 
-    def take(line: str) -> None:
-        nonlocal outcome
-        if line.startswith(f"Running stage '{stage}'"):
-            outcome = "ran"
-        elif line.startswith(f"Stage '{stage}' is cached"):
-            outcome = "restored"
-        tail.append(line)
-        del tail[:-TAIL]
+    def tell(line: str) -> None:
         say(line)
         if echo and not live:
             echo(f"{line}\n")
 
+    def warn(line: str) -> None:
+        tell(f"{stage}: {line}")
+        if echo and live:
+            echo(f"{stage}: {line}\n")
+
     # FACTS: with a remote, what other machines made is restored without downloading what nobody needs.
-    pull = ["--pull", "--allow-missing"] if has_remote(workspace) else []
-    status = run_streamed(
-        [sys.executable, "-m", "dvc", "repro", *pull, stage],
-        workspace,
-        stage_environment(workspace, env),
-        OutputLines(take, echo if live else None, NOISE),
-        keep,
-        terminal=live,
-    )
-    if status:
-        raise StageFailed(stage, _inner_status(tail, status), tail)
-    return StageResult(stage, outcome, time.monotonic() - began)
+    pull = has_remote(workspace)
+    if pull and (reason := why_unreached(workspace)):
+        warn(f"the DVC remote is not reached ({reason}); what is here is used")
+        pull = False
+    while True:
+        reading = Reading(stage, tell)
+        command = [sys.executable, "-m", "dvc", "repro", *(PULL if pull else ()), stage]
+        lines = OutputLines(reading.take, echo if live else None, NOISE)
+        status = run_streamed(
+            command, workspace, stage_environment(workspace, env), lines, keep, terminal=live
+        )
+        if not status:
+            return StageResult(stage, reading.outcome, time.monotonic() - began)
+        if reading.locked and time.monotonic() - began < LOCK_SECONDS:
+            warn("another DVC is at work in this folder; waiting for it")
+            time.sleep(LOCK_PAUSE)
+        elif pull and reading.inner is None and not reading.locked:
+            warn(f"what the DVC remote has cannot be taken ({reading.error}); what is here is used")
+            pull = False
+        else:
+            raise StageFailed(stage, reading.inner or status, reading.tail, reading.lasting)
 
 
-def push_stage(workspace: Path, stage: str, say: Callable[[str], None] = print) -> bool:
-    """Push a stage's outputs and the run-cache, so that others restore them; False without a remote."""
+def push_stage(
+    workspace: Path,
+    stage: str,
+    say: Callable[[str], None] = print,
+    echo: Callable[[str], None] | None = None,
+) -> str:
+    """Push a stage's outputs and the run-cache, so that others restore them; "" or why it could not be.
+
+    Nothing to do without a remote. What fails here is no reason to lose a training: it stays in the cache.
+    """
     if not has_remote(workspace):
-        return False
-    tail: list[str] = []
-    lines = OutputLines(lambda line: tail.append(line), noise=NOISE)
-    command = [sys.executable, "-m", "dvc", "push", "--quiet", "--run-cache", stage]
-    status = run_streamed(command, workspace, stage_environment(workspace), lines)
-    if status:
-        raise StageFailed(f"{stage} (dvc push)", status, tail[-TAIL:])
-    say(f"{stage}: pushed to the remote")
-    return True
+        return ""
+    if not (reason := why_unreached(workspace)):
+        reading = Reading(stage, lambda _: None)
+        command = [sys.executable, "-m", "dvc", "push", "--run-cache", stage]
+        lines = OutputLines(reading.take, noise=NOISE)
+        if not run_streamed(command, workspace, stage_environment(workspace), lines):
+            say(f"{stage}: pushed to the remote")
+            return ""
+        reason = reading.error
+    text = f"{stage}: not pushed to the DVC remote ({reason}); it is in the cache here, and `{PUSH}` sends it later"
+    say(text)
+    if echo:
+        echo(f"{text}\n")
+    return reason
 
 
 def is_current(workspace: Path, stage: str = "") -> bool:
@@ -144,14 +178,12 @@ def stage_environment(workspace: Path, extra: Mapping[str, str] | None = None) -
     return environment
 
 
-def _inner_status(tail: Iterable[str], status: int) -> int:
-    found = re.findall(r"exited with (\d+)", "\n".join(tail))
-    return int(found[-1]) if found else status
-
-
 if __name__ == "__main__":
     try:
         result = run_stage(Path(sys.argv[2] if len(sys.argv) > 2 else "."), sys.argv[1])
     except StageFailed as failure:
         raise SystemExit(failure.status) from failure
+    except InputError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2) from problem
     print(f"{result.stage}: {result.outcome} in {result.seconds:.1f} s")

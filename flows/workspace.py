@@ -10,6 +10,7 @@ from typing import Any
 from flows.clones import drop_old_clones, have_clone
 from flows.git import ask_git, run_git
 from flows.lock import hold
+from flows.scm import settle_scm
 from flows.storage import share
 from videollava.errors import InputError
 from videollava.params import load_params, parse_params, profile_names, profile_text, split_overrides
@@ -61,6 +62,7 @@ def occupy(home: Path, workspace: str = "", commit: str = "") -> Iterator[tuple[
     if workspace:
         root = Path(workspace).resolve()
         with hold(root) as lock:
+            settle_scm(root)
             yield root, lock
         return
     home = home.resolve()

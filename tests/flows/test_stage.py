@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import zc.lockfile
 
+import flows.remote
+import flows.stage
+from flows.process import OutputLines
+from flows.reading import Reading
+from flows.scm import settle_scm
 from flows.stage import StageFailed, is_current, push_stage, run_stage
+from flows.workspace import occupy
 from videollava.tracking.lineage import locked_input_key, read_yaml, stage_key
 
 
@@ -63,7 +72,7 @@ def test_what_one_machine_pushed_another_restores(workspace: Path, tmp_path: Pat
         (place / ".dvc" / "config").write_text(remote)
     for stage in ("fetch", "finetune", "evaluate"):
         run_stage(workspace, stage, lambda _: None)
-        assert push_stage(workspace, stage, lambda _: None)
+        assert push_stage(workspace, stage, lambda _: None) == ""
     assert outcomes(other, "fetch", "finetune", "evaluate") == ["restored"] * 3
     assert (other / "metrics.json").read_text() == (workspace / "metrics.json").read_text()
     assert (other / "dvc.lock").read_text() == (workspace / "dvc.lock").read_text()
@@ -72,4 +81,189 @@ def test_what_one_machine_pushed_another_restores(workspace: Path, tmp_path: Pat
 
 
 def test_without_a_remote_nothing_is_pushed(workspace: Path) -> None:
-    assert not push_stage(workspace, "fetch", lambda _: None)
+    said: list[str] = []
+    assert push_stage(workspace, "fetch", said.append) == ""
+    assert said == []
+
+
+def set_remote(workspace: Path, url: object, more: str = "") -> None:
+    config = workspace / ".dvc" / "config.local"
+    config.write_text(f"[core]\n    remote = far\n['remote \"far\"']\n    url = {url}\n{more}")
+
+
+def test_a_remote_that_does_not_answer_costs_a_warning(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MAX_ATTEMPTS", "1"), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "secret-word")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    set_remote(workspace, "s3://bucket/x", "    endpointurl = http://user:secret-word@127.0.0.1:9\n")
+    said: list[str] = []
+    shown: list[str] = []
+    assert run_stage(workspace, "fetch", said.append, echo=shown.append).outcome == "ran"
+    assert "the DVC remote is not reached (" in said[0]
+    assert said[0] in shown[0]
+    shutil.rmtree(workspace / "data")
+    assert run_stage(workspace, "fetch", said.append).outcome == "restored"
+    assert push_stage(workspace, "fetch", said.append, shown.append) != ""
+    assert "`dvc push --run-cache` sends it later" in said[-1]
+    assert said[-1] in shown[-1]
+    assert "secret-word" not in "".join((*said, *shown))
+
+
+def test_a_push_that_fails_loses_nothing(workspace: Path) -> None:
+    (workspace.parent / "a-file").write_text("")
+    set_remote(workspace, workspace.parent / "a-file" / "remote")
+    said: list[str] = []
+    assert run_stage(workspace, "fetch", said.append).outcome == "ran"
+    assert push_stage(workspace, "fetch", said.append) != ""
+    assert "fetch: not pushed to the DVC remote (" in said[-1]
+
+
+def test_a_slow_remote_is_given_up_in_time_and_asked_once(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_remote(workspace, workspace.parent / "remote")
+    monkeypatch.setattr(flows.remote, "ASK", "import time; time.sleep(600)")
+    monkeypatch.setattr(flows.remote, "REACH_SECONDS", 0.1)
+    assert flows.remote.why_unreached(workspace) == "no answer within 0 s"
+    monkeypatch.setattr(flows.remote, "ASK", "")
+    assert flows.remote.why_unreached(workspace) == "no answer within 0 s"
+
+
+def test_what_the_remote_lacks_is_made_again(workspace: Path, tmp_path: Path) -> None:
+    assert outcomes(workspace, "fetch", "finetune") == ["ran", "ran"]
+    set_remote(workspace, tmp_path / "empty")
+    (tmp_path / "empty").mkdir()
+    for name in ("data", "models", ".dvc/cache"):
+        shutil.rmtree(workspace / name)
+    params = workspace / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 2", "epochs: 3"))
+    said: list[str] = []
+    assert run_stage(workspace, "finetune", said.append).outcome == "ran"
+    assert any("what the DVC remote has cannot be taken" in line for line in said)
+    assert (workspace / "data" / "raw" / "toy").is_file()
+
+
+def test_another_dvc_is_waited_for(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.stage, "LOCK_PAUSE", 0.0)
+    (workspace / ".dvc" / "tmp").mkdir(exist_ok=True)
+    said: list[str] = []
+    with ExitStack() as stack:
+        stack.callback(zc.lockfile.LockFile(str(workspace / ".dvc" / "tmp" / "lock")).close)
+
+        def hear(line: str) -> None:
+            said.append(line)
+            if "waiting for it" in line:
+                stack.close()
+
+        assert run_stage(workspace, "fetch", hear).outcome == "ran"
+    assert "fetch: another DVC is at work in this folder; waiting for it" in said
+
+
+COMMAND = "ERROR: failed to reproduce 'fetch': failed to run: python stage.py fetch, exited with "
+
+
+@pytest.mark.parametrize(
+    ("lines", "inner", "lasting"),
+    [
+        ([f"{COMMAND}1"], 1, False),  # a download that may work in a while
+        (["ConnectionResetError: [Errno 104] Connection reset by peer", f"{COMMAND}1"], 1, False),
+        ([f"{COMMAND}2"], 2, True),
+        (["OSError: [Errno 28] No space left on device", f"{COMMAND}1"], 1, True),
+        (["OSError: [Errno 122] Disk quota exceeded: 'x'", f"{COMMAND}1"], 1, True),
+        (["PermissionError: [Errno 13] Permission denied: 'data'", f"{COMMAND}1"], 1, True),
+        (["OSError: [Errno 30] Read-only file system: 'data'", f"{COMMAND}1"], 1, True),
+        (["ModuleNotFoundError: No module named 'torch'", f"{COMMAND}1"], 1, True),
+        (["/bin/bash: line 1: videollava: command not found", f"{COMMAND}127"], 127, True),
+        ([f"{COMMAND}-9"], -9, True),
+        (["ERROR: /somewhere is not a git repository"], None, True),
+        (["ERROR: 'dvc.yaml' validation failed."], None, True),
+        (["ERROR: failed to reproduce 'fetch': [Errno 28] No space left on device"], None, True),
+        (["No module named dvc"], None, True),
+    ],
+)
+def test_what_another_try_could_change(lines: list[str], inner: int | None, lasting: bool) -> None:
+    reading = Reading("fetch", lambda _: None)
+    for line in lines:
+        reading.take(line)
+    assert (reading.inner, reading.lasting, reading.locked) == (inner, lasting, False)
+
+
+@pytest.mark.parametrize(
+    "words", ["Unable to acquire lock. Most likely", "'x' is busy, it is being blocked by:"]
+)
+def test_a_lock_is_told_from_other_errors(words: str) -> None:
+    reading = Reading("fetch", lambda _: None)
+    reading.take(f"ERROR: failed to lock: {words}")
+    assert reading.locked
+
+
+def test_a_lock_that_stays_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(command: object, cwd: object, env: object, lines: OutputLines, *_: object, **__: object) -> int:
+        lines.feed("ERROR: Unable to acquire lock\n")
+        return 255
+
+    monkeypatch.setattr(flows.stage, "run_streamed", fail)
+    monkeypatch.setattr(flows.stage, "LOCK_SECONDS", 0.0)
+    with pytest.raises(StageFailed, match="Unable to acquire lock") as caught:
+        run_stage(workspace, "fetch", lambda _: None)
+    assert caught.value.lasting
+
+
+def test_without_git_stages_run_and_with_it_again_too(workspace: Path) -> None:
+    shutil.rmtree(workspace / ".git")
+    with occupy(workspace, str(workspace)) as (root, _):
+        assert outcomes(root, "fetch", "fetch") == ["ran", "unchanged"]
+    assert "no_scm = true" in (workspace / ".dvc" / "config.local").read_text()
+    git(workspace, "init", "--quiet")
+    assert settle_scm(workspace) == ""
+    assert "no_scm" not in (workspace / ".dvc" / "config.local").read_text()
+    assert is_current(workspace, "fetch")
+
+
+def test_a_folder_that_the_git_above_ignores_runs_without_it(workspace: Path) -> None:
+    shutil.rmtree(workspace / ".git")
+    (workspace.parent / ".gitignore").write_text("*\n")
+    git(workspace.parent, "init", "--quiet")
+    assert "git ignores" in settle_scm(workspace)
+    assert outcomes(workspace, "fetch") == ["ran"]
+    (workspace.parent / ".gitignore").write_text("")  # a part of a larger repository
+    assert settle_scm(workspace) == ""
+    assert is_current(workspace, "fetch")
+
+
+def test_a_broken_git_is_none(workspace: Path) -> None:
+    shutil.rmtree(workspace / ".git")
+    (workspace / ".git").mkdir()
+    assert "no git repository" in settle_scm(workspace)
+    assert settle_scm(workspace) != ""  # said each time
+    text = (workspace / ".dvc" / "config.local").read_text()
+    assert text.count("no_scm") == 1
+
+
+def test_what_a_person_set_for_dvc_stays(workspace: Path) -> None:
+    file = workspace / ".dvc" / "config.local"
+    text = "[core]\nno_scm = true\n['remote \"ü\"']\nurl = /x # mine\n"
+    file.write_text(text)
+    file.chmod(0o600)
+    assert settle_scm(workspace) == ""
+    assert file.read_text() == text
+    shutil.rmtree(workspace / ".git")
+    file.write_text(text.replace("no_scm = true\n", ""))
+    assert "no git repository" in settle_scm(workspace)
+    assert "url = /x" in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_repository_of_another_user_or_a_missing_git_program_stops_nothing(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("sh", "bash"):
+        (tmp_path / "bin" / name).symlink_to(f"/bin/{name}")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    if os.getuid() == 0:
+        os.chown(workspace, 12345, -1)
+        os.chown(workspace / ".git", 12345, -1)
+    assert settle_scm(workspace) == ""
+    assert outcomes(workspace, "fetch") == ["ran"]
