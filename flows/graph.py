@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.registry.manifest import MODEL
 from videollava.tracking.lineage import read_yaml
 
-__all__ = ["stage_inputs", "stage_order", "stage_outputs"]
+__all__ = ["kept_stages", "stage_inputs", "stage_order", "stage_outputs"]
 
 
 def stage_order(workspace: Path, target: str = "") -> list[str]:
@@ -43,6 +44,13 @@ def stage_order(workspace: Path, target: str = "") -> list[str]:
 def stage_outputs(workspace: Path, stage: str) -> list[str]:
     """Paths a stage writes: outputs, metrics and plots."""
     return _outs(_stages(workspace)[stage])
+
+
+def kept_stages(workspace: Path) -> set[str]:
+    """Stages whose outputs a version is made of: the trained model, and what no other stage reads (the scores)."""
+    stages = _stages(workspace)
+    read = {need for name in stages for need in _needed(name, stages)}
+    return {name for name, entry in stages.items() if name not in read or MODEL in _outs(entry)}
 
 
 def stage_inputs(workspace: Path, stage: str) -> list[str]:

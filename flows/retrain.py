@@ -22,7 +22,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from flows.graph import stage_order
+from flows.graph import kept_stages, stage_order
 from flows.session import Session, open_session
 from flows.stage import StageFailed, StageResult, push_stage, run_stage
 from flows.storage import stores
@@ -108,7 +108,8 @@ def _stage_task(name: str) -> Callable[..., StageResult]:
     )
     def run(session: Session, stage: str, push: bool, lock: int) -> StageResult:
         log = get_run_logger()
-        result = run_stage(session.root, stage, log.info, session.environment, [lock], echo)
+        whole = stage in kept_stages(session.root)
+        result = run_stage(session.root, stage, log.info, session.environment, [lock], echo, whole)
         session.note(result)
         log.info("%s: %s in %.1f s", stage, result.outcome, result.seconds)
         unpushed = push_stage(session.root, stage, log.info, echo) if push else ""

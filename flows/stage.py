@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.graph import stage_outputs
 from flows.process import OutputLines, run_streamed
 from flows.proxies import with_all_proxies
 from flows.reading import Outcome, Reading
@@ -71,6 +72,7 @@ def run_stage(
     env: Mapping[str, str] | None = None,
     keep: Iterable[int] = (),
     echo: Callable[[str], None] | None = None,
+    whole: bool = False,
 ) -> StageResult:
     """`dvc repro STAGE` in `workspace`, its output line by line to `say`; StageFailed where it fails.
 
@@ -79,7 +81,8 @@ def run_stage(
     watches gets the same, on a terminal raw, progress bars included.
 
     A remote that does not answer, or lacks what it should have, costs a warning: what is here is used. Another DVC
-    at work in here is waited for.
+    at work in here is waited for. whole: the outputs must lie here at the end, also where DVC leaves them on the
+    remote since no stage needs them.
     """
     began = time.monotonic()
     if is_current(workspace, stage):
@@ -108,13 +111,16 @@ def run_stage(
         status = run_streamed(
             command, workspace, stage_environment(workspace, env), lines, keep, terminal=live
         )
-        if not status:
+        if not status and not (whole and _missing(workspace, stage)):
             return StageResult(stage, reading.outcome, time.monotonic() - began)
+        if not status and pull and _pull(workspace, stage, tell):
+            return StageResult(stage, "restored", time.monotonic() - began)
         if reading.locked and time.monotonic() - began < LOCK_SECONDS:
             warn("another DVC is at work in this folder; waiting for it")
             time.sleep(LOCK_PAUSE)
         elif pull and reading.inner is None and not reading.locked:
-            warn(f"what the DVC remote has cannot be taken ({reading.error}); what is here is used")
+            lacking = reading.error if status else "it lacks outputs of this stage"
+            warn(f"what the DVC remote has cannot be taken ({lacking}); what is here is used")
             pull = False
         else:
             raise StageFailed(stage, reading.inner or status, reading.tail, reading.lasting)
@@ -161,6 +167,16 @@ def is_current(workspace: Path, stage: str = "") -> bool:
             return not repo.status(targets=target, with_deps=bool(stage))
     except DvcException:  # whatever it is, `dvc repro` will say it better
         return False
+
+
+def _missing(workspace: Path, stage: str) -> bool:
+    return not all((workspace / out).exists() for out in stage_outputs(workspace, stage))
+
+
+def _pull(workspace: Path, stage: str, tell: Callable[[str], None]) -> bool:
+    lines = OutputLines(tell, noise=NOISE)
+    command = [sys.executable, "-m", "dvc", "pull", stage]
+    return run_streamed(command, workspace, stage_environment(workspace), lines) == 0
 
 
 def stage_environment(workspace: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -13,6 +13,7 @@ import zc.lockfile
 
 import flows.remote
 import flows.stage
+from flows.graph import kept_stages
 from flows.process import OutputLines
 from flows.reading import Reading
 from flows.scm import settle_scm
@@ -142,6 +143,23 @@ def test_what_the_remote_lacks_is_made_again(workspace: Path, tmp_path: Path) ->
     assert run_stage(workspace, "finetune", said.append).outcome == "ran"
     assert any("what the DVC remote has cannot be taken" in line for line in said)
     assert (workspace / "data" / "raw" / "toy").is_file()
+
+
+def test_a_clone_that_has_the_lock_gets_what_a_version_is_made_of(workspace: Path, tmp_path: Path) -> None:
+    set_remote(workspace, tmp_path / "remote")
+    assert kept_stages(workspace) == {"finetune", "evaluate"}
+    assert outcomes(workspace, "fetch", "finetune") == ["ran", "ran"]
+    assert push_stage(workspace, "finetune", lambda _: None) == ""
+    for name in (".dvc/cache", "data", "models", "plots"):
+        shutil.rmtree(workspace / name)
+    assert run_stage(workspace, "finetune", lambda _: None, whole=True).outcome == "restored"
+    assert (workspace / "models" / "videollava" / "model.safetensors").is_file()
+    assert not (workspace / "data").exists()  # nobody needs it
+    for folder in (workspace / ".dvc" / "cache", workspace / "models", tmp_path / "remote"):
+        shutil.rmtree(folder)
+    said: list[str] = []  # what the remote lost is made again
+    assert run_stage(workspace, "finetune", said.append, whole=True).outcome == "ran"
+    assert any("it lacks outputs of this stage" in line or "cannot be taken" in line for line in said)
 
 
 def test_another_dvc_is_waited_for(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
