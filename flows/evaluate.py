@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.process import OutputLines, run_streamed
+from flows.shown import hide_in_failures, show_table
 from flows.stage import NOISE, StageFailed, stage_environment
 from flows.storage import bring
 from flows.workspace import repository
@@ -27,6 +27,7 @@ DATA = "data/prepared"
 
 
 @flow(name="evaluate", log_prints=False)
+@hide_in_failures
 def evaluate(
     model: str = "models:/videollava@champion", benchmarks: list[str] | None = None, workspace: str = ""
 ) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def evaluate(
 
 
 @task(name="score", task_run_name="score", cache_policy=NO_CACHE, persist_result=False)
+@hide_in_failures
 def score_version(root: Path, folder: Path, out: Path, benchmarks: list[str]) -> dict[str, Any]:
     """`videollava evaluate` on a model folder; its metrics.json."""
     log = get_run_logger()
@@ -60,6 +62,7 @@ def score_version(root: Path, folder: Path, out: Path, benchmarks: list[str]) ->
 
 
 @task(name="log", task_run_name="log", retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE)
+@hide_in_failures
 def log_scores(root: Path, version: registry.Version, scores: dict[str, Any], out: Path) -> None:
     """Scores and report to the version's MLflow run, the scores also to the version; a Prefect table.
 
@@ -72,7 +75,7 @@ def log_scores(root: Path, version: registry.Version, scores: dict[str, Any], ou
         {"benchmark": name, "score": primary(values), "registered with": primary(version.metrics.get(name))}
         for name, values in scores.items()
     ]
-    create_table_artifact(rows, key="evaluation", description=version.reference)
+    show_table(rows, "evaluation", version.reference)
 
 
 def _run(command: list[str], root: Path, environment: dict[str, str], say: Any) -> None:

@@ -62,7 +62,7 @@ def _retrain(options: argparse.Namespace) -> int:
         if lacking := settle_scm(root):
             print(lacking, file=sys.stderr)
         for change in apply_params(root, options.profile, options.overrides):
-            print(f"params.yaml: {change} (git shows it; `git checkout params.yaml` takes it back)")
+            print(f"params.yaml: {scrub(change)} (git shows it; `git checkout params.yaml` takes it back)")
         if _nothing_to_do(root, options.promote):
             return 0
     return _run_flow(root, options)
@@ -193,8 +193,8 @@ def _report(root: Path, state: Any) -> int:
     if not state.is_completed():
         error = state.result(raise_on_failure=False)
         if isinstance(error, BaseException) and not isinstance(error, InputError | StageFailed):
-            traceback.print_exception(error)
-        print(f"\nretraining failed: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+            print(scrub("".join(traceback.format_exception(error))), file=sys.stderr)
+        print(f"\nretraining failed: {scrub(str(error)).partition(chr(10))[0]}", file=sys.stderr)
         return getattr(error, "status", 0) or 1
     result = state.result()
     print("\nstage       outcome     seconds")

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from videollava.scrub import scrub
+
 __all__ = ["OutputLines", "Supervised", "run_streamed"]
 
 SUPERVISE = Path(__file__).with_name("supervise.py")
@@ -82,7 +84,7 @@ class OutputLines:
     """Turns raw output into lines for a log; what a bar redraws (after a carriage return) only now and then.
 
     echo: gets the raw text too, as it comes (a terminal that can draw the bar itself); lines that `noise`
-    matches go nowhere.
+    matches go nowhere. Neither gets a credential: this is the one way from a stage's mouth to a log.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class OutputLines:
             self._rest = ""
 
     def _take(self, content: str, bar: bool, end: str) -> None:
+        content = scrub(content)
         text = ESCAPES.sub("", content).strip()
         if (not text and not bar) or (self._noise and self._noise.search(text)):
             return

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed
 
+from flows.shown import hide_in_failures, show_table
 from flows.storage import stores
 from flows.workspace import repository
 from videollava import registry
 from videollava.errors import InputError
 from videollava.params import load_params
+from videollava.scrub import scrub
 
 __all__ = ["promote"]
 
 
 @flow(name="promote", log_prints=False)
+@hide_in_failures
 def promote(version: int | str, force: bool = False, workspace: str = "") -> Any:
     """Make `version` (a number or models:/... address) champion if the gate allows, or whatever it says
     (`force`).
@@ -32,15 +34,13 @@ def promote(version: int | str, force: bool = False, workspace: str = "") -> Any
         decision, move = registry.promote(root, params, str(version), force, stores(root))
     except InputError as error:
         return Failed(message=str(error))
-    create_table_artifact(
-        decision.cells(), key="scores", description=f"version {version} against the champion"
-    )
+    show_table(decision.cells(), "scores", f"version {version} against the champion")
     for reason in decision.reasons:
         get_run_logger().warning("gate: %s", reason)
     for note in decision.notes:
         get_run_logger().info("gate: %s", note)
     if move is None and not decision.passed:
-        return Failed(message="refused by the gate: " + "; ".join(decision.reasons))
+        return Failed(message=scrub("refused by the gate: " + "; ".join(decision.reasons)))
     return Completed(
         message=f"champion is version {move.to}" if move else f"version {version} is champion already"
     )

@@ -18,12 +18,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from flows.graph import kept_stages, stage_order
 from flows.session import Session, open_session
+from flows.shown import hide_in_failures, show_link, show_table, show_text
 from flows.stage import StageFailed, StageResult, push_stage, run_stage
 from flows.storage import stores
 from flows.workspace import apply_params, occupy, repository
@@ -44,6 +44,7 @@ echo: Callable[[str], None] | None = None  # gets the stages' raw output too: se
 
 
 @flow(name="retrain", log_prints=False)
+@hide_in_failures
 def retrain(
     profile: str = "",
     overrides: list[str] | None = None,
@@ -62,6 +63,10 @@ def retrain(
     home = repository()
     with ExitStack() as stack:
         root, lock = stack.enter_context(occupy(home, workspace, commit))
+        if scrub(str(overrides)) != str(overrides):
+            get_run_logger().warning(
+                "overrides: hold a credential, and Prefect keeps a run's parameters; set it in the environment instead"
+            )
         apply_params(root, profile, overrides or [])
         params = load_params(root / "params.yaml")
         if not workspace:  # a clone's history belongs to the checkout it is of
@@ -106,6 +111,7 @@ def _stage_task(name: str) -> Callable[..., StageResult]:
         cache_policy=NO_CACHE,
         persist_result=False,
     )
+    @hide_in_failures
     def run(session: Session, stage: str, push: bool, lock: int) -> StageResult:
         log = get_run_logger()
         whole = stage in kept_stages(session.root)
@@ -124,6 +130,7 @@ def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 
 @task(name="register", task_run_name="register", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@hide_in_failures
 def register_version(session: Session) -> dict[str, Any]:
     """A version by reference, unless these very outputs are one already."""
     session.keep(registry.read_metrics(session.root))
@@ -140,6 +147,7 @@ def register_version(session: Session) -> dict[str, Any]:
 
 
 @task(name="gate", task_run_name="gate", cache_policy=NO_CACHE)
+@hide_in_failures
 def judge_version(session: Session, number: int) -> Decision:
     """The gate's decision, against the champion of now."""
     tracking = session.params.tracking
@@ -162,6 +170,7 @@ def judge_version(session: Session, number: int) -> Decision:
 
 
 @task(name="promote", task_run_name="promote", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@hide_in_failures
 def promote_version(session: Session, number: int) -> dict[str, Any] | None:
     """Make it champion if the gate allows; None where it stays as it was. Gated again if another was faster."""
     _, move = registry.promote(session.root, session.params, str(number), places=stores(session.root))
@@ -173,15 +182,12 @@ def promote_version(session: Session, number: int) -> dict[str, Any] | None:
 
 def _publish(session: Session, decision: Decision, version: dict[str, Any]) -> None:
     """Prefect artifacts: the scores as a table, the MLflow run, the report."""
-    create_table_artifact(
-        decision.cells(), key="scores", description=f"{version['reference']} against the champion"
-    )
+    show_table(decision.cells(), "scores", f"{version['reference']} against the champion")
     run_id = session.run_id()
-    uri = scrub(tracking_uri(session.root, session.params.tracking))
+    uri = tracking_uri(session.root, session.params.tracking)
     page = f"#/experiments/{_experiment(session)}/runs/{run_id}"
     if uri.startswith("http"):
-        address = uri.replace("***@", "").rstrip("/")
-        create_link_artifact(f"{address}/{page}", link_text="MLflow run", key="mlflow-run")
+        show_link(f"{uri.rstrip('/')}/{page}", "MLflow run", "mlflow-run")
     report = session.root / "evaluation" / "report.html"
     lines = [
         f"# {version['reference']}: {'passed the gate' if decision.passed else 'refused by the gate'}",
@@ -192,9 +198,7 @@ def _publish(session: Session, decision: Decision, version: dict[str, Any]) -> N
         f"MLflow run `{run_id}` in `{uri}` (`make ui` serves it: `{page}`)",
         f"Report: `{report.relative_to(session.root)}`, also among the run's artifacts",
     ]
-    create_markdown_artifact(
-        "\n".join(lines), key="report", description="What came out, and the gate's reasons"
-    )
+    show_text("\n".join(lines), "report", "What came out, and the gate's reasons")
 
 
 def _experiment(session: Session) -> str:

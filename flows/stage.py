@@ -24,6 +24,7 @@ from flows.remote import why_unreached
 from flows.storage import has_remote
 from videollava.environment import ask_loopback_directly
 from videollava.errors import InputError
+from videollava.scrub import scrub
 
 __all__ = ["StageFailed", "StageResult", "is_current", "push_stage", "run_stage"]
 
@@ -49,7 +50,7 @@ class StageFailed(RuntimeError):
         self.stage = stage
         self.status = status
         self.lasting = lasting
-        super().__init__(f"stage {stage} failed (exit status {status})\n" + "\n".join(tail))
+        super().__init__(scrub(f"stage {stage} failed (exit status {status})\n" + "\n".join(tail)))
 
 
 @dataclass(frozen=True)

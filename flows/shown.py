@@ -1,0 +1,86 @@
+"""What Prefect shows and keeps (log lines, artifacts, failures), without credentials: the one way there."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from videollava.scrub import scrub
+
+__all__ = ["hide_in_failures", "hide_in_logs", "scrub_all", "show_link", "show_table", "show_text"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def hide_in_logs() -> None:
+    """From now on no log record of this process holds a credential, whoever writes it; tracebacks neither."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "hides", False):
+        return
+
+    def make_hidden(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        try:
+            text = record.getMessage()
+        except Exception:  # a wrong format: logging itself complains of it
+            return record
+        if (shown := scrub(text)) != text:
+            record.msg, record.args = shown, ()
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text = scrub(logging.Formatter().formatException(record.exc_info))
+        return record
+
+    make_hidden.hides = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(make_hidden)
+
+
+def hide_in_failures(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, whose errors Prefect may keep: one whose text holds a credential becomes a RuntimeError without."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        hide_in_logs()
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            if scrub(text) == text:
+                raise
+            raise RuntimeError(scrub(text)).with_traceback(error.__traceback__) from None
+
+    return run
+
+
+def show_table(rows: Sequence[Mapping[str, Any]], key: str, description: str) -> None:
+    """A Prefect table artifact."""
+    from prefect.artifacts import create_table_artifact
+
+    create_table_artifact(scrub_all([dict(row) for row in rows]), key=key, description=scrub(description))
+
+
+def show_link(address: str, text: str, key: str) -> None:
+    """A Prefect link artifact; an address without its user and password."""
+    from prefect.artifacts import create_link_artifact
+
+    create_link_artifact(scrub(address).replace("***@", ""), link_text=scrub(text), key=key)
+
+
+def show_text(markdown: str, key: str, description: str) -> None:
+    """A Prefect markdown artifact."""
+    from prefect.artifacts import create_markdown_artifact
+
+    create_markdown_artifact(scrub(markdown), key=key, description=scrub(description))
+
+
+def scrub_all(value: Any) -> Any:
+    """Every text in a nested value scrubbed."""
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, Mapping):
+        return {name: scrub_all(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [scrub_all(item) for item in value]
+    return value

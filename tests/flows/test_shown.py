@@ -1,0 +1,95 @@
+"""No credential reaches Prefect: not by a stage's output, a log, a traceback, an artifact or a state's message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import prefect.artifacts
+import pytest
+
+from flows.process import OutputLines
+from flows.shown import hide_in_failures, hide_in_logs, show_link, show_table, show_text
+from flows.stage import StageFailed
+
+URL = "https://user:s3cret/w?rd@host/x.tar?X-Amz-Signature=abcdef0123456789"
+PARTS = ("s3cret", "w?rd", "abcdef0123456789")
+
+
+def clean(text: object) -> bool:
+    return not any(part in str(text) for part in PARTS)
+
+
+@pytest.fixture
+def records() -> Iterator[list[str]]:
+    """What a handler writes, tracebacks included."""
+    before, found = logging.getLogRecordFactory(), []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(self.format(record))
+
+    handler = Keep()
+    logging.getLogger("prefect.flow_runs").addHandler(handler)
+    yield found
+    logging.getLogger("prefect.flow_runs").removeHandler(handler)
+    logging.setLogRecordFactory(before)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", ""])
+def test_a_stages_output_is_scrubbed_for_the_log_and_for_who_watches(end: str) -> None:
+    lines: list[str] = []
+    echoed: list[str] = []
+    output = OutputLines(lines.append, echoed.append)
+    output._drawn = -100.0  # a bar is due
+    for piece in (f"fetching {URL[:20]}", f"{URL[20:]}{end}"):
+        output.feed(piece)
+    output.close()
+    assert len(lines) == 1
+    assert lines[0].startswith("fetching https://***@host/x.tar")
+    assert clean(lines)
+    assert clean(echoed)
+
+
+def test_logs_are_scrubbed_with_their_tracebacks(records: list[str]) -> None:
+    hide_in_logs()
+    hide_in_logs()  # twice is once
+    log = logging.getLogger("prefect.flow_runs")
+    log.warning("from %s", URL)
+    log.warning("a plain %s stays %d", "one", 1)
+    log.warning("%s {'token': 'abcdef0123456789'}", "said")
+    try:
+        raise OSError(f"cannot open {URL}")
+    except OSError:
+        log.exception("failed")
+    assert records[1] == "a plain one stays 1"
+    assert "OSError: cannot open https://***@host" in records[3]
+    assert clean(records)
+
+
+def test_failures_are_scrubbed_and_others_are_as_they_were(records: list[str]) -> None:
+    @hide_in_failures
+    def fail(error: Exception) -> None:
+        """What it says."""
+        raise error
+
+    assert fail.__doc__ == "What it says."
+    with pytest.raises(RuntimeError, match=r"OSError: cannot open https://\*\*\*@host") as caught:
+        fail(OSError(f"cannot open {URL}"))
+    assert clean(caught.value)
+    assert caught.value.__suppress_context__
+    with pytest.raises(KeyError, match="plain"):
+        fail(KeyError("plain"))
+    assert clean(StageFailed("fetch", 1, [f"from {URL}"]))
+
+
+def test_artifacts_are_scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    for name in ("create_table_artifact", "create_link_artifact", "create_markdown_artifact"):
+        monkeypatch.setattr(prefect.artifacts, name, lambda *args, **kwargs: sent.append((args, kwargs)))
+    show_table([{"source": URL, "score": 0.5, "more": [URL]}], "scores", f"of {URL}")
+    show_link(URL, "the run", "run")
+    show_text(f"# {URL}", "report", URL)
+    assert clean(sent)
+    assert "'score': 0.5" in str(sent[0])
+    assert "https://host/x.tar" in str(sent[1])
