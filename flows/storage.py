@@ -76,6 +76,7 @@ def bring(workspace: Path, reference: str) -> Path:
     from videollava.registry.manifest import missing_files, model_cache
 
     tracking = load_params(workspace / "params.yaml").tracking
+    reference = registry.find_version(workspace, tracking, reference).reference
     manifest, recorded = registry.version_manifest(workspace, tracking, reference)
     places = [*recorded, *stores(workspace)]
     if missing_files(manifest, places, model_cache(workspace)) and has_remote(workspace):

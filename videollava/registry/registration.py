@@ -6,6 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,18 +176,23 @@ def _log_model(store: Any, name: str, run_id: str, manifest: Manifest, places: S
 
         # Made here, not by Model.log, which would put it into the process's current experiment.
         logged = store.client.create_logged_model(store.experiment, name=name, source_run_id=run_id)
-        return Model.log(
-            artifact_path=None,
-            name=name,
-            model_id=logged.model_id,
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            python_model=str(CODE),
-            model_config=manifest.config(places),
-            signature=_signature(),
-            pip_requirements=needs,
-            metadata={"key": manifest.key, "manifest_sha256": manifest.sha256},
-        )
+        try:
+            return Model.log(
+                artifact_path=None,
+                name=name,
+                model_id=logged.model_id,
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                python_model=str(CODE),
+                model_config=manifest.config(places),
+                signature=_signature(),
+                pip_requirements=needs,
+                metadata={"key": manifest.key, "manifest_sha256": manifest.sha256},
+            )
+        except Exception:
+            with suppress(Exception):  # the refusal is what counts; half a model is nobody's
+                store.client.delete_logged_model(logged.model_id)
+            raise
 
 
 def _signature() -> Any:

@@ -12,6 +12,7 @@ from videollava.scrub import scrub
 __all__ = ["Commit", "read_commit"]
 
 SECONDS = 60
+NO_COMMIT = "HEAD names no commit: there is none yet, or its branch is gone"
 # What `git rev-parse --local-env-vars` lists, settings aside: set by a hook or an alias that called us, they
 # make git answer about that repository and not about the folder asked for.
 ELSEWHERE = (
@@ -50,19 +51,14 @@ def read_commit(folder: Path) -> Commit:
     """The commit that `folder`'s files are of. Never raises: what git cannot say is in `trouble`."""
     name, trouble = _git(folder, "rev-parse", "--verify", "HEAD^{commit}")
     if trouble:
-        return Commit(trouble=_in_words(folder, trouble))
+        nothing = trouble == "Needed a single revision" and not _git(folder, "rev-parse", "--git-dir")[1]
+        return Commit(trouble=NO_COMMIT if nothing else trouble)
     if foreign := _foreign(folder):
         return Commit(trouble=foreign)
     rows, trouble = _git(
         folder, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude,glob)**/dvc.lock"
     )
     return Commit(name, None if trouble else bool(rows), trouble)
-
-
-def _in_words(folder: Path, trouble: str) -> str:
-    if "HEAD" in trouble and not _git(folder, "rev-parse", "--git-dir")[1]:
-        return "there is no commit yet"
-    return trouble
 
 
 def _foreign(folder: Path) -> str:

@@ -74,13 +74,19 @@ def tracking_uri(workspace: Path, tracking: Tracking) -> str:
     """
     root = workspace.resolve()
     uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"{SQLITE}{root / HOME / 'mlflow.db'}"
-    if uri.startswith(SQLITE):
-        return f"{SQLITE}{root / uri.removeprefix(SQLITE)}"
+    if file := _sqlite_file(uri):
+        return f"{SQLITE}{root / file}"
     if ":" not in uri and uri != "databricks":  # a bare path, as MLflow takes it
         return str(root / Path(uri).expanduser())
     if uri.startswith("file:") and not uri.startswith("file:/"):
         return f"file:{root / uri.removeprefix('file:')}"
     return uri
+
+
+def _sqlite_file(uri: str) -> str:
+    """The file of a SQLite address, "" where it is none (or one in SQLite's own URI form, or in memory)."""
+    file = uri.removeprefix(SQLITE) if uri.startswith(SQLITE) else ""
+    return "" if file.startswith(("file:", ":")) else file
 
 
 def connect(workspace: Path, tracking: Tracking) -> Store:
@@ -94,7 +100,7 @@ def connect(workspace: Path, tracking: Tracking) -> Store:
     import mlflow
 
     uri = tracking_uri(workspace, tracking)
-    file = uri.removeprefix(SQLITE).partition("?")[0] if uri.startswith(SQLITE) else ""
+    file = _sqlite_file(uri).partition("?")[0]
     folder = Path(file).parent if file else None
     with _first_use(folder):
         _set_uri(uri)
@@ -139,8 +145,9 @@ def _quiet() -> None:
         os.environ.setdefault(name, value)
     for noisy in ("alembic", "mlflow.utils.environment"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # It logs every database error with its traceback, and raises it as well.
+    # They log what they raise as well: database errors with a traceback, each try of a request.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -112,8 +112,7 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _said(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return " ".join(scrub(str(text)).split()) or type(error).__name__
+    return " ".join(scrub(str(error)).split()) or type(error).__name__
 
 
 def _short(text: str) -> str:
