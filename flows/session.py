@@ -86,7 +86,7 @@ class Session:
         if (tried.error and not tried.passing) or tried.owed:
             where = tracking_uri(self.root, self.params.tracking)
             what = "takes no artifacts" if tried.owed and not tried.error else "refuses"
-            raise InputError(f"MLflow at {where} {what}: {tried.error or tried.refusal}; nothing was trained")
+            raise InputError(f"{tried.error or tried.refusal}; nothing was trained: MLflow at {where} {what}")
         return tried.in_words()
 
     def run_id(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from videollava.errors import InputError
 from videollava.scrub import scrub
 
 __all__ = ["Trouble", "explain", "is_from_store"]
@@ -33,7 +34,7 @@ CREDENTIALS = (
 # The first pattern that is found names the remedy. True: it may pass by itself.
 MEANINGS: tuple[tuple[str, str, bool], ...] = (
     (
-        r"experiment .* must be in the 'active' state|deleted experiment|experiment .* was deleted",
+        r"experiment .* must be in the 'active' state",
         "the experiment was deleted there: restore it (on the page, or `mlflow experiments restore "
         "--experiment-id ID`), or set tracking.experiment to another name",
         False,
@@ -88,6 +89,8 @@ class Trouble:
 
 def explain(error: BaseException) -> Trouble:
     """What an exception out of a store means. Nothing secret is in the text."""
+    if isinstance(error, InputError):
+        return Trouble(str(error), False)
     said, root = _said(error), _said(_root(error))
     shown = root if len(said) > SHORT >= len(root) else said
     for pattern, remedy, passing in MEANINGS:
