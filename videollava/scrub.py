@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus, unquote
 
-__all__ = ["HIDDEN", "is_secret_name", "scrub"]
+__all__ = ["HIDDEN", "has_password", "has_signature", "is_secret_name", "scrub"]
 
 HIDDEN = "***"
 SHORTEST = 6  # an environment value below this is no secret, but a word that would be cut out of every text
@@ -43,6 +43,7 @@ _SHAPES = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{10,}|sk-[A-Za-z0-9_-]{10,}|gh[pousr]_[A-Za-z0-9]{10,}|github_pat_\w{10,}|glpat-[\w-]{10,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{12,}|xox[abprs]-[\w-]{8,}|pnu_\w{10,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)"
 )
+_VARIABLE = re.compile(r"\$\{\w+\}")
 _SECRET_NAME = re.compile(rf"(?:^|_)(?:{_NAMES}|key|pass|auth_string)$", re.IGNORECASE)
 
 
@@ -60,6 +61,24 @@ def scrub(text: str) -> str:
     text = _ASSIGNED.sub(_hide_value, text)
     text = _HEADER.sub(lambda found: f"{found['kind']}{HIDDEN}", text)
     return _SHAPES.sub(HIDDEN, text)
+
+
+def has_password(address: str) -> bool:
+    """Whether an address holds a password or a token itself before its host, not just the name of a variable
+    (`https://user:${NAME}@host`).
+    """
+    user, at, _ = address.partition("://")[2].rpartition("@")
+    head, slash, _ = user.partition("/")
+    if slash and (":" not in head or head.rpartition(":")[2].isdigit()):
+        user, at, _ = head.rpartition("@")  # the other @ is part of a path
+    name, colon, password = user.partition(":")
+    return bool(at) and bool(_VARIABLE.sub("", password if colon else name))
+
+
+def has_signature(address: str) -> bool:
+    """Whether an address holds a token or a presigned signature itself, not just the name of a variable."""
+    plain = _VARIABLE.sub("", address)
+    return scrub(plain) != plain
 
 
 def is_secret_name(name: str) -> bool:
@@ -85,7 +104,8 @@ def _hide_value(found: re.Match[str]) -> str:
 
 def _environment_secrets() -> Iterator[str]:
     """Values of secret variables, and as they stand in addresses; longer ones first."""
-    values = {value.strip() for name, value in os.environ.items() if is_secret_name(name)}
+    # PWD is where a shell is, and no password.
+    values = {value.strip() for name, value in os.environ.items() if is_secret_name(name) and name != "PWD"}
     found = {form for value in values if len(value) >= SHORTEST for form in _forms(value)}
     return iter(sorted(found, key=len, reverse=True))
 

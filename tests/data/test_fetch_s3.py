@@ -159,3 +159,44 @@ def test_the_stage_fetches_from_s3(bucket: Any, tmp_path: Path) -> None:
     )
     run(params(source), tmp_path)
     assert (tmp_path / "data/raw/far/with space.tar").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    "key", ["a b+c.tar", "x//y.tar", "小 ü.tar", "what?#&=.tar", "100%.tar", "a%20b.tar"]
+)
+def test_keys_of_any_characters(bucket: Any, tmp_path: Path, key: str) -> None:
+    bucket.put_object(Bucket="data", Key=key, Body=DATA)
+    assert fetch(item(tmp_path, key=key)) == len(DATA)
+    assert remote_size(f"s3://data/{key}", "") == len(DATA)
+
+
+def test_without_credentials_requests_are_unsigned(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put_object(Bucket="data", Key="a.tar", Body=DATA)
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
+    with pytest.raises(InputError, match=r"asked unsigned: no credentials were found.*AWS_ACCESS_KEY_ID"):
+        fetch(item(tmp_path))
+    monkeypatch.delenv("AWS_NO_SIGN_REQUEST")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="asked unsigned"):
+        fetch(item(tmp_path))
+
+
+def test_settings_that_cannot_be_used_are_said(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"s3://A_B%/x.tar: .*[Ii]nvalid bucket name"):
+        fetch(Download("s3://A_B%/x.tar", tmp_path / "x.tar", "0" * 64, "params.yaml: mine"))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # not for a server of this machine
+    bucket.put_object(Bucket="data", Key="a.tar", Body=DATA)
+    assert fetch(item(tmp_path)) == len(DATA)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(InputError, match="the settings for s3 cannot be used"):
+        fetch(item(tmp_path / "2"))
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(InputError, match="nobody"):
+        fetch(item(tmp_path / "2"))

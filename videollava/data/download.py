@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from videollava.data.remote import TransientError, open_url
+from videollava.data.addresses import shown
+from videollava.data.remote import open_url
+from videollava.data.replies import TransientError
 from videollava.errors import InputError
 
 __all__ = ["Download", "fetch_url", "sha256_of"]
@@ -98,12 +100,12 @@ def _fetch(item: Download, retries: int, advance: Advance, stop: threading.Event
         failures = 0 if item.arrived > before else failures + 1
         if failures > retries:
             raise InputError(
-                f"{item.origin}: {item.url}: {failures} attempts brought nothing, the last: {reason}; "
+                f"{item.origin}: {shown(item.url)}: {failures} attempts brought nothing, the last: {reason}; "
                 "what has arrived is kept: run the stage again once the server answers"
             )
         backoff = FIRST_PAUSE * 2**failures * random.uniform(0.5, 1)
         stop.wait(min(max(pause, backoff), LONGEST_PAUSE))
-    raise InputError(f"{item.origin}: {item.url}: stopped; what has arrived is kept for the next run")
+    raise InputError(f"{item.origin}: {shown(item.url)}: stopped; what has arrived is kept for the next run")
 
 
 def _attempt(item: Download, advance: Advance, stop: threading.Event) -> bool:
@@ -130,7 +132,7 @@ def _verify(item: Download) -> None:
     if found != item.sha256:
         _forget(item)
         raise InputError(
-            f"{item.origin}: {item.url}: its sha256 is {found}, declared is {item.sha256}; what was fetched "
+            f"{item.origin}: {shown(item.url)}: its sha256 is {found}, declared is {item.sha256}; what was fetched "
             "is removed. Correct the declared sha256 if the object was changed on purpose, else have it "
             "uploaded again"
         )

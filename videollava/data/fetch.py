@@ -14,12 +14,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
+from videollava.data.addresses import file_name, is_address, shown
 from videollava.data.download import Download, fetch_url, sha256_of
 from videollava.data.remote import remote_size
 from videollava.errors import InputError
 from videollava.params import Params, Source
+from videollava.scrub import has_signature
 
 __all__ = ["MANIFEST", "RAW", "STAGING", "is_fetched", "run"]
 
@@ -50,6 +51,9 @@ def run(params: Params, workspace: Path) -> None:
                 bar = _bar(progress, source.name, sum(sizes[source.name].values()))
                 _make(source, staging / source.name, params.fetch.workers, bar)
         archives = [source for source in missing if source.kind == "archive"]
+        for source in archives:
+            for item in _downloads(source, staging / source.name):
+                _warn_of_signature(item)
         _download(archives, sizes, staging, params, progress)
     # Only now, all at once: a fetch that dies before this loses nothing when data/raw is wiped.
     for source in missing:
@@ -68,8 +72,13 @@ def is_fetched(source: Source, folder: Path) -> bool:
 
 
 def _identity(source: Source) -> dict[str, Any]:
-    """What decides the content of a source's files."""
-    asked: dict[str, Any] = source.model_dump(mode="json")
+    """What decides the content of a source's files: of an archive the digests, wherever it is had from."""
+    if source.kind == "archive":
+        return {
+            "kind": "archive",
+            "sha256": {item.target.name: item.sha256 for item in _downloads(source, Path())},
+        }
+    asked = source.model_dump(include={"name", "kind", "package", "train", "test", "seed"})
     if source.kind == "package":
         from videollava.data.sources import package_version
 
@@ -102,7 +111,7 @@ def _where(source: Source) -> str:
 def _downloads(source: Source, folder: Path) -> list[Download]:
     """What to download for a source; `annotations` may be an address too, its sha256 is then the last."""
     where = _where(source)
-    urls = [*source.urls, *([source.annotations] if "://" in source.annotations else [])]
+    urls = [*source.urls, *([source.annotations] if is_address(source.annotations) else [])]
     if not urls:
         raise InputError(f"{where}: kind archive needs `urls`")
     if len(source.sha256) != len(urls):
@@ -110,16 +119,25 @@ def _downloads(source: Source, folder: Path) -> list[Download]:
             f"{where}: {len(urls)} addresses but {len(source.sha256)} sha256; give one for each of `urls` "
             "(and then for `annotations`, where that is an address): `sha256sum FILE` prints it"
         )
-    names = [Path(unquote(urlsplit(url).path)).name for url in urls]
+    names = [file_name(url, where) for url in urls]
     for url, name, digest in zip(urls, names, source.sha256, strict=True):
         if not name or names.count(name) > 1 or name == MANIFEST:
-            raise InputError(f"{where}: {url}: every address must end in a file name of its own")
+            raise InputError(f"{where}: {shown(url)}: every address must end in a file name of its own")
         if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
-            raise InputError(f"{where}: {url}: sha256 {digest!r} is not 64 hex digits")
+            raise InputError(f"{where}: {shown(url)}: sha256 {digest!r} is not 64 hex digits")
     return [
         Download(url, folder / name, digest.lower(), where)
         for url, name, digest in zip(urls, names, source.sha256, strict=True)
     ]
+
+
+def _warn_of_signature(item: Download) -> None:
+    """A presigned address works, but what it lets anyone do for a while is then kept by whoever keeps params.yaml."""
+    if has_signature(item.url):
+        print(
+            f"{item.origin}: {shown(item.url)}: a signature or token stands in params.yaml, which git and DVC keep; "
+            "write ${NAME} in its place and set that variable in the environment"
+        )
 
 
 def _sizes(source: Source, folder: Path) -> dict[str, int]:
@@ -201,7 +219,8 @@ def _publish(source: Source, staged: Path, folder: Path) -> None:
         for file in sorted(staged.iterdir())
         if file.name != MANIFEST
     }
-    manifest = {"source": _identity(source), "files": files}
+    origins = [shown(url) for url in (*source.urls, source.annotations) if is_address(url)]
+    manifest = {"source": _identity(source), "files": files, "from": origins}
     (staged / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from videollava.data.addresses import file_name, is_address
 from videollava.data.archives import Member, open_member
 from videollava.data.items import read_items
 from videollava.data.marks import MediumKind, mark
-from videollava.data.names import renaming
+from videollava.data.names import clean_name, renaming
 from videollava.data.records import Medium, Record, RecordError, Turn, from_llava
 from videollava.data.toy import COLORS, SHAPES
 from videollava.errors import InputError
@@ -242,14 +243,18 @@ def _name_of(entry: Any, index: int) -> str:
 
 def _annotations(source: Source, folder: Path, catalogue: Catalogue) -> tuple[str, Any]:
     """The annotation file: as named, or the only .json or .jsonl beside or inside the archives."""
-    wanted = source.annotations.rsplit("/", 1)[-1] if "://" in source.annotations else source.annotations
+    where = f"params.yaml: fetch.sources: {source.name}"
+    wanted = source.annotations
+    wanted = file_name(wanted, where) if is_address(wanted) else clean_name(wanted)
     beside = {file.name for file in folder.iterdir()} - {"source.json"}
     names = (
-        [wanted] if wanted else [n for n in sorted({*beside, *catalogue}) if n.endswith((".json", ".jsonl"))]
+        [wanted]
+        if wanted
+        else [n for n in sorted({*beside, *catalogue}) if n.lower().endswith((".json", ".jsonl"))]
     )
     if len(names) != 1 or names[0] not in {*beside, *catalogue}:
         raise InputError(
-            f"params.yaml: fetch.sources: {source.name}: annotations: {wanted or 'not named'}; "
+            f"{where}: annotations: {wanted or 'not named'}; "
             f"name one of: {', '.join(n for n in names[:5] if n != wanted) or 'no .json or .jsonl was found'}"
         )
     if names[0] in beside:

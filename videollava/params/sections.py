@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from videollava.params.bounds import (
     Amount,
@@ -25,6 +25,7 @@ from videollava.params.bounds import (
     Whole,
     Words,
 )
+from videollava.scrub import has_password
 
 __all__ = [
     "Align",
@@ -53,7 +54,8 @@ class Source(Section):
 
     package: the data of an installed Python package (`package`).
     generated: clips drawn and encoded on the spot (`train`, `test` clips, `seed`).
-    archive: `urls` (s3://, https://, file://) of tar or zip files, each with its sha256.
+    archive: `urls` (s3://, https://, file://) of tar or zip files, each with its sha256. `${NAME}` in an address is
+    a variable of the environment: passwords are written so, since git, DVC and MLflow keep this file.
     """
 
     name: str = Field(description="names its folder, its test split and its records in reports")
@@ -79,6 +81,19 @@ class Source(Section):
     use: Literal["", "align", "pretrain", "finetune"] = Field(
         "", description='the one stage that reads it; "" takes what its format says'
     )
+
+    @field_validator("urls", "annotations")
+    @classmethod
+    def _no_password(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        for address in [value] if isinstance(value, str) else value:
+            if has_password(address):
+                host = address.rpartition("@")[2].partition("/")[0]
+                raise ValueError(
+                    f"the address at {host} holds a password or a token, and git, DVC and MLflow keep params.yaml; "
+                    "write ${NAME} in its place and set that variable in the environment, or leave user and "
+                    "password out and name the host in ~/.netrc"
+                )
+        return value
 
 
 class Fetch(Section):

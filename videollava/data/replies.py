@@ -1,0 +1,42 @@
+"""What opening an object gives, wherever it lies, and the failure that another attempt may mend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["TIMEOUT", "TRANSIENT", "Answer", "Body", "TransientError"]
+
+TIMEOUT = 60.0  # seconds without a byte
+
+# Answers that another attempt may change; others are the user's to mend.
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+
+
+class Body(Protocol):
+    """What replies have in common."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An open reply: its bytes start at `start` of an object of `total` bytes (-1: not said).
+
+    `version` identifies the object's content (an ETag, or a date), "" where the server doesn't.
+    """
+
+    body: Body
+    start: int
+    total: int
+    version: str
+
+
+class TransientError(Exception):
+    """Worth another attempt, after `pause` seconds where the server said so."""
+
+    def __init__(self, reason: str, pause: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause = pause
