@@ -9,10 +9,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.process import end_orphans
 from videollava.errors import InputError
 
 __all__ = ["LOCK", "hold", "hold_file"]
@@ -54,13 +55,14 @@ def _acquire(path: Path, busy: str, deadline: float) -> int:
         # Where somebody removed the file meanwhile, this lock would be nobody's.
         if taken and _names(path, descriptor):
             return descriptor
-        holders = _holders(descriptor) if taken is False and time.monotonic() > deadline else ""
+        holders = _holders(descriptor) if taken is False else []
         os.close(descriptor)
         if taken is None:
             path = _stand_in(path)
         elif taken is False and time.monotonic() > deadline:
-            raise InputError(f"{busy}{holders}; wait for it or stop it")
+            raise InputError(f"{busy}{_name(holders)}; wait for it or stop it")
         else:
+            end_orphans(holders)  # stages of a retraining that was killed with all its supervisors
             time.sleep(0.2)
 
 
@@ -108,14 +110,15 @@ def _stand_in(path: Path) -> Path:
     return other
 
 
-def _holders(descriptor: int) -> str:
-    """Who has the file open, in words (Linux; "" where it cannot be told)."""
-    mine = os.fstat(descriptor)
-    found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if name.isdigit() and int(name) != os.getpid() and _has_open(name, mine):
-            found.append(int(name))
-    return f" (process {', '.join(str(pid) for pid in sorted(found)[:8])})" if found else ""
+def _holders(descriptor: int) -> list[int]:
+    """Who else has the file open (Linux; nobody where it cannot be told)."""
+    wanted = os.fstat(descriptor)
+    names = [name for name in os.listdir("/proc") if name.isdigit()] if os.path.isdir("/proc/self") else []
+    return [int(name) for name in names if int(name) != os.getpid() and _has_open(name, wanted)]
+
+
+def _name(pids: Sequence[int]) -> str:
+    return f" (process {', '.join(str(pid) for pid in sorted(pids)[:8])})" if pids else ""
 
 
 def _has_open(pid: str, wanted: os.stat_result) -> bool:

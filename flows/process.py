@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from videollava.environment import SUPERVISED
 from videollava.scrub import scrub
 
-__all__ = ["OutputLines", "Supervised", "run_streamed"]
+__all__ = ["OutputLines", "Supervised", "end_orphans", "run_streamed"]
 
 SUPERVISE = Path(__file__).with_name("supervise.py")
 GRACE_SECONDS = 10.0
 LOOK_SECONDS = 1.0  # between two looks at a supervisor whose command says nothing
-MARK = "VIDEOLLAVA_SUPERVISED"  # in the environment of all that a supervisor started
 BAR_SECONDS = 15.0  # between two pictures of a progress bar in a log
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -46,7 +46,7 @@ class Supervised:
         self.process = subprocess.Popen(
             line,
             cwd=cwd,
-            env={**(os.environ if env is None else env), MARK: self._mark},
+            env={**(os.environ if env is None else env), SUPERVISED: self._mark},
             stdin=subprocess.PIPE,  # the lifeline: it closes when this process ends
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
@@ -172,11 +172,19 @@ def _pieces(descriptor: int, running: Supervised) -> Iterator[str]:
         yield decoder.decode(block)
 
 
+def end_orphans(pids: Iterable[int]) -> None:
+    """Kill those of the processes that a supervisor started which is gone, and what they started."""
+    for pid in pids:
+        words = _environment(pid).split(b"\0")
+        mark = next((word.decode() for word in words if word.startswith(f"{SUPERVISED}=".encode())), "")
+        if mark and not any(str(SUPERVISE) in _command(one) for one in _processes() if _carries(one, mark)):
+            _end_marked(mark.partition("=")[2])
+
+
 def _end_marked(mark: str) -> None:
     """Kill every process that carries the mark in its environment (Linux; elsewhere there is no telling)."""
-    wanted = f"{MARK}={mark}".encode()
     for _ in range(100):
-        found = [pid for pid in _processes() if wanted in _environment(pid)]
+        found = [pid for pid in _processes() if _carries(pid, f"{SUPERVISED}={mark}")]
         if not found:
             return
         for pid in found:
@@ -191,8 +199,20 @@ def _processes() -> list[int]:
     )
 
 
+def _carries(pid: int, word: str) -> bool:
+    return word.encode() in _environment(pid).split(b"\0")
+
+
 def _environment(pid: int) -> bytes:
+    return _read(pid, "environ")
+
+
+def _command(pid: int) -> str:
+    return os.fsdecode(_read(pid, "cmdline"))
+
+
+def _read(pid: int, name: str) -> bytes:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:  # another user's, or gone
         return b""

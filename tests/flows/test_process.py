@@ -168,6 +168,40 @@ def test_a_killed_supervisor_takes_all_of_it_along_and_the_lock_holds_until_then
         assert mentions(mark) == []
 
 
+def test_what_outlived_everybody_is_ended_by_the_next(
+    tmp_path: Path, mentions: Callable[[str], list[int]]
+) -> None:
+    mark = f"orphan-{tmp_path.name}-{os.getpid()}"
+    body = (
+        "import os, signal, sys; from pathlib import Path; from flows.lock import hold\n"
+        "from flows.process import Supervised\n"
+        "with hold(Path('.')) as lock:\n"
+        "    running = Supervised([sys.executable, '-c', sys.argv[1], sys.argv[2]], Path('.'), keep=[lock])\n"
+        "    print(running.process.pid, flush=True)\n"
+        "    running.process.wait()"
+    )
+    flow = subprocess.Popen(
+        [sys.executable, "-c", body, THROUGH_A_SHELL, mark],
+        cwd=tmp_path,
+        env={**os.environ, "BODY": STUBBORN, "PYTHONPATH": os.getcwd()},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert flow.stdout is not None
+    said = [flow.stdout.readline().strip() for _ in range(3)]
+    assert said[1:] == ["started", "up"]
+    guard = int(said[0])
+    for pid in (flow.pid, *children(guard), guard):  # all at once
+        os.kill(pid, signal.SIGSTOP)
+    for pid in (flow.pid, *children(guard), guard):
+        os.kill(pid, signal.SIGKILL)
+    flow.wait()
+    flow.stdout.close()
+    assert mentions(mark)
+    with hold(tmp_path, wait=30.0):
+        assert mentions(mark) == []
+
+
 def command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
 
