@@ -251,7 +251,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """The JSON object `name` of a checkpoint folder."""
     file = folder / name
     if not file.is_file():
-        raise InputError(f"{folder}: no {name}: not a checkpoint folder")
+        raise InputError(f"{folder}: no {name}: not a checkpoint folder{explain_absence(folder)}")
     try:
         config = json.loads(file.read_text())
     except ValueError as error:
