@@ -6,7 +6,7 @@ TORCH  := torch==2.13.0
 UV     := uv==0.13.9
 STAMP  := $(VENV)/.installed
 
-.PHONY: install retrain test test-all check bench ui docs lock clean help
+.PHONY: install retrain test test-all check bench ui docs lock clean purge help
 
 help:  ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,5 +54,11 @@ lock:  ## resolve pyproject.toml into requirements.lock again
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-package torch --no-annotate --no-header \
 	  --extra pipeline --extra tiny --extra gguf --extra deepspeed --extra tables --extra dev pyproject.toml -o requirements.lock
 
-clean:  ## remove all that retraining made (the environment stays; rm -rf .venv removes that too)
-	@rm -rf data/raw data/prepared models evaluation plots checkpoints runs metrics.json .mlflow .prefect .dvc/cache .dvc/tmp
+# With whichever Python is there: it cleans a checkout whose environment is gone, too.
+ANY := $(or $(wildcard $(BIN)/python),$(PYTHON))
+
+clean:  ## remove working files (checkpoints, clones, caches of tools); models, champion, DVC cache and history stay
+	@$(ANY) -m flows.clean
+
+purge:  ## list all that retraining made, models and champion too; CONFIRM=yes removes it (the environment stays)
+	@$(ANY) -m flows.clean --all --confirm "$(CONFIRM)"

@@ -52,11 +52,14 @@ def have_clone(home: Path, commit: str) -> Iterator[tuple[Path, int]]:
             yield root, lock
 
 
-def drop_old_clones(home: Path) -> None:
-    """Remove all clones but the last few and those somebody works in."""
+def drop_old_clones(home: Path, keep: int | None = None) -> None:
+    """Remove all clones but the last `keep` (KEEP_CLONES) and those somebody works in."""
+    keep = KEEP_CLONES if keep is None else keep
     folder = home / CLONES
+    if not folder.is_dir():
+        return
     clones = [path for path in folder.iterdir() if re.fullmatch("[0-9a-f]{12}", path.name) and owns(path)]
-    for old in sorted(clones, key=lambda path: path.stat().st_mtime)[:-KEEP_CLONES]:
+    for old in sorted(clones, key=lambda path: path.stat().st_mtime)[: max(0, len(clones) - keep)]:
         try:
             with hold_file(_lock(old), "", wait=0.0), hold(old, wait=0.0):
                 # Renamed first: a removal that is cut short leaves no half clone in its place.
