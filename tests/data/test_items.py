@@ -83,3 +83,60 @@ def test_a_broken_item_far_from_the_end_is_found_without_reading_on() -> None:
     with pytest.raises(InputError, match="item 0"):
         list(read_items(file, "file.json"))
     assert file.tell() < 3 << 20
+
+
+def test_a_list_inside_an_object() -> None:
+    for key in ("data", "annotations", "records"):
+        whole = {"version": 1.5, "info": {"data": []}, key: ITEMS, "licence": "free"}
+        for indent in (None, 2):
+            assert read(json.dumps(whole, indent=indent).encode()) == ITEMS
+    assert read(b'{"id": 1, "conversations": [], "data": [1]}') == [
+        {"id": 1, "conversations": [], "data": [1]}
+    ]
+
+
+def test_a_long_object_on_one_line_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(items, "HEAD", 100)
+    monkeypatch.setattr(items, "BLOCK", 50)
+    many = [{"id": n, "text": "x" * 30} for n in range(200)]
+    file = io.BytesIO(json.dumps({"version": "1", "data": many}).encode())
+    stream = read_items(file, "file.json")
+    assert next(stream) == many[0]
+    assert file.tell() < 2000
+    assert list(stream) == many[1:]
+    long = [{"id": n, "conversations": ["y" * 300]} for n in range(3)]
+    assert read(b"\n".join(json.dumps(item).encode() for item in long)) == long
+    assert read("\n".join(json.dumps(item, indent=1) for item in long).encode()) == long
+
+
+def test_objects_over_several_lines_without_a_list() -> None:
+    assert read("\n".join(json.dumps(item, indent=2) for item in ITEMS).encode()) == ITEMS
+    assert read(",\n".join(json.dumps(item, indent=2) for item in ITEMS).encode()) == ITEMS
+    assert read(json.dumps(ITEMS[0], indent=2).encode()) == ITEMS[:1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_other_encodings(encoding: str) -> None:
+    array, rows = json.dumps(ITEMS, ensure_ascii=False), "\r\n".join(json.dumps(item) for item in ITEMS)
+    assert read(array.encode(encoding)) == read(rows.encode(encoding)) == ITEMS
+    with pytest.raises(InputError, match=r"file\.json: not valid UTF-16"):
+        read("[1]".encode("utf-16") + b"\x00\xd8\x01")
+
+
+def test_commas_and_numbers_as_people_leave_them() -> None:
+    assert read(b'{"id": 1},\n{"id": 2},\n') == [{"id": 1}, {"id": 2}]
+    assert read(b'[{"id": 1}, {"id": 2},]') == [{"id": 1}, {"id": 2}]
+    assert str(read(b'{"id": NaN, "x": Infinity}')) == "[{'id': nan, 'x': inf}]"
+    with pytest.raises(InputError, match=r"file\.json: line 4: item 1 of the list .*after a comma too many"):
+        read(b'[\n{"id": 1},\n{"id": 2,\n}\n]')
+    with pytest.raises(InputError, match=r"item 0 of the list"):
+        read(b'[{"id": ' + b"9" * 5000 + b"}]")
+
+
+def test_a_broken_first_line_is_one_broken_line() -> None:
+    found = read(b'{"id": \n{"id": 2}\n{"id": 3}\n')
+    assert isinstance(found[0], RecordError)
+    assert found[1:] == [{"id": 2}, {"id": 3}]
+    found = read(b'{"id": "cut off\n{"id": 2}\n')
+    assert isinstance(found[0], RecordError)
+    assert found[1:] == [{"id": 2}]

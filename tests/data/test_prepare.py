@@ -346,3 +346,82 @@ def test_inspection_measures_what_training_can_read() -> None:
     assert inspect("a", "image", mp4(1)).reason == "broken image"
     assert inspect("a", "video", b"not a video" * 100).reason == "broken video"
     assert inspect("a", "video", mp4(1)).sha256 == hashlib.sha256(mp4(1)).hexdigest()
+
+
+def test_names_as_people_write_them_through_the_whole_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "from/media.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name, data in (
+            ("val2017\\1.png", png(1)),
+            ("val2017\\2.PNG", png(2)),
+            ("val2017\\both.png", png(3)),
+            ("val2017/both.png", png(4)),
+            ("val2017\\v_x_0:10-0:20.mp4", mp4(1)),
+            ("__MACOSX/val2017/._1.png", b"x"),
+            ("inner.zip", b"PK"),
+        ):
+            info = zipfile.ZipInfo("x")
+            info.filename = name
+            packed.writestr(info, data)
+    records = [
+        llava("one", image="coco/val2017/1.png"),
+        {**llava("two"), "images": ["coco\\val2017\\2.png"], **without_id(llava("two", image="x"))},
+        llava("clip", video="val2017/v_x_0:10-0:20.mp4"),
+        llava("both", image="coco/val2017/both.png"),
+        llava("lost", image="other/val2017/1.png"),
+        {**llava("text"), "image": "", "video": None},
+        {
+            **llava("word"),
+            "conversations": [
+                {"from": "user", "value": "<video>?"},
+                {"from": "assistant", "value": "<video>"},
+            ],
+        },
+    ]
+    notes = lines(tmp_path / "from/notes.jsonl", records)
+    source = archive_source(archive, notes)
+    chosen = params(source.replace(strip=["coco"]), max_quarantined=0.5)
+    fetch(chosen, tmp_path)
+    run(chosen, tmp_path)
+    folder = tmp_path / "data/prepared"
+    rows = load_split(folder, "finetune").to_pylist()
+    assert [(row["id"], row["media"]) for row in rows] == [
+        *(("one", [0]), ("two", [1]), ("clip", [2]), ("text", []), ("word", []))
+    ]
+    assert [Shards(folder, verify=True).read(n) for n in range(3)] == [png(1), png(2), mp4(1)]
+    found = {entry.get("record") or entry["member"]: entry for entry in quarantined(folder)}
+    assert found["both"]["reason"] == "ambiguous medium"
+    assert "'val2017\\\\both.png' and 'val2017/both.png'" in found["both"]["detail"]
+    assert found["lost"]["reason"] == "missing medium"
+    assert "nearest member is 'val2017/1.png': strip: [other/]" in found["lost"]["detail"]
+    assert found["inner.zip"]["reason"] == "nested archive"
+    counts = summary(folder)
+    assert counts["quarantined"]["members"]["mine"]["left by an operating system"] == 1
+    assert counts["media"]["renamed"] == 1
+    assert counts["splits"]["finetune"]["marks_as_words"] == 2
+    said = capsys.readouterr().out
+    assert "mine: 1 media go by other names in the archives, such as 'val2017/2.png': 'val2017/2.PNG'" in said
+    assert "finetune: 2 marks such as <image> in conversations without media are words" in said
+
+
+def without_id(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key == "conversations"}
+
+
+def test_archives_in_parts_are_one(tmp_path: Path) -> None:
+    whole = tar(tmp_path / "media.tar", {"1.png": png(1), "2.png": png(2)}).read_bytes()
+    parts = []
+    for number, ending in enumerate(("aa", "ab")):
+        part = tmp_path / f"from/media.tar.{ending}"
+        part.parent.mkdir(exist_ok=True)
+        part.write_bytes(whole[number * 1000 : 1000 if number == 0 else None])
+        parts.append(part)
+    notes = lines(tmp_path / "from/notes.jsonl", [llava("a", image="1.png"), llava("b", image="2.png")])
+    chosen = params(archive_source(*parts, notes))
+    fetch(chosen, tmp_path)
+    run(chosen, tmp_path)
+    assert [Shards(tmp_path / "data/prepared").read(n) for n in range(2)] == [png(1), png(2)]
+    assert not (tmp_path / "checkpoints/prepare").exists()

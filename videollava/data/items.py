@@ -65,7 +65,16 @@ def _kind_of(text: str) -> str:
         if any(isinstance(value.get(key), list) for key in LISTS) and not any(key in value for key in TURNS):
             return "object"
         return "lines" if part is first or "\n" not in text[:end] else "values"
+    if _is_object(text.partition("\n")[2].split("\n", 1)[0]):
+        return "lines"  # the first is a broken one
     return _kind_by_keys(text, one_line="\n" not in text)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return line.startswith("{") and isinstance(json.loads(line.rstrip().rstrip(",")), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _kind_by_keys(text: str, *, one_line: bool) -> str:

@@ -28,7 +28,7 @@ def clean_name(name: str) -> str:
     plain = unicodedata.normalize("NFC", name).replace("\\", "/")
     if not plain:
         return ""
-    clean = posixpath.normpath(plain)
+    clean = re.sub("^//+", "/", posixpath.normpath(plain))
     return "" if clean == "." else clean
 
 
