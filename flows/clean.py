@@ -26,7 +26,7 @@ DVC_OWN = ("exps", "lock", "rwlock", "rwlock.lock")  # queued experiments, and l
 STAGED = ("data", "models", "evaluation", "plots", "metrics.json")
 RECORDS = ("runs", ".mlflow", ".prefect", ".dvc/cache")
 STALE_SECONDS = 86400.0
-KEPT = """kept: outputs of the stages, models and champion (.mlflow, DVC's cache), journals and history (runs, .prefect);
+KEPT = """kept: outputs of the stages, models and champion (.mlflow, DVC's cache), journals, history (runs, .prefect);
 `make purge CONFIRM=yes` removes those too"""
 
 
