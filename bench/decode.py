@@ -1,4 +1,4 @@
-"""Videos a second of one core: our decoding and preprocessing against plain decord and a resize, and against PyAV.
+"""Videos a second of one core: our decoding and preprocessing against plain decord and a resize.
 
     python bench/decode.py                     # H.264 clips of three sizes, drawn here
     python bench/decode.py --videos FOLDER     # every .mp4, .webm, .mkv and .avi below it
@@ -43,11 +43,6 @@ def plain(file: Path) -> Tensor:
     return _whole(reader.get_batch(np.linspace(0, len(reader) - 1, FRAMES, dtype=int)).asnumpy())
 
 
-def pyav(file: Path) -> Tensor:
-    """Our preprocessing behind PyAV."""
-    return media.frames_to_pixels(media._read_av(file, FRAMES), SIZE)
-
-
 def _whole(frames: np.ndarray) -> Tensor:
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
     pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
@@ -58,7 +53,7 @@ def _whole(frames: np.ndarray) -> Tensor:
     return pixels[..., top : top + SIZE, left : left + SIZE].contiguous()
 
 
-WAYS: dict[str, Callable[[Path], Tensor]] = {"ours": ours, "plain": plain, "pyav": pyav}
+WAYS: dict[str, Callable[[Path], Tensor]] = {"ours": ours, "plain": plain}
 
 
 def draw(folder: Path) -> Iterator[Path]:

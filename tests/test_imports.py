@@ -49,7 +49,7 @@ def test_orchestration_stays_outside(file: Path) -> None:
 def test_the_package_imports_without_the_pipeline_libraries() -> None:
     code = (
         "import sys\n"
-        "for name in ('prefect', 'mlflow', 'dvc', 'boto3', 'decord', 'deepspeed'): sys.modules[name] = None\n"
+        "for name in ('prefect', 'mlflow', 'dvc', 'boto3', 'decord', 'av', 'deepspeed'): sys.modules[name] = None\n"
         "import videollava, videollava.cli, videollava.serve.assistant, videollava.train.instruct\n"
         "import videollava.evaluate.stage\n"
     )

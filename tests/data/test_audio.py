@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from videollava.data.audio import FRAMES, MEAN, STD, audio_to_pixels, fbank, read_audio, resample
 from videollava.errors import InputError
@@ -53,6 +54,12 @@ def encoded(kind: str, codec: str, samples: Samples, rate: int) -> bytes:
     return file.getvalue()
 
 
+def saved_picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
 def test_pcm_widths(width: int) -> None:
     samples, rate = read_audio(wav(tone(channels=2), 22_050, width))
@@ -60,7 +67,18 @@ def test_pcm_widths(width: int) -> None:
     np.testing.assert_allclose(samples, tone(channels=2), atol=2.0 ** (2 - 8 * width) + 1e-6)
 
 
-@pytest.mark.parametrize(("kind", "codec"), [("wav", "pcm_f32le"), ("flac", "flac"), ("mp4", "aac")])
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [
+        ("wav", "pcm_f32le"),
+        ("flac", "flac"),
+        ("mp4", "aac"),
+        ("mp3", "libmp3lame"),
+        ("adts", "aac"),
+        ("matroska", "aac"),
+        ("aiff", "pcm_s16be"),
+    ],
+)
 def test_other_formats_by_av(kind: str, codec: str) -> None:
     samples, rate = read_audio(encoded(kind, codec, tone(), 16_000))
     assert rate == 16_000
@@ -69,9 +87,20 @@ def test_other_formats_by_av(kind: str, codec: str) -> None:
     assert np.abs(np.fft.rfft(middle)).argmax() == 220  # 440 Hz over half a second
 
 
-@pytest.mark.parametrize("data", [b"", b"hello" * 50, wav(tone())[:30]])
-def test_broken_sound_is_refused(data: bytes) -> None:
-    with pytest.raises(InputError, match=r"s\.wav: cannot be read as sound \(.+\): convert it to WAV"):
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"hello" * 50, "it is text"),
+        (b"\x12\x00\x99" * 50, "of no container that is read here"),
+        (wav(tone())[:30], "cut short"),
+        (wav(tone())[:9000], "cut short: 23044 bytes are missing"),
+        (saved_picture(), "it is a PNG picture"),
+        (b"RIFF\x00\x00\x00\x00WAVE" + b"\x01" * 40, ""),
+    ],
+)
+def test_broken_sound_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"s\.wav: cannot be read as sound \(.*{reason}.*\): \w+"):
         read_audio(data, "s.wav")
 
 
@@ -88,8 +117,8 @@ def test_other_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(InputError, match="numbers that are no sound"):
         read_audio(broken)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match="convert it, or install av"):
-        read_audio(b"not a wav", "s.mp3")
+    with pytest.raises(InputError, match="convert it to WAV, or install av"):
+        read_audio(b"ID3" + bytes(50), "s.mp3")
 
 
 def test_short_sound_is_repeated() -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import struct
-import sys
-import threading
 import warnings
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,45 +50,6 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
-
-
-def clip(
-    width: int = 96, height: int = 64, frames: int = 12, codec: str = "libx264", kind: str = "mp4"
-) -> bytes:
-    """A bar that moves right by four columns a frame."""
-    av = pytest.importorskip("av")
-
-    file = io.BytesIO()
-    with av.open(file, "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=10)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for index in range(frames):
-            picture = np.zeros((height, width, 3), np.uint8)
-            picture[:, index * 4 : index * 4 + 8] = 220
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
-def sound_only() -> bytes:
-    av = pytest.importorskip("av")
-
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
-def turned(data: bytes, matrix: tuple[int, ...]) -> bytes:
-    """The mp4 with this rotation in its track header."""
-    changed = bytearray(data)
-    start = changed.find(b"tkhd") + 4 + 4 + 20 + 16
-    changed[start : start + 36] = struct.pack(">9i", *matrix)
-    return bytes(changed)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -194,6 +152,35 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     for read in (read_image, read_depth, lambda file: read_frames(file, 8)):
         with pytest.raises(InputError, match="gone: not found"):
             read(path)
+        with pytest.raises(InputError, match="is a folder; name a file in it"):
+            read(tmp_path)
+
+
+def test_floats_are_brightness() -> None:
+    shares = np.array([[0, 0.5], [0.25, 1]], np.float32)
+    for values in (shares, np.round(shares * 255)):
+        image = read_image(saved(Image.fromarray(values), "TIFF"))
+        assert np.array(image)[..., 0].tolist() == [[0, 128], [64, 255]]
+    with pytest.raises(InputError, match=r"not in 0\.\.1 .*normalisation"):
+        read_image(saved(Image.fromarray(shares - 1), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"%PDF-1.7", "it is a PDF"),
+        (b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic", "it is a HEIC picture"),
+        (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00mif1avif", "it is an AVIF picture"),
+        (b'<?xml version="1.0"?>\n<!-- a -->\n<svg xmlns="x"></svg>', "it is an SVG drawing"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page, not the file that it links to"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
+        (b"PK\x03\x04aaaa", "it is a zip archive"),
+        (b"\x00" * 64, "nothing but zeros"),
+    ],
+)
+def test_what_is_no_picture_is_called_by_its_name(data: bytes, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"a\.png: cannot be read as image \(.*{reason}.*\): .+"):
+        read_image(data, "a.png")
 
 
 def squared(image: Image.Image) -> Image.Image:
@@ -277,93 +264,3 @@ def test_unknown_modality() -> None:
         InputError, match="no modality 'smell'; there are: image, video, thermal, depth, audio"
     ):
         load_pixels("smell", b"", 224)
-
-
-@pytest.mark.parametrize("name", ["sample_demo_22.mp4", "sample_demo_3.mp4"])
-def test_real_videos(shared: Path, name: str) -> None:
-    path = shared / "media" / "video" / name
-    frames = read_frames(path, 8)
-    assert frames.dtype == np.uint8
-    assert frames.shape == ((8, 360, 204, 3) if name == "sample_demo_22.mp4" else (8, 360, 640, 3))
-    assert np.array_equal(read_frames(path.read_bytes(), 8), frames)
-    assert np.array_equal(media._read_av(path, 8), frames), "both decoders must see the same pixels"
-
-
-def bar(frame: np.ndarray[Any, Any]) -> float:
-    return float((frame[..., 0] > 110).nonzero()[1].mean())
-
-
-def test_frames_are_the_asked_ones_in_order() -> None:
-    centres = [bar(frame) for frame in read_frames(clip(frames=12), 12)]
-    assert centres == pytest.approx([index * 4 + 3.5 for index in range(12)], abs=0.6)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_short_clips_repeat_frames(count: int) -> None:
-    frames = read_frames(clip(frames=count), 8)
-    assert frames.shape == (8, 64, 96, 3)
-    assert len({bar(frame) for frame in frames}) == count
-
-
-@pytest.mark.parametrize("decoder", ["_read_decord", "_read_av"])
-def test_rotation_is_applied(decoder: str) -> None:
-    data = clip(frames=2)
-    read = getattr(media, decoder)
-    upright, right = read(data, 2), (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
-    assert np.array_equal(read(turned(data, right), 2), np.rot90(upright, 3, (1, 2)))
-
-
-def test_what_decord_cannot_read_is_read_by_av() -> None:
-    odd = clip(width=72)  # decord 0.6 fails on this width
-    with pytest.raises(ValueError, match="size must exactly match"):
-        media._read_decord(odd, 4)
-    assert read_frames(odd, 4).shape == (4, 64, 72, 3)
-
-
-def test_av1() -> None:
-    av = pytest.importorskip("av")
-
-    if "libsvtav1" not in av.codecs_available:
-        pytest.skip("this PyAV cannot write AV1")
-    assert read_frames(clip(codec="libsvtav1"), 4).shape == (4, 64, 96, 3)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [bytes, lambda: b"hello" * 100, lambda: bytes(5000), lambda: clip(frames=20)[:1500], sound_only],
-    ids=["empty", "text", "zeros", "truncated", "sound"],
-)
-def test_broken_videos_are_refused(make: Callable[[], bytes]) -> None:
-    with pytest.raises(InputError, match=r"v\.mp4: cannot be read as video \(.+\): .*re-encode it as H\.264"):
-        read_frames(make(), 8, "v.mp4")
-
-
-def test_a_video_cut_short_is_not_taken_for_a_shorter_one(shared: Path) -> None:
-    whole = (shared / "media" / "video" / "sample_demo_3.mp4").read_bytes()  # its header is in front
-    with pytest.raises(InputError, match=r"cut short: \d+ of 146 frames"):
-        read_frames(whole[: len(whole) * 2 // 3], 8)
-
-
-def test_a_decoder_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = threading.Event()
-    monkeypatch.setattr(media, "_read_decord", lambda source, frames: ended.wait(30))
-    monkeypatch.setattr(media, "DECODE_SECONDS", 0.01)
-    assert read_frames(clip(frames=3), 3).shape == (3, 64, 96, 3)
-    with pytest.raises(InputError, match="cannot be read as video"):
-        read_frames(b"broken", 3)
-    ended.set()
-
-
-def test_without_decord(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = clip(frames=3)
-    monkeypatch.setitem(sys.modules, "decord", None)
-    assert read_frames(data, 3).shape == (3, 64, 96, 3)
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match="install decord or av"):
-        read_frames(data, 3)
-
-
-def test_without_av_a_broken_video_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match=r"re-encode it as H\.264 \(or install av\)"):
-        read_frames(b"broken", 3)

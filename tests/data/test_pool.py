@@ -92,3 +92,37 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
     assert not alive
     assert len(gone) == len(children)
     assert time.monotonic() - started < 20
+
+
+def hang_at_three(number: int) -> int:
+    if number == 3:
+        signal.pause()
+    return number
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_what_may_crash_or_hang_never_runs_in_this_process(workers: int) -> None:
+    """The alarm's default is to end the process: here it would end the tests."""
+    with Pool(workers) as pool:
+        crashed = pool.stream(die_of_seven, range(6, 9), crashed=lambda number: -number)
+        assert list(crashed) == [6, -7, 8]
+        hung = pool.stream(hang_at_three, range(2, 5), crashed=lambda number: -number, seconds=1)
+        assert list(hung) == [2, -3, 4]
+
+
+def fork_and_double(pool: Pool, told: int) -> None:
+    if os.fork() == 0:
+        try:
+            os.write(told, bytes(pool.stream(double, [4], crashed=double)))
+        finally:
+            os._exit(0)
+
+
+def test_a_fork_starts_workers_of_its_own() -> None:
+    heard, told = os.pipe()
+    with Pool(1) as pool:
+        assert list(pool.stream(double, [1], crashed=double)) == [2]
+        fork_and_double(pool, told)
+        assert os.read(heard, 1) == bytes([8])
+        os.wait()
+        assert list(pool.stream(double, [2], crashed=double)) == [4]

@@ -261,7 +261,7 @@ class Crowd:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def stream(self, function: Any, media: Any, crashed: Any, window: int) -> Any:
+    def stream(self, function: Any, media: Any, crashed: Any, window: int, seconds: int) -> Any:
         return (crashed(medium) if medium[1] == "p5.png" else function(medium) for medium in media)
 
 
@@ -269,12 +269,13 @@ def test_what_kills_a_worker_is_a_missing_medium(
     ask: Callable[..., Given], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(media_module, "Pool", Crowd)
+    monkeypatch.setattr(media_module, "_lone_pool", lambda: Crowd(1))
     given = ask(tmp_path / "log", workers=2)
     assert given.problems
     assert all("p5.png: the process that decoded it died" in text for text in given.problems.values())
     monkeypatch.setattr(media_module, "LIGHT", 0)
     ask(tmp_path / "again", workers=2)
-    assert Crowd.workers == [0, 2]  # processes start where there is much to decode
+    assert Crowd.workers == [1, 2]  # processes start where there is much to decode
 
 
 @pytest.mark.slow

@@ -6,16 +6,16 @@ rest LanguageBind's processing_audio.py. No torchaudio is needed.
 
 from __future__ import annotations
 
-import io
 import math
 import wave
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from videollava.data.admission.containers import WAVE, Container
+from videollava.data.admission.opening import Source, name_of, open_medium, refuse_others, unreadable
 from videollava.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,26 +37,28 @@ _EPSILON = float(np.finfo(np.float32).eps)
 MAX_SECONDS = 3600
 
 
-def read_audio(source: bytes | Path, where: str = "") -> tuple[NDArray[np.float32], int]:
+def read_audio(source: Source, where: str = "") -> tuple[NDArray[np.float32], int]:
     """Decode sound to float32 (channels, samples) in -1..1 and its sample rate.
 
-    PCM WAV files are read here; anything else, the sound of a video too, by PyAV where installed.
+    PCM WAV files are read here; anything else, the sound of a video too, by PyAV.
 
     Raises:
-        InputError: no decodable sound, or more than an hour of it.
+        InputError: no decodable sound, less than it promises, or more than an hour of it.
     """
-    try:
-        samples, rate = _read_wave(source)
-    except FileNotFoundError as error:
-        raise InputError(f"{_name(source, where)}: not found") from error
-    except (wave.Error, EOFError, OSError, ValueError, RuntimeError):
-        samples, rate = _read_other(source, where)
+    file, container = open_medium(source, "audio", where)
+    with file:
+        try:
+            samples, rate = _decode(file, container)
+        except ImportError as error:
+            raise unreadable(source, where, "audio", error, "convert it to WAV, or install av") from error
+        except (OSError, ValueError, RuntimeError) as error:
+            raise unreadable(source, where, "audio", error) from error
     if not samples.shape[1]:
-        raise InputError(f"{_name(source, where)}: holds no sound: leave it out")
+        raise InputError(f"{name_of(source, where)}: holds no sound: leave it out")
     if samples.shape[1] > MAX_SECONDS * rate:
-        raise InputError(f"{_name(source, where)}: longer than {MAX_SECONDS} s of sound: cut it")
+        raise InputError(f"{name_of(source, where)}: longer than {MAX_SECONDS} s of sound: cut it")
     if not np.abs(samples).max() < _LOUDEST:  # NaN too
-        raise InputError(f"{_name(source, where)}: holds numbers that are no sound: save it again")
+        raise InputError(f"{name_of(source, where)}: holds numbers that are no sound: save it again")
     return samples, rate
 
 
@@ -171,8 +173,17 @@ def _sinc_kernels(old: int, new: int) -> tuple[NDArray[np.float32], int]:
     return (np.sinc(times) * hann * (base / old)).astype(np.float32), width
 
 
-def _read_wave(source: bytes | Path) -> tuple[NDArray[np.float32], int]:
-    with wave.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "rb") as file:
+def _decode(file: BinaryIO, container: Container) -> tuple[NDArray[np.float32], int]:
+    if container is WAVE:
+        try:
+            return _read_wave(file)
+        except (wave.Error, EOFError, ValueError):
+            file.seek(0)  # compressed or floats: another reader's
+    return _read_av(file, container)
+
+
+def _read_wave(source: BinaryIO) -> tuple[NDArray[np.float32], int]:
+    with wave.open(source, "rb") as file:
         channels, width, rate, count = file.getparams()[:4]
         if not rate or width > 4:
             raise ValueError(f"{width} bytes a sample at {rate} Hz")
@@ -188,40 +199,29 @@ def _read_wave(source: bytes | Path) -> tuple[NDArray[np.float32], int]:
     return np.ascontiguousarray(values.reshape(-1, channels).T, np.float32), rate
 
 
-def _read_other(source: bytes | Path, where: str) -> tuple[NDArray[np.float32], int]:
-    try:
-        import av
-    except ImportError as error:
-        raise InputError(f"{_name(source, where)}: not a PCM WAV file: convert it, or install av") from error
-    try:
-        return _read_av(source)
-    except (av.FFmpegError, OSError, ValueError, RuntimeError, EOFError, LookupError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{_name(source, where)}: cannot be read as sound ({reason}): convert it to WAV"
-        ) from error
-
-
-def _read_av(source: bytes | Path) -> tuple[NDArray[np.float32], int]:
+def _read_av(file: BinaryIO, container: Container) -> tuple[NDArray[np.float32], int]:
     import av
 
-    with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
-        if not container.streams.audio or container.streams.audio[0].codec_context is None:
-            raise ValueError("it has no sound track that can be decoded")
-        stream = container.streams.audio[0]
-        rate = int(stream.rate)
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-        blocks = [np.zeros((len(stream.layout.channels), 0), np.float32)]
-        left = MAX_SECONDS * rate
-        for frame in container.decode(stream):
-            blocks += [block.to_ndarray() for block in resampler.resample(frame)]
-            left -= frame.samples
-            if left < 0:
-                break
+    try:
+        with av.open(file, format=container.demuxer, io_open=refuse_others) as demuxer:
+            stream = demuxer.streams.best("audio")
+            if stream is None or stream.codec_context is None:
+                raise ValueError("it has no sound track that can be decoded")
+            return _decode_stream(demuxer, stream)
+    except (av.FFmpegError, EOFError, LookupError) as error:
+        raise ValueError(getattr(error, "strerror", None) or str(error)) from error
+
+
+def _decode_stream(demuxer: Any, stream: Any) -> tuple[NDArray[np.float32], int]:
+    import av
+
+    rate = int(stream.rate)
+    resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+    blocks = [np.zeros((len(stream.layout.channels), 0), np.float32)]
+    left = MAX_SECONDS * rate
+    for frame in demuxer.decode(stream):
+        blocks += [block.to_ndarray() for block in resampler.resample(frame)]
+        left -= frame.samples
+        if left < 0:
+            break
     return np.concatenate(blocks, axis=1).astype(np.float32), rate
-
-
-def _name(source: bytes | Path, where: str) -> str:
-    if isinstance(source, bytes):
-        return where or f"{len(source)} bytes"
-    return f"{where}: {source}" if where else str(source)

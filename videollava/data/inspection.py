@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import multiprocessing
 import signal
 from dataclasses import dataclass
@@ -69,10 +68,10 @@ def inspect(name: str, kind: MediumKind, data: bytes) -> Inspected:
 
 def _measure(kind: MediumKind, data: bytes) -> tuple[int, int, int]:
     """Width, height and frames; a sound has none of them. InputError where it can't be decoded."""
-    from videollava.data import media
+    from videollava.data import media, video
 
     if kind == "video":
-        return _measure_video(data)
+        return video.measure_video(data)
     if kind == "audio":
         media.read_audio(data)
         return 0, 0, 0
@@ -80,30 +79,3 @@ def _measure(kind: MediumKind, data: bytes) -> tuple[int, int, int]:
         height, width = media.read_depth(data).shape
         return width, height, 1
     return (*media.read_image(data).size, 1)
-
-
-def _measure_video(data: bytes) -> tuple[int, int, int]:
-    import decord
-
-    from videollava.data.media import read_frames
-
-    decord.logging.set_level(decord.logging.QUIET)
-    failures = (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError)
-    try:
-        video = decord.VideoReader(io.BytesIO(data), ctx=decord.cpu(0), num_threads=1)
-        height, width = video.get_batch([0, len(video) - 1]).shape[1:3]
-        return width, height, len(video)
-    except failures:
-        pass  # training reads some of what decord can't by other means
-    try:
-        height, width = read_frames(data, 2).shape[1:3]
-    except failures as error:
-        raise InputError(" ".join(str(error).split())[:200]) from error
-    return width, height, _count_packets(data)
-
-
-def _count_packets(data: bytes) -> int:
-    import av
-
-    with av.open(io.BytesIO(data)) as container:
-        return sum(packet.size > 0 for packet in container.demux(video=0))

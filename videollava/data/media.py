@@ -7,22 +7,19 @@ also flips videos left-right at random, even in evaluation: that is left out.
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from videollava.data.admission.opening import Source, name_of, open_medium, read_file, unreadable
 from videollava.data.audio import audio_to_pixels, read_audio
+from videollava.data.video import frame_indices, read_frames
 from videollava.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +31,7 @@ __all__ = [
     "Modality",
     "audio_to_pixels",
     "depth_to_pixels",
+    "floats_to_bytes",
     "frame_indices",
     "frames_to_pixels",
     "image_to_pixels",
@@ -42,13 +40,10 @@ __all__ = [
     "read_depth",
     "read_frames",
     "read_image",
+    "to_rgb",
 ]
 
-Source = bytes | Path
-T = TypeVar("T")
-
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn of decompression bombs
-DECODE_SECONDS = 60.0
 MAX_RATIO = 16  # beyond it, only the middle of a crop's long side is resized
 MAX_SQUARE = (
     6000  # pictures with a longer side are shrunk before padding: a square of it would take gigabytes
@@ -102,21 +97,37 @@ def read_image(source: Source, where: str = "") -> Image.Image:
     """Decode an image to RGB.
 
     Alpha is dropped, and the orientation stored in EXIF is not applied, as the original's
-    `Image.open(...).convert("RGB")`. 16-bit grey is scaled to 8 bits, where that clips it to white.
+    `Image.open(...).convert("RGB")`. 16-bit grey is scaled to 8 bits, where that clips it to white, and so is
+    grey of floats in 0..1, where that cuts it to black. Of several pictures (GIF, TIFF) it is the first.
 
     Raises:
         InputError: not an image, broken, or of more than MAX_PIXELS pixels.
     """
     image = _open_image(source, where)
     try:
-        if image.mode.startswith("I"):
-            grey = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
-            return Image.fromarray(grey).convert("RGB")
-        if image.mode == "P":  # a palette with alpha turns into RGB only with a warning
-            return image.convert("RGBA").convert("RGB")
-        return image.convert("RGB")
+        return to_rgb(image)
     except _BROKEN as error:
-        raise _unreadable(source, where, "image", error) from error
+        raise unreadable(source, where, "image", error) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture of Pillow's as RGB, by the rules of `read_image`; ValueError where it has no such colours."""
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode == "F":  # Pillow would cut numbers of 0 to 1 to black
+        return Image.fromarray(floats_to_bytes(np.asarray(image))).convert("RGB")
+    if image.mode in ("P", "PA"):  # a palette with alpha turns into RGB only with a warning
+        return image.convert("RGBA").convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def floats_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Brightness in 0..1, or in 0..255 where some is above 1, as bytes; ValueError for other numbers."""
+    if not np.isfinite(values).all() or (values.size and (values.min() < 0 or values.max() > 255)):
+        raise ValueError("its numbers are not in 0..1 (nor in 0..255): undo its normalisation first")
+    scale = 255 if not values.size or values.max() <= 1 else 1
+    return np.round(values * scale).astype(np.uint8)
 
 
 def read_depth(source: Source, where: str = "") -> NDArray[np.float32]:
@@ -124,45 +135,12 @@ def read_depth(source: Source, where: str = "") -> NDArray[np.float32]:
     image = _open_image(source, where)
     if len(image.getbands()) != 1 or image.mode == "P":
         raise InputError(
-            f"{_name(source, where)}: a depth map is 16-bit PNG, one channel of millimetres, not {image.mode}"
+            f"{name_of(source, where)}: a depth map is 16-bit PNG, one channel of millimetres, not {image.mode}"
         )
     try:
         return np.array(image, np.float32)
     except _BROKEN as error:
-        raise _unreadable(source, where, "depth map", error) from error
-
-
-def read_frames(source: Source, frames: int, where: str = "") -> NDArray[np.uint8]:
-    """Decode `frames` frames spread evenly over a video, first and last included: uint8 (T, H, W, 3).
-
-    Frames come by index, so one repeats where the video has fewer, as in the original. decord decodes
-    in one thread (workers are what runs in parallel); what it cannot read, or takes a minute over, PyAV
-    reads where installed.
-
-    Raises:
-        InputError: no decodable video.
-    """
-    if isinstance(source, Path) and not source.is_file():
-        raise InputError(f"{_name(source, where)}: not found")
-    try:
-        return _limited(lambda: _read_decord(source, frames), DECODE_SECONDS)
-    except ImportError as error:
-        failure: Exception = error
-        remedy = "install decord or av"
-    except (RuntimeError, ValueError, OSError) as error:
-        failure, remedy = error, "re-encode it as H.264 (or install av)"
-    try:
-        return _read_av(source, frames)
-    except ImportError:
-        pass
-    except (RuntimeError, ValueError, OSError) as error:
-        failure, remedy = error, "check that it plays, then re-encode it as H.264 mp4"
-    raise _unreadable(source, where, "video", failure, remedy)
-
-
-def frame_indices(total: int, frames: int) -> NDArray[np.int64]:
-    """Which frames of `total` are taken: linspace(0, total - 1, frames), cut to integers."""
-    return np.linspace(0, total - 1, frames, dtype=int)
+        raise unreadable(source, where, "depth map", error) from error
 
 
 def image_to_pixels(
@@ -206,7 +184,7 @@ def load_pixels(
     if kind == "audio":
         return audio_to_pixels(*read_audio(source, where))
     raise InputError(
-        f"{_name(source, where)}: no modality {kind!r}; there are: {', '.join(MODALITIES)}, audio"
+        f"{name_of(source, where)}: no modality {kind!r}; there are: {', '.join(MODALITIES)}, audio"
     )
 
 
@@ -279,105 +257,18 @@ def _pad(image: Image.Image) -> Image.Image:
 
 
 def _open_image(source: Source, where: str) -> Image.Image:
+    data = source if isinstance(source, bytes) else read_file(source, where)
+    file, _ = open_medium(data, "image", where or ("" if isinstance(source, bytes) else str(source)))
     try:
-        image = Image.open(
-            io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()), formats=_FORMATS
-        )
+        image = Image.open(file, formats=_FORMATS)
         if image.width * image.height <= MAX_PIXELS:
             image.load()
             return image
         size = f"{image.width} x {image.height} pixels"
-    except FileNotFoundError as error:
-        raise InputError(f"{_name(source, where)}: not found") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         size = f"over {MAX_PIXELS} pixels"
     except _BROKEN as error:
-        raise _unreadable(source, where, "image", error) from error
+        raise unreadable(source, where, "image", error) from error
     raise InputError(
-        f"{_name(source, where)}: too large an image ({size}): scale it down below {MAX_PIXELS} pixels"
+        f"{name_of(source, where)}: too large an image ({size}): scale it down below {MAX_PIXELS} pixels"
     )
-
-
-def _limited(call: Callable[[], T], seconds: float) -> T:
-    """The result of `call`; TimeoutError after `seconds`.
-
-    decord spins for ever on some files (its issues 269, 373, 375) and nothing can interrupt it: its thread is
-    left behind, so that the file costs a core until this process ends, not the whole run.
-    """
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except BaseException as error:  # raised again where the result is asked for
-            result.set_exception(error)
-
-    Thread(target=run, name="decord", daemon=True).start()
-    try:
-        return result.result(seconds)
-    except TimeoutError as error:
-        raise TimeoutError(f"not decoded after {seconds:.0f} s") from error
-
-
-def _read_decord(source: Source, frames: int) -> NDArray[np.uint8]:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        reader = decord.VideoReader(_opened(source), ctx=decord.cpu(0), num_threads=1)
-        if not len(reader):
-            raise ValueError("no frames")
-        chosen: NDArray[np.uint8] = reader.get_batch(frame_indices(len(reader), frames)).asnumpy()
-        return chosen
-    except decord.DECORDError as error:  # a plain Exception
-        raise ValueError(str(error).rpartition("] ")[2]) from error
-
-
-def _read_av(source: Source, frames: int) -> NDArray[np.uint8]:
-    import av
-
-    try:
-        wanted = frame_indices(_count_packets(source), frames).tolist()
-        kept: dict[int, NDArray[np.uint8]] = {}
-        with av.open(_opened(source)) as container:
-            container.streams.video[0].codec_context.thread_count = 1
-            for index, frame in enumerate(container.decode(video=0)):
-                if index in wanted:
-                    # As decord does, which turns a clip as a player would.
-                    kept[index] = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-    except (av.FFmpegError, EOFError, LookupError) as error:
-        raise ValueError(str(error)) from error
-    if wanted[-1] not in kept:
-        raise ValueError(f"only {len(kept)} of the {frames} frames wanted could be decoded")
-    return np.stack([kept[index] for index in wanted])
-
-
-def _count_packets(source: Source) -> int:
-    """Frames that the file holds; ValueError where it should hold more."""
-    import av
-
-    with av.open(_opened(source)) as container:
-        if not container.streams.video or container.streams.video[0].codec_context is None:
-            raise ValueError("it has no video stream that can be decoded")
-        declared = container.streams.video[0].frames
-        total = sum(packet.size > 0 for packet in container.demux(video=0))
-    if total < max(declared, 1):
-        raise ValueError(f"cut short: {total} of {declared} frames" if declared else "no frames")
-    return total
-
-
-def _opened(source: Source) -> Any:
-    return io.BytesIO(source) if isinstance(source, bytes) else str(source)
-
-
-def _unreadable(
-    source: Source, where: str, what: str, error: Exception, remedy: str = "save it again or leave it out"
-) -> InputError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(f"{_name(source, where)}: cannot be read as {what} ({reason}): {remedy}")
-
-
-def _name(source: Source, where: str) -> str:
-    if isinstance(source, bytes):
-        return where or f"{len(source)} bytes"
-    return f"{where}: {source}" if where else str(source)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -21,11 +23,15 @@ Result = TypeVar("Result")
 
 
 class Pool:
-    """`workers` processes; with one or none the work is done in this process."""
+    """`workers` processes. With one or none, work that may not crash is done in this process.
+
+    What may crash or hang (`crashed`, `seconds`) is never done here, but in one process at least.
+    """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._executor: ProcessPoolExecutor | None = None
+        self._owner = os.getpid()
 
     def __enter__(self) -> Pool:
         return self
@@ -41,14 +47,18 @@ class Pool:
         items: Iterable[Item],
         crashed: Callable[[Item], Result] | None = None,
         window: int = 16,
+        seconds: int = 0,
     ) -> Iterator[Result]:
         """`function` of each item, in the order of the items; at most `window` items wait at a time.
 
-        `crashed` gives the result of an item whose worker died of it; without it, that is an InputError.
+        `crashed` gives the result of an item whose worker died of it, or took over `seconds` (0: as long as it
+        takes); without it, that is an InputError.
         """
-        if self._workers <= 1:
+        if self._workers <= 1 and crashed is None and not seconds:
             yield from map(function, items)
             return
+        if seconds:
+            function = partial(_within, seconds, function)
         waiting: deque[tuple[Item, Future[Result]]] = deque()
         for item in items:
             waiting.append((item, self._submit(function, item)))
@@ -84,16 +94,20 @@ class Pool:
             self._close()
             if crashed is None:
                 raise InputError(
-                    f"a worker process died ({error}); is there memory for {self._workers} workers?"
+                    f"a worker process died ({error}); is there memory for {max(1, self._workers)} workers?"
                 ) from error
             return crashed(item)
 
     def _submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+        if self._owner != os.getpid():  # a fork has the workers' handles, but not the threads that serve them
+            self._executor, self._owner = None, os.getpid()
         if self._executor is None:
             # Spawned, not forked: the caller may hold threads (progress bars, Prefect), and a lock that is
             # held at a fork stays locked in the child.
             self._executor = ProcessPoolExecutor(
-                self._workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+                max(1, self._workers),
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_end_with_parent,
             )
         try:
             return self._executor.submit(function, item)
@@ -103,9 +117,18 @@ class Pool:
             return broken
 
     def _close(self) -> None:
-        if self._executor is not None:
+        if self._executor is not None and self._owner == os.getpid():
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
+
+
+def _within(seconds: int, function: Callable[[Item], Result], item: Item) -> Result:
+    """The alarm ends the process, whatever library it is in."""
+    signal.alarm(seconds)
+    try:
+        return function(item)
+    finally:
+        signal.alarm(0)
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ What cannot be read is reported with its reason; a file that kills the process d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -28,7 +29,8 @@ __all__ = ["Encode", "Encoded", "Reader", "blindfold", "encode_windows", "mean_f
 AT_ONCE = {"image": 128, "video": 16}  # media through an encoder in one call
 AHEAD = 8  # decoded media that wait, for each worker
 AVERAGED = 256  # media of a kind whose mean blinds
-LIGHT = 32 << 20  # bytes of media up to which starting workers costs more than they save
+LIGHT = 32 << 20  # bytes of media up to which starting several workers costs more than they save
+LONGEST = 120  # seconds that one medium may take
 HOPELESS = 8  # unreadable media, and no readable one, after which a run ends
 Pixels = NDArray[np.float32]
 
@@ -98,11 +100,12 @@ def encode_windows(
 
     InputError where nothing at all can be read: that is a wrong folder or a missing decoder, not missing media.
     """
-    used = workers if _is_much(chain.from_iterable(windows), reader) else 0
+    many = workers > 1 and _is_much(chain.from_iterable(windows), reader)
+    used = workers if many else 1
     read, unread = 0, 0
-    with Pool(used) as pool:
+    with Pool(used) if many else nullcontext(_lone_pool()) as pool:
         every = chain.from_iterable(windows)
-        decoded = pool.stream(reader, every, crashed=_crashed, window=max(16, AHEAD * used))
+        decoded = pool.stream(reader, every, crashed=_crashed, window=max(16, AHEAD * used), seconds=LONGEST)
         for window in windows:
             encoded = _encode_window(model, window, decoded)
             read, unread = read + len(encoded.features), unread + len(encoded.problems)
@@ -185,7 +188,16 @@ def _is_much(media: Iterable[Medium], reader: Reader) -> bool:
 
 
 def _crashed(medium: Medium) -> str:
-    return f"{medium[1]}: the process that decoded it died; check the file, then save it again"
+    return (
+        f"{medium[1]}: the process that decoded it died, or took over {LONGEST} s; "
+        "check the file, then save it again"
+    )
+
+
+@lru_cache(maxsize=1)
+def _lone_pool() -> Pool:
+    """One process for whatever is light; it stays, as starting it takes longer than the work."""
+    return Pool(1)
 
 
 @lru_cache(maxsize=2)
