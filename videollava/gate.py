@@ -185,9 +185,9 @@ def _notes(row: Row, candidate: Scores, gate: Gate) -> list[str]:
         notes.append(
             f"{row.benchmark}: {mine['missing_media']:,} questions lack their medium and count as wrong"
         )
-    if mine.get("too_long"):
+    if mine.get("unasked"):
         notes.append(
-            f"{row.benchmark}: {mine['too_long']:,} questions are longer than the model's positions and count as wrong"
+            f"{row.benchmark}: {mine['unasked']:,} questions could not be put to the model and count as wrong"
         )
     if mine.get("invalid"):
         notes.append(f"{row.benchmark}: {mine['invalid']:,} answers or verdicts could not be read")

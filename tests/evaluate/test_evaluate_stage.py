@@ -232,6 +232,25 @@ def test_a_judge_over_http(workspace: Path, model_folder: Path, shared: Path, ca
     assert read_pairs(workspace / "b", out) == {}
 
 
+def test_a_question_too_long_for_the_model_counts_as_unanswered(
+    prepare: Prepare, model_folder: Path, capsys: Any
+) -> None:
+    """And the stage goes on; result, report and lines say so."""
+    asked = [("long", [["human", "<image>\n" + "red " * 5000], ["gpt", "red"]], [0]), *split(5)]
+    workspace = prepare([("image", picture(n)) for n in range(IMAGES)], {"test-easy_vqa": asked})
+    metrics = evaluate(params(benchmarks=["easy_vqa"]), workspace, model_folder, workspace / "out")
+    assert (metrics["easy_vqa"]["n"], metrics["easy_vqa"]["unasked"]) == (6, 1)
+    assert "missing_media" not in metrics["easy_vqa"]
+    found = rows(workspace / "out/predictions/easy_vqa.jsonl")
+    assert "1,024 positions" in found[0]["problem"]
+    assert not found[0]["correct"]
+    assert all("problem" not in row for row in found[1:])
+    assert (
+        "easy_vqa: 1 questions were not answered and count as wrong; the first: " in capsys.readouterr().out
+    )
+    assert "1 questions could not be put to the model" in (workspace / "out/report.html").read_text()
+
+
 def test_without_a_judge_or_gold_there_are_answers(
     workspace: Path, model_folder: Path, shared: Path, capsys: Any
 ) -> None:

@@ -1,6 +1,6 @@
 """Answers on disk: a log that survives kill -9 at any byte, one file a rank; and the benchmark's own format.
 
-Log, one line a question:    {"question_id", "text"[, "cut"]}, or {"question_id", "problem"[, "too_long"]}
+Log, one line a question:    {"question_id", "text"[, "cut"]}, or {"question_id", "problem"[, "unasked"]}
 Answers file, as officially: {"question_id", "text", ..what the benchmark has beside them}
 """
 
@@ -23,19 +23,19 @@ __all__ = ["AnswerLog", "Given", "write_answers", "write_lines"]
 class Given:
     """Answers by question id, and the questions that have none with the reason.
 
-    too_long: those of the latter whose prompt fills the model's positions; the others lack a medium. cut: answers
-    that end where the positions do.
+    unasked: those of the latter that could not be put to the model (too long for its positions, or empty); the
+    others lack a medium. cut: answers that end where the positions do.
     """
 
     texts: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    too_long: set[str] = field(default_factory=set)
+    unasked: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
 
     @property
     def lacking(self) -> dict[str, str]:
         """Questions that lack a medium, with the reason."""
-        return {key: problem for key, problem in self.problems.items() if key not in self.too_long}
+        return {key: problem for key, problem in self.problems.items() if key not in self.unasked}
 
     def __contains__(self, question: object) -> bool:
         return question in self.texts or question in self.problems
@@ -64,7 +64,7 @@ class AnswerLog:
                     row = json.loads(line)
                     target = given.problems if "problem" in row else given.texts
                     target[row["question_id"]] = row["problem"] if "problem" in row else row["text"]
-                    for name, marked in (("too_long", given.too_long), ("cut", given.cut)):
+                    for name, marked in (("unasked", given.unasked), ("cut", given.cut)):
                         if row.get(name):
                             marked.add(row["question_id"])
                 except (ValueError, KeyError, TypeError) as error:
@@ -85,13 +85,17 @@ class AnswerLog:
         if self._file is not None:
             self._file.close()
 
-    def add(self, question: str, text: str, *, cut: bool = False) -> None:
+    def add(self, question: str, text: str) -> None:
         """An answer, with the system before this returns."""
-        self._write({"question_id": question, "text": text} | ({"cut": True} if cut else {}))
+        self._write({"question_id": question, "text": text})
 
-    def lack(self, question: str, problem: str, *, too_long: bool = False) -> None:
+    def add_cut(self, question: str, text: str) -> None:
+        """An answer that ends where the model's positions do."""
+        self._write({"question_id": question, "text": text, "cut": True})
+
+    def lack(self, question: str, problem: str, *, unasked: bool = False) -> None:
         """A question that cannot be answered, and why."""
-        self._write({"question_id": question, "problem": problem} | ({"too_long": True} if too_long else {}))
+        self._write({"question_id": question, "problem": problem} | ({"unasked": True} if unasked else {}))
 
     def _write(self, row: Mapping[str, str | bool]) -> None:
         assert self._file is not None

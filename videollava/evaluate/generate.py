@@ -7,6 +7,7 @@ handed to each. Rows that have ended leave the batch.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from videollava.data import prompts
 from videollava.errors import InputError
+from videollava.evaluate.positions import check_length, positions_of
 
-__all__ = ["Sample", "Sampling", "generate", "generate_each", "stream"]
+__all__ = ["Sample", "Sampling", "generate", "generate_each", "is_cut", "stream"]
 
 ENCODED_AT_ONCE = 64  # frames through an encoder in one call
 
@@ -65,7 +67,8 @@ def generate(
 ) -> list[str]:
     """The answer to each sample, in order.
 
-    Batch_tokens: prompt and answer tokens held at once, padding included.
+    Batch_tokens: prompt and answer tokens held at once, padding included. TooLong where a prompt leaves no room in
+    the model's positions; an answer that reaches their end stops there, with a warning.
     """
     answers = [""] * len(samples)
     for number, ids in generate_each(
@@ -78,7 +81,27 @@ def generate(
         template=template,
     ):
         answers[number] = prompts.decode(ids, tokenizer, template)
+        if is_cut(model, tokenizer, samples[number], ids, max_new_tokens):
+            _warn(model, number, len(ids))
     return answers
+
+
+def is_cut(model: Any, tokenizer: Any, sample: Sample, ids: Sequence[int], max_new_tokens: int) -> bool:
+    """Whether an answer stopped because the model's positions ended, and for no other reason."""
+    ended = bool(ids) and ids[-1] in _end_ids(model, tokenizer)
+    return (
+        not ended
+        and len(ids) < max_new_tokens
+        and len(sample.prompt_ids) + len(ids) == positions_of(model.config)
+    )
+
+
+def _warn(model: Any, number: int, tokens: int) -> None:
+    most = positions_of(model.config)
+    warnings.warn(
+        f"sample {number}: its answer stops after {tokens:,} tokens, at the end of the model's {most:,} positions",
+        stacklevel=3,
+    )
 
 
 @torch.inference_mode()
@@ -134,6 +157,8 @@ def stream(
     text = prompts.decode(ids, tokenizer, template)
     if len(text) > len(said):
         yield text[len(said) :]
+    if is_cut(model, tokenizer, sample, ids, max_new_tokens):
+        _warn(model, 0, len(ids))
 
 
 @dataclass
@@ -205,7 +230,11 @@ class Decoder:
         self.closing = "" if template == "v1" else prompts.stop(tokenizer, template)
         self.uses = Counter(id(m) for sample in samples for m in (*sample.images, *sample.videos))
         self.features: dict[int, Tensor] = {}
+        self.positions = positions_of(config)
         _check(samples)
+        for number, sample in enumerate(samples):
+            visual = sum(token in self.placeholders for token in sample.prompt_ids)
+            check_length(len(sample.prompt_ids), config, visual, f"sample {number}")
 
     def run(self, batch: Batch, max_new_tokens: int) -> Iterator[list[tuple[int, int]]]:
         """Step by step, (sample, token) of every row still going."""
@@ -219,7 +248,7 @@ class Decoder:
             events = [(row, token) for row, token in zip(rows, tokens.tolist(), strict=True) if going[row]]
             for row, token in events:
                 said[row].append(token)
-                going[row] = not self._ended(said[row])
+                going[row] = not self._ended(said[row]) and not self._full(row, said[row])
             yield events
             left = [place for place, row in enumerate(rows) if going[row]]
             if not left or step + 1 == max_new_tokens:
@@ -235,6 +264,9 @@ class Decoder:
         if said[-1] in self.ends:
             return True
         return bool(self.closing) and self.closing in self.tokenizer.decode(said).lstrip()
+
+    def _full(self, row: int, said: Sequence[int]) -> bool:
+        return 0 < self.positions <= len(self.samples[row].prompt_ids) + len(said)
 
     def _pick(self, logits: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
         how = self.sampling

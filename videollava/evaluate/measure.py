@@ -34,7 +34,7 @@ SINGLE = (
 )
 # Of a score: how many answers count less than they might, and why.
 COUNTED = (
-    *("missing_media", "too_long", "cut_answers", "invalid", "undecided", "unscored", "unjudged"),
+    *("missing_media", "unasked", "cut_answers", "invalid", "undecided", "unscored", "unjudged"),
     *("read_otherwise", "otherwise_right", "lost_to_form"),
 )
 RATED_TO_10 = "llava-bench"
@@ -68,7 +68,7 @@ def measure(one: QuestionSet, given: Given, blind: Given | None, bench: Bench) -
     metrics = _split_metrics(one, found) if not one.of_files else {"headline": headline, **found.figures}
     for name, found_so in (
         ("missing_media", given.lacking),
-        ("too_long", given.too_long),
+        ("unasked", given.unasked),
         ("cut_answers", given.cut),
     ):
         if found_so:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videollava.errors import InputError
 
-__all__ = ["TooLong", "check_length", "positions_of"]
+__all__ = ["Refused", "TooLong", "check_length", "positions_of"]
 
 
 class TooLong(InputError):
     """A prompt leaves no room for an answer within the model's positions."""
+
+
+class Refused(InputError):
+    """Some of several prompts could not be answered: `refusals` says why by place, `answers` has the others' answers
+    (None in the place of the refused ones).
+    """
+
+    def __init__(self, refusals: Mapping[int, str], answers: Sequence[str | None]) -> None:
+        more = f"; the other {len(answers) - len(refusals)} answers are in this error's `answers`"
+        super().__init__("; ".join(refusals.values()) + (more if len(answers) > len(refusals) else ""))
+        self.refusals, self.answers = dict(refusals), list(answers)
 
 
 def positions_of(config: Any) -> int:

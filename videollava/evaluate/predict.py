@@ -7,24 +7,28 @@ follow from the questions alone, so that one rank or several, in one go or after
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from videollava.data.marks import find_marks
 from videollava.data.prompts import decode, expand, marked, prompt
 from videollava.data.records import Turn
 from videollava.errors import InputError
 from videollava.evaluate.answers import AnswerLog, Given
-from videollava.evaluate.generate import Sample, generate_each
-from videollava.evaluate.media import Encode, Encoded, media_of
+from videollava.evaluate.generate import Sample, generate_each, is_cut
+from videollava.evaluate.media import Encode, media_of
+from videollava.evaluate.positions import check_length
 from videollava.evaluate.questions import Item, Medium
 from videollava.evaluate.ranks import Ranks
 
 __all__ = ["Settings", "feature_bytes", "plan_windows", "predict", "prompt_sample"]
 
+MARK = re.compile("<(?:image|video)>")
 LEAST, MOST, PARTS = 64, 1024, 16  # questions of a window: a sixteenth of them, within these
 FEATURES = 512 << 20  # bytes of features held at once
 SAY_EVERY = 10.0  # seconds
@@ -53,7 +57,8 @@ def predict(
     """Answer into `log` what it has no answer to yet, this rank's share.
 
     encode: the features of windows of media, in turn (`encode_windows`, or `blindfold`). unseen: questions
-    that are known to lack a medium, with the reason. A question without its medium is logged with that.
+    that are known to lack a medium, with the reason. A question without its medium, or whose prompt the model has
+    no room for, is logged with that.
     """
     known = unseen or {}
     windows = plan_windows(items, feature_bytes(model))[settings.ranks.rank :: settings.ranks.size]
@@ -69,13 +74,14 @@ def predict(
             for item in able:
                 lacking = [encoded.problems[medium] for medium in item.seen if medium in encoded.problems]
                 problems.update({item.id: lacking[0]} if lacking else {})
-            for question, problem in problems.items():
+            left = {item.id: item for item in able if item.id not in problems}
+            samples, unasked = _samples(model, tokenizer, left.values(), encoded.features)
+            for question, problem in (problems | unasked).items():
                 if question not in given:
-                    log.lack(question, problem)
+                    log.lack(question, problem, unasked=question in unasked)
                     progress.add()
-            left = [item for item in able if item.id not in problems]
-            for item, text in _answer(model, tokenizer, left, encoded, given, settings):
-                log.add(item.id, text)
+            for question, text, cut in _answer(model, tokenizer, samples, given, settings):
+                (log.add_cut if cut else log.add)(question, text)
                 progress.add()
 
 
@@ -116,12 +122,19 @@ def prompt_sample(
     videos: Sequence[Tensor],
     where: str = "",
 ) -> Sample:
-    """A question with its media (pixels or features) as the generator takes it."""
+    """A question with its media (pixels or features) as the generator takes it.
+
+    InputError where the question is empty or does not fit its media; its subclass TooLong where the prompt, visual
+    tokens counted, leaves no room for an answer in the model's positions.
+    """
+    if not MARK.sub("", question).strip():
+        raise InputError(f"{where + ': ' if where else ''}the question is empty: ask something")
     kinds = ["image"] * len(images) + ["video"] * len(videos)
-    if "<image>" in question or "<video>" in question:
-        kinds = [word[:5] for word in question.split("<")[1:] if word.startswith(("image>", "video>"))]
-    else:
+    placed: list[str] = [*find_marks(question)] if kinds else []  # without media marks are words
+    if not placed:
         question = marked(question, kinds)
+    elif sorted(placed) == sorted(kinds):
+        kinds = placed
     config = model.config
     encoded = expand(
         prompt([Turn("human", question)], kinds, tokenizer, where=where),
@@ -130,30 +143,41 @@ def prompt_sample(
         config.image_token_id,
         config.video_token_id,
     )
+    visual = len(images) * config.image_tokens + len(videos) * config.video_tokens()
+    check_length(len(encoded.input_ids), config, visual, where)
     return Sample(encoded.input_ids, images, videos)
 
 
+def _samples(
+    model: Any, tokenizer: Any, items: Iterable[Item], features: Mapping[Medium, Tensor]
+) -> tuple[dict[str, Sample], dict[str, str]]:
+    """A window's prompts by question id, and why other questions have none."""
+    samples, unasked = {}, {}
+    for item in items:
+        images = [features[medium] for medium in item.seen if medium[0] == "image"]
+        videos = [features[medium] for medium in item.seen if medium[0] == "video"]
+        try:
+            samples[item.id] = prompt_sample(
+                model, tokenizer, item.question, images, videos, f"question {item.id!r}"
+            )
+        except InputError as error:
+            unasked[item.id] = str(error)
+    return samples, unasked
+
+
 def _answer(
-    model: Any, tokenizer: Any, items: Sequence[Item], encoded: Encoded, given: Given, settings: Settings
-) -> Iterator[tuple[Item, str]]:
-    """What is still unanswered of a window, batch by batch."""
-    samples = [_sample(model, tokenizer, item, encoded.features) for item in items]
-    had = {row for row, item in enumerate(items) if item.id in given.texts}
+    model: Any, tokenizer: Any, samples: Mapping[str, Sample], given: Given, settings: Settings
+) -> Iterator[tuple[str, str, bool]]:
+    """What is still unanswered of a window, batch by batch: question, answer, whether the positions cut it."""
+    asked, new = list(samples), settings.max_new_tokens
+    had = {row for row, question in enumerate(asked) if question in given.texts}
     answers = generate_each(
-        model, tokenizer, samples, settings.max_new_tokens, batch_tokens=settings.batch_tokens, skip=had
+        model, tokenizer, list(samples.values()), new, batch_tokens=settings.batch_tokens, skip=had
     )
     for row, ids in answers:
         if row not in had:
-            yield items[row], decode(ids, tokenizer, "v1")
-
-
-def _sample(model: Any, tokenizer: Any, item: Item, features: Mapping[Medium, Tensor]) -> Sample:
-    images = [features[medium] for medium in item.seen if medium[0] == "image"]
-    videos = [features[medium] for medium in item.seen if medium[0] == "video"]
-    try:
-        return prompt_sample(model, tokenizer, item.question, images, videos)
-    except InputError as error:
-        raise InputError(f"question {item.id!r}: {error}") from error
+            cut = is_cut(model, tokenizer, samples[asked[row]], ids, new)
+            yield asked[row], decode(ids, tokenizer, "v1"), cut
 
 
 class _Progress:

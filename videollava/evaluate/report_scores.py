@@ -164,7 +164,8 @@ def answer_notes(one: Scored, metrics: Mapping[str, Any]) -> list[str]:
     judged = "judge" in metrics
     texts = {
         "missing_media": "{} questions whose medium is missing count as wrong.",
-        "too_long": "{} questions are longer than the model's positions: they were not answered and count as wrong.",
+        "unasked": "{} questions could not be put to the model (too long for its positions, or empty): they count as "
+        "wrong.",
         "cut_answers": "{} answers end where the model's positions do.",
         "invalid": "{} answers have no reply of the judge that could be read."
         if judged

@@ -189,9 +189,9 @@ def _lacks(seen: Given) -> Iterator[str]:
     if seen.lacking:
         first = next(iter(seen.lacking.values()))
         yield f"{len(seen.lacking):,} questions lack their medium and count as wrong; the first: {first}"
-    if seen.too_long:
-        first = seen.problems[min(seen.too_long)]
-        yield f"{len(seen.too_long):,} questions were not answered and count as wrong; the first: {first}"
+    if seen.unasked:
+        first = seen.problems[min(seen.unasked)]
+        yield f"{len(seen.unasked):,} questions were not answered and count as wrong; the first: {first}"
     if seen.cut:
         yield f"{len(seen.cut):,} answers end where the model's positions do; the first: {min(seen.cut)!r}"
 

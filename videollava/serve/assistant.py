@@ -17,6 +17,7 @@ from torch import Tensor
 from videollava.data.media import frames_to_pixels, image_to_pixels, read_frames, read_image
 from videollava.errors import InputError
 from videollava.evaluate.generate import Sample, Sampling, generate
+from videollava.evaluate.positions import Refused, TooLong
 from videollava.evaluate.predict import prompt_sample
 from videollava.model import checkpoint
 
@@ -61,10 +62,26 @@ class Assistant:
     def answer_batch(
         self, samples: Sequence[Mapping[str, Any]], max_new_tokens: int = 128, temperature: float = 0.0
     ) -> list[str]:
-        """Answers, in order, to `{"question", "images"?, "videos"?}` mixed as they come."""
-        prepared = [self._sample(sample, number) for number, sample in enumerate(samples)]
+        """Answers, in order, to `{"question", "images"?, "videos"?}` mixed as they come.
+
+        Raises Refused where a prompt is too long for the model: the others are answered, and are in the error.
+        """
+        prepared, refusals = {}, {}
+        for number, sample in enumerate(samples):
+            try:
+                prepared[number] = self._sample(sample, number)
+            except TooLong as error:
+                refusals[number] = str(error)
         sampling = Sampling(temperature=temperature)
-        return generate(self.model, self.tokenizer, prepared, max_new_tokens, sampling=sampling)
+        found = generate(
+            self.model, self.tokenizer, list(prepared.values()), max_new_tokens, sampling=sampling
+        )
+        if refusals:
+            answers: list[str | None] = [None] * len(samples)
+            for number, answer in zip(prepared, found, strict=True):
+                answers[number] = answer
+            raise Refused(refusals, answers)
+        return found
 
     def _sample(self, sample: Mapping[str, Any], number: int) -> Sample:
         unknown = set(sample) - {"question", "images", "videos"}
