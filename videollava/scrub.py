@@ -77,8 +77,8 @@ def has_password(address: str) -> bool:
 
 def has_signature(address: str) -> bool:
     """Whether an address holds a token or a presigned signature itself, not just the name of a variable."""
-    plain = _VARIABLE.sub("", address)
-    return scrub(plain) != plain
+    query = _VARIABLE.sub("", address).partition("?")[2]
+    return scrub(query) != query
 
 
 def is_secret_name(name: str) -> bool:

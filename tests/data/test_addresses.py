@@ -216,3 +216,4 @@ def test_signatures_are_known() -> None:
     assert has_signature("https://h/a.tar?sv=1&sig=ab%2F12")
     assert not has_signature("https://h/a.tar?sig=${SIGNATURE}")
     assert not has_signature("https://h/a.tar?download=true")
+    assert not has_signature("https://user:${PASSWORD}@h/a.tar")
