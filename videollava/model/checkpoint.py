@@ -186,19 +186,17 @@ def _from_pretrained(
             output_loading_info=True,
             **options,
         )
-    refuse_lost(report, origin)
+    refuse_lost(model, report, origin)
     return model.eval()
 
 
-def refuse_lost(report: Mapping[str, Any], origin: str) -> None:
-    """InputError where transformers filled a weight with random numbers, from its own account of a load."""
-    lost = {
-        key: report.get(key) for key in ("missing_keys", "mismatched_keys", "error_msgs") if report.get(key)
-    }
-    if lost:
-        told = "; ".join(
-            f"{key.replace('_', ' ')}: {short(map(str, found))}" for key, found in lost.items() if found
-        )
+def refuse_lost(model: Any, report: Mapping[str, Any], origin: str) -> None:
+    """InputError where transformers filled a weight with random numbers, by its own account of a load."""
+    own = dict(model.named_parameters())  # a tied weight under its first name alone
+    missing = [name for name in report["missing_keys"] if name in own]
+    others = [*report.get("mismatched_keys", ()), *report.get("error_msgs", ())]
+    if missing or others:
+        told = f"missing: {short(missing)}" if missing else f"misfits: {short(map(str, others))}"
         raise InputError(
             f"{origin}: not every weight was loaded ({told}): the file and its config.json do not fit"
         )

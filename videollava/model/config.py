@@ -57,6 +57,8 @@ class VideoLlavaConfig(hf_config.VideoLlavaConfig):
     projector_type: str = "mlp2x_gelu"
     towers: list[str] | tuple[str, ...] = ("image", "video")
     format_version: int = FORMAT_VERSION
+    tie_word_embeddings: bool = False
+    vision_feature_layer: int | list[int] = -2
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vision_config = subconfig(LanguageBindVisionConfig, self.vision_config)

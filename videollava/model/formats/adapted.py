@@ -73,12 +73,17 @@ def holds_adapter(folder: Path) -> bool:
     """Whether this is an adapter's folder; InputError where a whole model lies in it too."""
     if not (folder / "adapter_config.json").is_file():
         return False
-    if has_weights(folder):
+    if not has_weights(folder):
+        return True
+    if any(".lora_" in name for name in find_weights(folder).specs()):
         raise InputError(
-            f"{folder}: holds a whole model and an adapter (adapter_config.json): put the adapter into a folder of "
-            "its own, and give the one you mean"
+            f"{folder}: its whole weights have LoRA among them, as zero_to_fp32.py writes them: save those with lora_ "
+            f"in their names as {ADAPTER_FILES[1]}, those of the projector as {OTHERS}, and move the rest away"
         )
-    return True
+    raise InputError(
+        f"{folder}: holds a whole model and an adapter (adapter_config.json): put the adapter into a folder of its "
+        "own, and give the one you mean"
+    )
 
 
 def our_name(name: str) -> str:

@@ -72,7 +72,7 @@ def _load(place: str, source: str, dtype: torch.dtype | None, options: dict[str,
             f"a {type(model).__name__}: Llama architectures alone (decoder layers under `model`, an lm_head) can "
             "take visual tokens here"
         )
-    refuse_lost(report, source)
+    refuse_lost(model, report, source)
     # Where both were in the file and differ, they are two whatever the config says.
     model.config.tie_word_embeddings = model.lm_head.weight is model.model.embed_tokens.weight
     return model
@@ -80,7 +80,7 @@ def _load(place: str, source: str, dtype: torch.dtype | None, options: dict[str,
 
 def _read_config(place: str) -> Any:
     """The language model's config, its rotary positions in one form; InputError where its weights are quantised."""
-    from transformers import PreTrainedConfig
+    from transformers.configuration_utils import PreTrainedConfig
 
     given, _ = PreTrainedConfig.get_config_dict(place)
     if given.get("quantization_config") and not _is_plain(place):
