@@ -92,11 +92,15 @@ def retrain(
 
 def _look_ahead(session: Session) -> None:
     """What would be found out after the training: InputError where the tracker refuses for good, else a warning."""
-    warn = get_run_logger().warning
+    told = []
     if lacking := session.check_tracking():
-        warn("%s; the training goes on, and the version is made when MLflow answers", lacking)
+        told.append(f"tracking: {lacking}; the training goes on, the version is made when MLflow answers")
     if trouble := read_lineage(session.root).trouble:
-        warn("lineage: no commit is recorded with this retraining: %s", trouble)
+        told.append(f"lineage: no commit is recorded with this retraining: {trouble}")
+    for line in told:
+        get_run_logger().warning(line)
+        if echo:
+            echo(f"{line}\n")
 
 
 def _stage_task(name: str) -> Callable[..., StageResult]:

@@ -202,7 +202,7 @@ def missing_files(manifest: Manifest, places: Sequence[Store], cache: Path) -> s
         return ""
     for file in manifest.files:
         tried = []
-        for place in places:
+        for place in dict.fromkeys(places):
             trouble = _look(file, place)
             if not trouble:
                 break
@@ -224,7 +224,7 @@ def _is_whole(folder: Path, manifest: Manifest) -> bool:
 def _place(file: File, places: Sequence[Store], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     tried = []
-    for place in places:
+    for place in dict.fromkeys(places):
         trouble = _take(file, place, target)
         if not trouble:
             return

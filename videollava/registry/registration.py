@@ -23,7 +23,7 @@ from videollava.tracking.troubles import explain, is_from_store
 __all__ = ["note_evaluation", "read_metrics", "register", "registered"]
 
 CODE = Path(__file__).parent.parent / "serve" / "pyfunc.py"
-REQUIREMENTS = ("videollava", "torch", "transformers", "pillow", "decord", "safetensors")
+REQUIREMENTS = ("videollava", "torch", "transformers", "pillow", "av", "safetensors")
 
 
 def read_metrics(workspace: Path) -> dict[str, dict[str, Any]]:

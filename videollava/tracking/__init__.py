@@ -43,7 +43,7 @@ def track(stage: str, params: Params, workspace: Path) -> Iterator[Journal]:
     journal = open_journal(workspace / "runs", stage, key)
     tags = read_lineage(workspace).tags() | library_versions()
     journal.start(stage, _shown(stage, params), tags, os.environ.get(PARENT, ""), key)
-    if trouble := tags.get("commit_trouble"):
+    if (trouble := tags.get("commit_trouble")) and os.environ.get(FOLLOWED) != "1":  # a flow says it once
         print(f"lineage: no commit is recorded: {trouble}", file=sys.stderr)
     with _forwarded(stage, params.tracking, workspace, journal), journal:
         yield journal

@@ -73,8 +73,8 @@ class Lineage:
         commit = tags.get("commit", "")
         commit = "" if commit == UNKNOWN else commit
         dirty = {"true": True, "false": False}.get(tags.get("dirty", "")) if commit else None
-        hashes = (tags.get(f"{name}_hash", "") for name in ("params", "lock", "data"))
-        return cls(commit, dirty, *hashes, trouble=tags.get("commit_trouble", ""))
+        params, lock, data = (tags.get(f"{name}_hash", "") for name in ("params", "lock", "data"))
+        return cls(commit, dirty, params, lock, data, tags.get("commit_trouble", ""))
 
     def describe(self, length: int = 12) -> str:
         """The commit in words: "1a2b3c", "1a2b3c, with uncommitted changes", "unknown (why)"."""
