@@ -23,6 +23,9 @@ from videollava.scrub import is_secret_name, scrub
         ("{'Authorization': 'Bearer abc.def.ghi'}", "{'Authorization': 'Bearer ***'}"),
         ('{"api_key": "two words", "n": 3}', '{"api_key": "***", "n": 3}'),
         ("secret_access_key = wJalr/XUt", "secret_access_key = ***"),
+        ("password: secret@x and token=setting1", "password: *** and token=***"),
+        ("token=set", "token=***"),
+        ("AWS_SECRET_ACCESS_KEY=ABC_DEF/GHI+1", "AWS_SECRET_ACCESS_KEY=***"),
         ("key hf_abcdefghijkl and sk-proj-abcdefghijkl", "key *** and ***"),
     ],
 )
@@ -45,6 +48,8 @@ def test_credentials_are_hidden(text: str, clean: str | None) -> None:
         "basic instructions, token embeddings, the key: value, sigma=0.1",
         "models:/videollava@champion, http://127.0.0.1:4200/a@b",
         "a.tar: video@v2/x.mp4 is missing",
+        "it wants credentials: set AWS_PROFILE, or credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        "no end-of-text token: set its eos_token",
     ],
 )
 def test_what_is_no_credential_stays(text: str) -> None:

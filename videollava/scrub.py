@@ -28,10 +28,15 @@ _NAMES = (
     r"|(?!(?:\w+_)?(?:bos|eos|pad|unk|sep|cls|mask|image|video|audio|label|new|first|last|next|per|a|in|out)_token)"
     r"(?:[\w-]*[_-])?token"
 )
+# What goes on after "credentials:" in a sentence, and names of variables that hold what is secret.
+_PROSE = (
+    r"(?<=\s)(?:set|see|use|give|take|check|run|put|write|ask|name|where|which|the|its|it|an?|and|or|not?|is|are)(?=\s)"
+    r"|[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?![\w/+=-])"
+)
 # name=value, name: value, "name": "value"; a value ends at a separator or, in quotes, at the quote.
 _ASSIGNED = re.compile(
     rf"(?P<name>(?<![\w-])[\"']?(?:{_NAMES})[\"']?\s*(?:=|:(?!//))\s*)"
-    r"(?:(?P<quote>[\"'])(?P<quoted>(?:(?!(?P=quote)).)+)(?P=quote)|(?P<bare>[^\s\"'&;,)}\]]+))",
+    rf"(?:(?P<quote>[\"'])(?P<quoted>(?:(?!(?P=quote)).)+)(?P=quote)|(?!{_PROSE})(?P<bare>[^\s\"'&;,)}}\]]+))",
     re.IGNORECASE,
 )
 _HEADER = re.compile(
