@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from videollava.data.names import clean_name, is_junk, is_safe, zip_name
+from videollava.data.strangers import name_stranger
 from videollava.data.tar_writer import TarWriter
 from videollava.errors import InputError
 
@@ -71,17 +72,6 @@ ZIP_METHODS = {
 }
 READ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 ENCRYPTED = 0x2041  # flags of a zip's entry
-# What comes in the place of an archive.
-STRANGERS = {
-    b"7z\xbc\xaf": "a 7z archive: pack it again as tar or zip",
-    b"Rar!": "a RAR archive: pack it again as tar or zip",
-    b"<": "a web page, perhaps a login or an error: check its address",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file: `git lfs pull`, or use its download address",
-    b"ID3": "a sound, no archive: pack media into a tar",
-    b"\x89PNG": "a picture, no archive: pack media into a tar",
-    b"\xff\xd8\xff": "a picture, no archive: pack media into a tar",
-}
-
 # What reading a damaged archive raises.
 DAMAGED: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, OverflowError, NotImplementedError),
@@ -143,17 +133,11 @@ def list_members(archive: Path) -> Iterator[Member | Refusal]:
         for link in links:
             yield _admit(_follow(archive, link, seen, targets), seen)
     except DAMAGED as error:
-        yield Refusal(str(archive), "", "unreadable archive", _what_it_is(archive) or _expected(error))
+        yield Refusal(str(archive), "", "unreadable archive", name_stranger(archive) or _expected(error))
 
 
 def _expected(error: Exception) -> str:
     return f"{error} (a tar or a zip is expected)"
-
-
-def _what_it_is(archive: Path) -> str:
-    with archive.open("rb") as file:
-        head = file.read(512).lstrip()
-    return next((words for start, words in STRANGERS.items() if head.startswith(start)), "")
 
 
 def _is_zip(archive: Path) -> bool:
