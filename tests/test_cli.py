@@ -60,6 +60,135 @@ def test_score_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(out)["accuracy"] == 50.0
 
 
+def gqa(folder: Path, name: str, key: str) -> str:
+    """A gold file of one question."""
+    question = {
+        "question": "is it?",
+        "answer": "yes",
+        "imageId": "1",
+        "isBalanced": True,
+        "semantic": [],
+        "types": {"structural": "verify", "semantic": "obj"},
+        "groups": {"global": None},
+    }
+    (folder / name).write_text(json.dumps({key: question}))
+    return str(folder / name)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Two gold files and answers to both of them."""
+    answers = [{"questionId": "a", "prediction": "yes"}, {"questionId": "b", "prediction": "no"}]
+    (tmp_path / "said.json").write_text(json.dumps(answers))
+    return [
+        gqa(tmp_path, "one.json", "a"),
+        gqa(tmp_path, "two.json", "b"),
+        "--answers",
+        str(tmp_path / "said.json"),
+    ]
+
+
+def test_gold_given_twice_is_all_used(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, *answers = files
+    for gold in (["--gold", one, "--gold", two], ["--gold", one, two], ["--gold", two, "--gold", one]):
+        status, out, error = run(capsys, "score", "gqa", *gold, *answers, "--json")
+        assert (status, error) == (0, "")
+        figures = json.loads(out)
+        assert (figures["n"], figures["accuracy"], figures["missing"]) == (2, 50.0, 0)
+
+
+def test_gold_of_another_benchmark_is_told(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _, *answers = files
+    (tmp_path / "other.json").write_text('[{"question_id": "a", "answer": "x"}]')
+    status, out, error = run(
+        capsys, "score", "gqa", "--gold", one, "--gold", str(tmp_path / "other.json"), *answers
+    )
+    assert status == 0
+    assert "other.json: nothing in it is gold of gqa; not used" in error
+    assert "accuracy: 100.00" in out
+
+
+def test_scores_of_single_questions_are_shown_without_json_too(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = run(capsys, "score", "gqa", "--gold", *files[:2], *files[2:], "--per-question")
+    assert "per_question:\n  a: 100.00\n  b: 0.00" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["score", "gqa", "--answers", "a", "--answers", "b"], "--answers: given twice"),
+        (["evaluate", "--model", "a", "--model", "b"], "--model: given twice"),
+        (["evaluate", "--params", "a", "--params=b"], "--params: given twice"),
+        (["evaluate", "--benchmarks", "gqa", "--benchmarks", "pope"], "--benchmarks: given twice"),
+        (["plan", "--gpus", "1", "--gpus", "1"], "--gpus: given twice"),
+        (["score", "gqa", "--gol", "a"], "unrecognized arguments: --gol a"),
+        (["evaluate", "--mod", "a"], "unrecognized arguments: --mod a"),
+        (["score", "gqa", "--gold", ""], "an argument is empty, the one after --gold"),
+        (["ask", "what?", "--model="], "--model is empty"),
+        (["ask", "  "], "an argument is empty, the one after ask"),
+        (["promote", "3", "4"], "unrecognized arguments: 4"),
+        (["models", "--params", "x.yaml"], "unrecognized arguments: --params"),
+    ],
+)
+def test_what_argparse_would_drop_is_refused(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["evaluate", "--champion", "evaluation"], "--champion: only with --model"),
+        (["evaluate", "--out", "x"], "--out: only with --model"),
+        (["evaluate", "--model", "m", "--champion", "nowhere"], "nowhere/predictions: no predictions"),
+        (["evaluate", "--benchmarks", "gqa,gqa"], "evaluate.benchmarks names gqa twice"),
+        (["evaluate", "--benchmarks", "gqa", "--set", "evaluate.benchmarks=[pope]"], "is set already"),
+        (["evaluate", "--set", "evaluate.limit=1", "--set", "evaluate.limit=2"], "is set already"),
+        (["score", "gqa", "--answers", "params.yaml", "--judge-replies", "params.yaml"], "its own metric"),
+        (["params", "--schema", "--set", "seed=1"], "leave --set and --params out"),
+        (["params", "--schema", "--params", "params.yaml"], "leave --set and --params out"),
+        (["plan", "--samples", "pretrain=1,1,1", "--samples", "pretrain=2,2,2"], "given twice"),
+        (["plan", "--samples", "finetune=1,1,1"], "data/prepared has the finetune split"),
+        (["--local_rank", "1", "models"], "--local_rank 1, but LOCAL_RANK is 0"),
+    ],
+)
+def test_what_our_commands_would_drop_is_refused(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    (tmp_path / "params.yaml").write_text("profile: tiny\n")
+    (tmp_path / "data/prepared/splits").mkdir(parents=True)
+    (tmp_path / "data/prepared/splits/finetune.arrow").touch()
+    status, _, error = run(capsys, *arguments)
+    assert status == 2
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+def test_ranks_that_are_no_numbers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    status, _, error = run(capsys, "finetune")
+    assert (status, error) == (
+        2,
+        "videollava finetune: WORLD_SIZE is 'two' in the environment, not a number: unset it\n",
+    )
+
+
 def test_normalise_filters_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("The Red Shapes.\nTwo\n"))
     _, out, _ = run(capsys, "normalise", "--rule", "vqa")

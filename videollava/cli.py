@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videollava.command import Arguments, Command, add_params
+from videollava.command import Arguments, Command, Parser, add_params
 from videollava.environment import ask_loopback_directly, end_with_supervisor
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
@@ -36,16 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on stderr and status 2."""
     ask_loopback_directly()
     end_with_supervisor()
-    parser = argparse.ArgumentParser(
-        prog="videollava", description="Train, evaluate, register and use Video-LLaVA."
-    )
-    # The deepspeed launcher puts it before the command; torchrun's LOCAL_RANK says the same.
+    parser = Parser(prog="videollava", description="Train, evaluate, register and use Video-LLaVA.")
+    # The deepspeed launcher puts it before the command; torchrun's LOCAL_RANK says the same, and is what is read.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         command.add(commands.add_parser(name, help=command.about, description=command.about))
     arguments = parser.parse_args(argv)
     try:
+        _take_rank(arguments.local_rank)
         return COMMANDS[arguments.command].run(arguments) or 0
     except InputError as error:
         print(f"videollava {arguments.command}: {error}", file=sys.stderr)
@@ -77,6 +76,8 @@ def _stage(name: str) -> Command:
         from videollava.tracking import track
 
         overrides = list(arguments.set)
+        if name == "evaluate":
+            _check_evaluation(arguments)
         if getattr(arguments, "benchmarks", None):
             overrides.append(f"evaluate.benchmarks=[{arguments.benchmarks}]")
         params = load_params(arguments.params, overrides)
@@ -90,6 +91,32 @@ def _stage(name: str) -> Command:
             _plot(name, workspace)
 
     return Command(about, add, run)
+
+
+def _check_evaluation(arguments: Arguments) -> None:
+    """Before hours of answers: what goes with --model alone, and a champion to compare with."""
+    alone = [f"--{name}" for name in ("out", "champion") if getattr(arguments, name)]
+    if alone and not arguments.model:
+        raise InputError(
+            f"{' and '.join(alone)}: only with --model; of models/videollava the evaluation goes to evaluation/, and "
+            "`videollava promote` compares it with the champion's"
+        )
+    if arguments.champion:
+        from videollava.evaluate.results import read_results
+
+        read_results(arguments.champion)
+
+
+def _take_rank(local_rank: int | None) -> None:
+    """What the launcher says by an option, where it does not by the environment."""
+    said = os.environ.get("LOCAL_RANK")
+    if local_rank is not None and said not in (None, str(local_rank)):
+        raise InputError(f"--local_rank {local_rank}, but LOCAL_RANK is {said}: start it by one launcher")
+    if local_rank is not None:
+        os.environ["LOCAL_RANK"] = str(local_rank)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        if not os.environ.get(name, "0").isdigit():
+            raise InputError(f"{name} is {os.environ[name]!r} in the environment, not a number: unset it")
 
 
 def _check_ranks(name: str) -> None:
@@ -142,6 +169,8 @@ def _run_parameters(arguments: Arguments) -> None:
     from videollava.params import load_params, markdown, schema
 
     if arguments.schema or arguments.markdown:
+        if arguments.set or "params" in getattr(arguments, "given", ()):
+            raise InputError("--schema and --markdown tell what may be set: leave --set and --params out")
         print(schema() if arguments.schema else markdown(), end="")
         return
     from videollava.tracking.lineage import flatten
@@ -266,17 +295,23 @@ def _run_merge(arguments: Arguments) -> None:
 
 def _add_ask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question")
-    parser.add_argument("--image", action="append", default=[], type=Path)
-    parser.add_argument("--video", action="append", default=[], type=Path)
+    parser.add_argument("--image", action="append", default=[])
+    parser.add_argument("--video", action="append", default=[])
     parser.add_argument(
         "--model", default="models:/videollava@champion", help="a registered version or a folder"
     )
 
 
 def _run_ask(arguments: Arguments) -> None:
+    import warnings
+
     from videollava.serve.assistant import load
 
-    print(load(arguments.model).answer(arguments.question, images=arguments.image, videos=arguments.video))
+    assistant = load(arguments.model)
+    with warnings.catch_warnings(record=True) as said:
+        print(assistant.answer(arguments.question, images=arguments.image, videos=arguments.video))
+    for warning in said:
+        print(f"note: {warning.message}", file=sys.stderr)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -304,7 +339,16 @@ def _run_plan(arguments: Arguments) -> None:
 
     params = load_params(arguments.params, arguments.set)
     hardware = hardware_of(arguments.gpu, arguments.gpus)
-    outlook = plan(params, Path.cwd(), hardware, parse_samples(arguments.samples), arguments.mfu)
+    stated = parse_samples(arguments.samples)
+    if len(stated) < len(arguments.samples):
+        raise InputError("--samples: one stage is given twice; state its numbers once")
+    for stage in stated:
+        if Path(f"data/prepared/splits/{stage}.arrow").is_file():
+            raise InputError(
+                f"--samples {stage}=..: data/prepared has the {stage} split, and its lengths count; leave it out, or "
+                "plan in a folder without data/prepared"
+            )
+    outlook = plan(params, Path.cwd(), hardware, stated, arguments.mfu)
     print(as_json(outlook) if arguments.json else as_text(outlook))
     refuse_misfits(outlook)
 

@@ -1,13 +1,14 @@
-"""What a command of the command line is made of."""
+"""What a command of the command line is made of, and a parser that drops nothing of what is typed."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
-__all__ = ["Arguments", "Command", "add_params"]
+__all__ = ["Arguments", "Command", "Parser", "add_params"]
 
 Arguments = argparse.Namespace
 
@@ -19,6 +20,55 @@ class Command:
     about: str
     add: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Arguments], int | None]
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses what argparse takes in silence: an option of one value given twice (the last would win), a part of an
+    option's name, an empty argument (a shell's variable that is not set; "" as a path would be this folder).
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+        for name in (None, "store"):
+            self.register("action", name, _Once)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, once no argument is empty."""
+        import sys
+
+        given = list(sys.argv[1:] if args is None else args)
+        self._refuse_empty(given)
+        return super().parse_args(given, namespace)
+
+    def _refuse_empty(self, given: Sequence[str]) -> None:
+        for place, argument in enumerate(given):
+            name, _, value = argument.partition("=")
+            after = given[place - 1] if place else ""
+            if not argument.strip():
+                self._refuse(f"an argument is empty{f', the one after {after}' if after else ''}")
+            if argument.startswith("--") and "=" in argument and not value.strip():
+                self._refuse(f"{name} is empty")
+
+    def _refuse(self, problem: str) -> NoReturn:
+        self.error(f"{problem}: give a value (is a variable of the shell not set?), or leave it out")
+
+
+class _Once(argparse.Action):
+    """Stores a value, once."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        given = getattr(namespace, "given", frozenset())
+        if option_string and self.dest in given:
+            raise argparse.ArgumentError(self, "given twice; it takes one value")
+        if option_string:
+            namespace.given = given | {self.dest}
+        setattr(namespace, self.dest, values)
 
 
 def add_params(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from videollava.command import Arguments, Command, add_params
@@ -12,11 +13,20 @@ from videollava.errors import InputError
 __all__ = ["SCORING"]
 
 
+def _add_gold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gold",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="gold files or folders, in any order; may be repeated",
+    )
+
+
 def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmark")
-    parser.add_argument(
-        "--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order"
-    )
+    _add_gold(parser)
     parser.add_argument("--answers", type=Path, help="the predictions")
     parser.add_argument(
         "--judge-replies", type=Path, help="a judge's replies, where it is a judged benchmark"
@@ -26,22 +36,36 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_score(arguments: Arguments) -> None:
+    from videollava.evaluate.benchmarks.reading import watch
     from videollava.evaluate.score import as_json, as_text, score
 
-    figures = score(
-        arguments.benchmark,
-        arguments.gold,
-        arguments.answers,
-        arguments.judge_replies,
-        arguments.per_question,
-    )
+    with watch() as used:
+        figures = score(
+            arguments.benchmark,
+            arguments.gold,
+            arguments.answers,
+            arguments.judge_replies,
+            arguments.per_question,
+        )
+    _say_unused(arguments, used)
     print(as_json(figures) if arguments.json else as_text(figures))
+
+
+def _say_unused(arguments: Arguments, used: Collection[Path]) -> None:
+    for path in arguments.gold:
+        if not any(file == path or path in file.parents for file in used):
+            print(f"note: {path}: nothing in it is gold of {arguments.benchmark}; not used", file=sys.stderr)
 
 
 def _add_submission(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("benchmark")
     parser.add_argument(
-        "--questions", type=Path, nargs="+", required=True, help="the benchmark's question files"
+        "--questions",
+        type=Path,
+        nargs="+",
+        action="extend",
+        required=True,
+        help="the benchmark's question files; may be repeated",
     )
     parser.add_argument("--answers", type=Path, required=True, help="the predictions")
     parser.add_argument("--out", type=Path, required=True, help="the file to upload")
@@ -57,9 +81,7 @@ def _run_submission(arguments: Arguments) -> None:
 def _add_judge(parser: argparse.ArgumentParser) -> None:
     add_params(parser)
     parser.add_argument("benchmark")
-    parser.add_argument(
-        "--gold", type=Path, nargs="+", default=[], help="gold files or folders, in any order"
-    )
+    _add_gold(parser)
     parser.add_argument("--answers", type=Path, required=True, help="the predictions")
     parser.add_argument(
         "--out", type=Path, required=True, help="a folder for the replies and what was judged so far"
@@ -67,6 +89,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_judge(arguments: Arguments) -> None:
+    from videollava.evaluate.benchmarks.reading import watch
     from videollava.evaluate.judge import judge_answers, limits_of, open_judge
     from videollava.params import load_params
 
@@ -75,7 +98,10 @@ def _run_judge(arguments: Arguments) -> None:
     if judge is None:
         raise InputError("evaluate.judge.kind is none: set it to endpoint, local or replay")
     files = (arguments.benchmark, arguments.gold, arguments.answers)
-    print(judge_answers(*files, judge, arguments.out, limits_of(choices), print, runs=choices.runs))
+    with watch() as used:
+        replies = judge_answers(*files, judge, arguments.out, limits_of(choices), print, runs=choices.runs)
+    _say_unused(arguments, used)
+    print(replies)
 
 
 def _add_normalise(parser: argparse.ArgumentParser) -> None:

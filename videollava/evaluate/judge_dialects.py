@@ -27,7 +27,6 @@ __all__ = [
     "Transient",
     "addresses",
     "is_azure",
-    "is_loopback",
     "lesson_of",
     "outcome_of",
     "read_completion",
@@ -118,12 +117,6 @@ def is_azure(url: str) -> bool:
     return host.endswith(
         (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com", ".azure-api.net")
     )
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the server is on this machine: no proxy leads there."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1", "0.0.0.0") or host.endswith(".localhost") or host.startswith("127.")
 
 
 def request_body(

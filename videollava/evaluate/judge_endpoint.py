@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from videollava.environment import is_loopback
 from videollava.errors import InputError
 from videollava.evaluate.benchmarks.replies import Replies, runs_of
 from videollava.evaluate.judge_dialects import (
@@ -27,7 +28,6 @@ from videollava.evaluate.judge_dialects import (
     Transient,
     addresses,
     is_azure,
-    is_loopback,
     lesson_of,
     outcome_of,
     read_completion,
@@ -83,7 +83,9 @@ def key_from(environment: Mapping[str, str] = os.environ, base_url: str = "") ->
         key = environment.get(name, "").strip()
         if key:
             if not key.isascii() or not key.isprintable() or " " in key:
-                raise InputError(f"the variable {name} holds white space or letters that no key has; set it again")
+                raise InputError(
+                    f"the variable {name} holds white space or letters that no key has; set it again"
+                )
             return key
     return ""
 

@@ -13,8 +13,6 @@ from videollava.evaluate.benchmarks import papers
 
 __all__ = ["as_json", "as_text", "score", "submission"]
 
-IDS = ("per_question", "per_group", "per_question_score", "per_question_reference")
-
 
 def score(
     benchmark: str,
@@ -30,6 +28,8 @@ def score(
     the paper's figure as "paper". InputError names the file, the record and what to do.
     """
     one = benchmarks.get(benchmark)
+    if replies is not None and one.asks is None:
+        raise InputError(f"{benchmark} has its own metric: leave the judge's replies ({replies}) out")
     figures = one.score(list(gold), answers, replies, per_question)
     figures.pop("marks", None)  # the evaluate stage's
     published = papers.reference(benchmark)
@@ -52,8 +52,8 @@ def as_json(figures: Mapping[str, Any]) -> str:
 
 
 def as_text(figures: Mapping[str, Any]) -> str:
-    """Figures as lines for a terminal, two decimals, groups indented; without scores of single questions."""
-    return "\n".join(_lines({key: value for key, value in figures.items() if key not in IDS}, 0))
+    """Figures as lines for a terminal, two decimals, groups indented."""
+    return "\n".join(_lines(figures, 0))
 
 
 def _lines(figures: Mapping[str, Any], depth: int) -> Iterator[str]:

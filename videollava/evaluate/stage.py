@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from videollava.errors import InputError
+from videollava.evaluate import benchmarks
 from videollava.evaluate.answers import AnswerLog, Given
 from videollava.evaluate.contamination import find_contamination
 from videollava.evaluate.judge import open_judge
@@ -116,6 +117,8 @@ class _Logs:
 def _read_sets(params: Params, workspace: Path, scratch: Path, ranks: Ranks) -> list[QuestionSet]:
     """All questions, before a model is loaded: a mistake in a file costs seconds. Rank 0 unpacks media first."""
     names = params.evaluate.benchmarks
+    for name in params.evaluate.folders:
+        benchmarks.get(name)  # a mistyped one would be no benchmark's
     read = partial(read_questions, choices=params.evaluate, workspace=workspace)
     scratch.mkdir(parents=True, exist_ok=True)
     if ranks.rank:

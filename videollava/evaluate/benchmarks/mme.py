@@ -11,7 +11,7 @@ from videollava.errors import InputError
 from videollava.evaluate.benchmarks.choice_words import read_yes_no
 from videollava.evaluate.benchmarks.image_questions import asked, llava_documents
 from videollava.evaluate.benchmarks.interface import SHORT, Benchmark, Question
-from videollava.evaluate.benchmarks.reading import documents, parse, records
+from videollava.evaluate.benchmarks.reading import documents, parse, records, use
 from videollava.evaluate.benchmarks.tally import Marks, read_otherwise, result
 
 __all__ = ["BENCHMARK", "questions", "says", "score"]
@@ -66,6 +66,8 @@ def score(
         raise InputError(
             "no answers: give --answers, the folder of <task>.txt results or LLaVA's answers file"
         )
+    if gold and answers.is_dir():
+        raise InputError(f"{answers}: a folder of results holds the gold as well: leave --gold out")
     tasks, missing = (_results(answers), 0) if answers.is_dir() else _joined(gold, answers)
     figures: dict[str, Any] = {"perception": 0.0, "cognition": 0.0, "tasks": {}, "by_task": {}}
     single, invalid = {}, 0
@@ -184,6 +186,7 @@ def _golds(folders: Sequence[Path]) -> Iterator[tuple[tuple[str, str, str], str]
             )
             if task is None:
                 continue
+            use([path])
             for number, text in _lines(path):
                 question, tab, label = text.rpartition("\t")
                 if not tab or label.strip().lower() not in ("yes", "no"):

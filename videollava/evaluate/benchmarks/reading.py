@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,11 @@ __all__ = [
     "read_answers",
     "records",
     "rows_with",
+    "use",
+    "watch",
 ]
 
+_used: ContextVar[set[Path] | None] = ContextVar("used", default=None)
 SNIFFED = 4096
 NAMED = 4
 ID_KEYS = ("question_id", "id", "questionId", "image")
@@ -136,7 +141,27 @@ def rows_with(*keys: str) -> Callable[[Any], bool]:
 
 def find(found: Iterable[Document], fits: Callable[[Any], bool]) -> list[Document]:
     """The documents whose value fits."""
-    return [document for document in found if fits(document.value)]
+    fitting = [document for document in found if fits(document.value)]
+    use(document.path for document in fitting)
+    return fitting
+
+
+@contextmanager
+def watch() -> Iterator[set[Path]]:
+    """With the set of files that were of use so far: who gave others can be told."""
+    seen: set[Path] = set()
+    token = _used.set(seen)
+    try:
+        yield seen
+    finally:
+        _used.reset(token)
+
+
+def use(files: Iterable[Path]) -> None:
+    """Note files as of use, where somebody watches."""
+    seen = _used.get()
+    if seen is not None:
+        seen.update(files)
 
 
 def named(found: Sequence[Document]) -> str:
