@@ -177,7 +177,7 @@ def end_orphans(pids: Iterable[int]) -> None:
     for pid in pids:
         words = _environment(pid).split(b"\0")
         mark = next((word.decode() for word in words if word.startswith(f"{SUPERVISED}=".encode())), "")
-        if mark and not any(str(SUPERVISE) in _command(one) for one in _processes() if _carries(one, mark)):
+        if mark and not any(_supervises(one) for one in _processes() if _carries(one, mark)):
             _end_marked(mark.partition("=")[2])
 
 
@@ -207,8 +207,10 @@ def _environment(pid: int) -> bytes:
     return _read(pid, "environ")
 
 
-def _command(pid: int) -> str:
-    return os.fsdecode(_read(pid, "cmdline"))
+def _supervises(pid: int) -> bool:
+    """By the file's name alone: a retraining of another checkout runs that one's."""
+    words = os.fsdecode(_read(pid, "cmdline")).split("\0")
+    return any(os.path.basename(word) == SUPERVISE.name for word in words)
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 import flows.clones
 from flows.clones import CLONES, have_clone
 from flows.git import owns
+from flows.local import main
 from flows.workspace import occupy
 from videollava.errors import InputError
 
@@ -235,3 +237,23 @@ def test_without_git_it_is_said_at_once(
     shutil.rmtree(workspace / ".git")
     with pytest.raises(InputError, match="is no git repository"), occupy(workspace):
         pass
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_checkout_of_another_user_is_said_with_what_to_do(workspace: Path) -> None:
+    for path in (workspace, workspace / ".git"):
+        os.chown(path, 12345, -1)
+    with pytest.raises(InputError, match=r"belongs to another user.*safe\.directory"), occupy(workspace):
+        pass
+
+
+def test_a_program_that_is_missing_is_said_before_anything_starts(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "dvc" else name)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert main(["--workspace", str(workspace)]) == 2
+    assert (
+        "dvc not installed; a retraining needs the pipeline's packages: `make install`"
+        in capsys.readouterr().err
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from flows.lock import hold
 from flows.process import SUPERVISE, OutputLines, Supervised, run_streamed
+from videollava.environment import SUPERVISED
 from videollava.errors import InputError
 
 # A program that starts a child in a session of its own, which ignores SIGTERM, and then hangs.
@@ -200,6 +202,31 @@ def test_what_outlived_everybody_is_ended_by_the_next(
     assert mentions(mark)
     with hold(tmp_path, wait=30.0):
         assert mentions(mark) == []
+
+
+def test_a_live_retraining_of_another_checkout_is_let_alone(tmp_path: Path) -> None:
+    other = tmp_path / "other" / "flows"
+    other.mkdir(parents=True)
+    shutil.copy(SUPERVISE, other)
+    with hold(tmp_path) as lock:
+        line = [sys.executable, "-I", "-S", str(other / "supervise.py"), "0.2", str(lock)]
+        body = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+        running = subprocess.Popen(
+            [*line, *body],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[lock],
+            env={**os.environ, SUPERVISED: "its-mark"},
+        )
+        assert running.stdout is not None
+        assert running.stdin is not None
+        assert running.stdout.readline() == b"up\n"
+    with pytest.raises(InputError, match="another retraining"), hold(tmp_path, wait=0.5):
+        pass
+    assert running.poll() is None
+    running.stdin.close()
+    running.wait()
+    running.stdout.close()
 
 
 def command_of(pid: int) -> str:
