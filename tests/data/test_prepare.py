@@ -383,7 +383,7 @@ def test_names_as_people_write_them_through_the_whole_stage(
     ]
     notes = lines(tmp_path / "from/notes.jsonl", records)
     source = archive_source(archive, notes)
-    chosen = params(source.replace(strip=["coco"]), max_quarantined=0.5)
+    chosen = params(source.replace(strip="coco"), max_quarantined=0.5)
     fetch(chosen, tmp_path)
     run(chosen, tmp_path)
     folder = tmp_path / "data/prepared"
@@ -425,3 +425,20 @@ def test_archives_in_parts_are_one(tmp_path: Path) -> None:
     run(chosen, tmp_path)
     assert [Shards(tmp_path / "data/prepared").read(n) for n in range(2)] == [png(1), png(2)]
     assert not (tmp_path / "checkpoints/prepare").exists()
+
+
+def test_one_name_in_two_archives_is_used_where_it_is_the_same_and_else_refused(tmp_path: Path) -> None:
+    one = tar(tmp_path / "from/one.tar", {"same.png": png(1), "other.png": png(2)})
+    two = tar(tmp_path / "from/two.tar", {"same.png": png(1), "other.png": png(3)})
+    records = [llava("a", image="same.png"), llava("b", image="other.png")]
+    notes = lines(tmp_path / "from/notes.jsonl", records)
+    chosen = params(archive_source(one, two, notes), max_quarantined=0.5)
+    fetch(chosen, tmp_path)
+    run(chosen, tmp_path)
+    entries = quarantined(tmp_path / "data/prepared")
+    assert [(entry.get("member"), entry.get("record"), entry["reason"]) for entry in entries] == [
+        ("same.png", None, "duplicate member"),
+        ("other.png", None, "ambiguous member"),
+        (None, "b", "ambiguous medium"),
+    ]
+    assert "'other.png' of one.tar and of two.tar have one name and other contents" in entries[2]["detail"]

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import lzma
-import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from videollava.data.members import DAMAGED, Member, Refusal, have_same_bytes, open_member, read_member
 from videollava.data.names import clean_name, is_junk, is_safe, zip_name
 from videollava.data.strangers import name_stranger
 from videollava.data.tar_writer import TarWriter
@@ -37,6 +35,7 @@ __all__ = [
     "list_members",
     "open_member",
     "read_member",
+    "tell_apart",
     "unpack_compressed",
 ]
 
@@ -72,28 +71,6 @@ ZIP_METHODS = {
 }
 READ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 ENCRYPTED = 0x2041  # flags of a zip's entry
-# What reading a damaged archive raises.
-DAMAGED: tuple[type[Exception], ...] = (
-    *(OSError, EOFError, ValueError, OverflowError, NotImplementedError),
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file in an archive.
-
-    `offset` is where its bytes start in the archive, -1 where they're compressed; `entry` its number in a zip.
-    `written` is its name as the archive has it, `legacy` the bytes of that where nothing says what they mean.
-    """
-
-    archive: str
-    name: str
-    size: int
-    offset: int
-    entry: int = -1
-    written: str = ""
-    legacy: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +80,6 @@ class Link:
     name: str
     target: str
     hard: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A member (or a whole archive, named "") that is not read, and why."""
-
-    archive: str
-    name: str
-    reason: str
-    detail: str = ""
 
 
 def list_members(archive: Path) -> Iterator[Member | Refusal]:
@@ -168,15 +135,18 @@ def _admit(found: Member | Refusal, seen: dict[str, Member]) -> Member | Refusal
             found.archive, found.name, "nested archive", "unpack it, and list it as an archive of its own"
         )
     other = seen.setdefault(found.name, found)
-    if other is found:
-        return found
-    if other.written.removeprefix("./") == found.written.removeprefix("./"):
-        return Refusal(found.archive, found.name, "duplicate member", "the first one is used")
+    return found if other is found else tell_apart(found, other)
+
+
+def tell_apart(member: Member, other: Member) -> Refusal:
+    """Two members of one name: the first is used if they are the same to the byte, else neither may be guessed at."""
+    names = f"{other.written!r} and {member.written!r}"
+    if other.archive != member.archive:
+        names = f"{other.written!r} of {Path(other.archive).name} and of {Path(member.archive).name}"
+    if have_same_bytes(member, other):
+        return Refusal(member.archive, member.name, "duplicate member", f"{names} are the same")
     return Refusal(
-        found.archive,
-        found.name,
-        AMBIGUOUS,
-        f"{other.written!r} and {found.written!r} have one name; rename one",
+        member.archive, member.name, AMBIGUOUS, f"{names} have one name and other contents; rename one"
     )
 
 
@@ -290,70 +260,6 @@ def _check_zip(archive: str, info: zipfile.ZipInfo, entry: int) -> Member | Refu
         grown = f"{info.compress_size} bytes grow to {info.file_size}"
         return Refusal(archive, name, "decompression bomb", grown)
     return Member(archive, name, info.file_size, -1, entry, written, legacy)
-
-
-def read_member(member: Member) -> bytes:
-    """The bytes of a member; one of DAMAGED where the archive is."""
-    if member.offset < 0:
-        archive = _open_zip(*_version(member.archive))
-        with archive.open(_zip_entry(archive, member)) as file:
-            data = file.read(member.size + 1)
-    else:
-        data = os.pread(_open_file(*_version(member.archive)).fileno(), member.size, member.offset)
-    if len(data) != member.size:
-        raise OSError(f"{member.archive}: {member.name} has not the {member.size} bytes it should have")
-    return data
-
-
-def open_member(member: Member) -> IO[bytes]:
-    """A member as a stream, for what is too large to hold."""
-    if member.offset < 0:
-        archive = zipfile.ZipFile(member.archive)
-        return archive.open(_zip_entry(archive, member))
-    return io.BufferedReader(_Window(member.archive, member.offset, member.size), 1 << 20)
-
-
-def _zip_entry(archive: zipfile.ZipFile, member: Member) -> zipfile.ZipInfo:
-    # By number: of two entries of one name, the name opens the last.
-    return archive.infolist()[member.entry] if member.entry >= 0 else archive.getinfo(member.name)
-
-
-class _Window(io.RawIOBase):
-    """Part of a file, as a file."""
-
-    def __init__(self, path: str, offset: int, size: int) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115
-        self._file.seek(offset)
-        self._left = size
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(min(len(buffer), self._left))
-        buffer[: len(data)] = data
-        self._left -= len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _version(path: str) -> tuple[str, int, int]:
-    # A file that was replaced is another file: kept open, the old one would still be read.
-    state = os.stat(path)
-    return path, state.st_ino, state.st_mtime_ns
-
-
-@lru_cache(maxsize=64)
-def _open_file(path: str, inode: int, modified: int) -> IO[bytes]:
-    return open(path, "rb", buffering=0)
-
-
-@lru_cache(maxsize=16)
-def _open_zip(path: str, inode: int, modified: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
 
 
 def unpack_compressed(archive: Path, scratch: Path) -> Path:

@@ -130,10 +130,12 @@ def _attempt(item: Download, advance: Advance, stop: threading.Event) -> bool:
 def _verify(item: Download) -> None:
     found = sha256_of(item.part)
     if found != item.sha256:
+        with item.part.open("rb") as file:
+            page = " (a web page, perhaps a login)" if file.read(100).lstrip().startswith(b"<") else ""
         _forget(item)
         raise InputError(
-            f"{item.origin}: {shown(item.url)}: its sha256 is {found}, declared is {item.sha256}; what was fetched "
-            "is removed. Correct the declared sha256 if the object was changed on purpose, else have it "
+            f"{item.origin}: {shown(item.url)}: its sha256 is {found}, declared is {item.sha256}; what was "
+            f"fetched{page} is removed. Correct the declared sha256 if the object was changed on purpose, else have it "
             "uploaded again"
         )
     item.part.replace(item.target)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from videollava.data.archives import AMBIGUOUS, Member, Refusal, list_members, unpack_compressed
+from videollava.data.archives import AMBIGUOUS, Member, Refusal, list_members, tell_apart, unpack_compressed
 from videollava.data.catalogue import Finder, Unfound
 from videollava.data.inspection import Inspected
 from videollava.data.names import is_junk
@@ -106,15 +106,13 @@ def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine
     files = [file for file in sorted(folder.iterdir()) if not file.name.lower().endswith((".json", ".jsonl"))]
     for group in group_parts(files):
         for found in _list(group, scratch):
+            other = None if isinstance(found, Refusal) else opened.catalogue.setdefault(found.name, found)
+            if not isinstance(found, Refusal) and other is not None and other is not found:
+                found = tell_apart(found, other)
             if isinstance(found, Refusal):
                 quarantine.refuse(source.name, found)
                 if found.reason == AMBIGUOUS:
                     opened.ambiguous[found.name] = found.detail
-            elif found.name in opened.catalogue:
-                detail = f"{opened.catalogue[found.name].archive} has it too, and is used"
-                quarantine.refuse(source.name, Refusal(found.archive, found.name, "duplicate member", detail))
-            else:
-                opened.catalogue[found.name] = found
     return opened
 
 

@@ -206,6 +206,7 @@ def _listed(raw: Any, place: str) -> list[str]:
     """Paths that a field holds; nothing in all its forms is none."""
     values = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else [raw]
     values = [value["path"] if isinstance(value, Mapping) and "path" in value else value for value in values]
+    values = [value.strip("\r\n\t") if isinstance(value, str) else value for value in values]
     paths = [value for value in values if not _is_nothing(value)]
     if not all(isinstance(path, str) for path in paths):
         raise RecordError("malformed record", f"{place}: must be a path or a list of paths")

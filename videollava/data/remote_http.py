@@ -196,4 +196,6 @@ def _refused(
             f"{what}it leads in circles, or more than {MOST_REDIRECTS} times on; check the address"
         )
     remedy = f"; {hint(address)}" if error.code in (401, 403, 404) else ""
+    if error.code == 407:
+        remedy = f"; the proxy's user and password belong into {address.scheme.upper()}_PROXY"
     raise InputError(f"{what}check the address and who may read it{remedy}")

@@ -192,6 +192,7 @@ def _counts(workspace: Path) -> Markup:
             for name, counts in summary["splits"].items()
         ]
         shared, quarantined = summary["test_media_in_training"], summary["quarantined"]["records"]
+        cut = sum(counts.get("cut_records", 0) for counts in summary["splits"].values())
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file}: not what prepare writes ({error!r}); run `videollava prepare` again"
@@ -200,6 +201,7 @@ def _counts(workspace: Path) -> Markup:
     note = (
         f"Test media whose bytes are also in training: {shared:,}. "
         f"Records quarantined while preparing: {quarantined:,}."
+        f"{f' Samples whose text was cut at its end: {cut:,}.' if cut else ''}"
     )
     return join([table(heads, rows), tag("p", note, class_="note")])
 

@@ -15,6 +15,7 @@ __all__ = [
     "Listed",
     "Name",
     "Number",
+    "OneOrMore",
     "Positive",
     "Rate",
     "Section",
@@ -48,6 +49,10 @@ def _list(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else _list(value)
+
+
 def _once(values: tuple[str, ...]) -> tuple[str, ...]:
     again = sorted({value for value in values if values.count(value) > 1})
     if again:
@@ -68,3 +73,4 @@ Fraction = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_refuse_truth)]
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^\s/:@]+$")]
 Words = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_once)]
 Listed = BeforeValidator(_list)
+OneOrMore = BeforeValidator(_one_or_more)

@@ -18,6 +18,7 @@ from videollava.params.bounds import (
     Listed,
     Name,
     Number,
+    OneOrMore,
     Positive,
     Rate,
     Section,
@@ -74,8 +75,8 @@ class Source(Section):
     annotations: str = Field(
         "", description="address of the annotations, where they lie outside the archives"
     )
-    strip: Annotated[tuple[str, ...], Listed] = Field(
-        (), description="folders that annotations put before the names of members, such as coco/"
+    strip: Annotated[tuple[str, ...], OneOrMore] = Field(
+        (), description="folder or folders that annotations put before the names of members, such as coco/"
     )
     prefix: str = Field("", description="folder of the members that annotations leave out, such as images/")
     use: Literal["", "align", "pretrain", "finetune"] = Field(
