@@ -334,6 +334,7 @@ def test_mistakes_come_before_the_model_is_loaded(workspace: Path, monkeypatch: 
     for wrong, says in (
         (params(benchmarks=["gqa"]), r"set evaluate.folders.gqa"),
         (params(benchmarks=["easy_vq"]), "did you mean 'easy_vqa'"),
+        (params(folders={"easy_vq": "x"}), "did you mean 'easy_vqa'"),
         (params(judge={"kind": "endpoint", "base_url": "localhost"}), r"evaluate.judge.base_url"),
     ):
         with pytest.raises(InputError, match=says):

@@ -322,6 +322,9 @@ def test_a_local_model_judges(tmp_path: Path) -> None:
     assert first == second
     assert judge.name == "small"
     assert len(first.version) == 16
+    long = judge.complete(ask("1", "yes " * 600), 0)
+    assert (long.text, long.final) == ("", True)
+    assert "tokens for its 512 positions" in long.note
     judged = judge_asks([ask("1")], judge, None, Limits(retries=1))
     assert judged.calls == 2  # no dictionary comes of seven words
     assert judged.invalid == ["1"]

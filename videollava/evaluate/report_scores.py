@@ -169,7 +169,7 @@ def answer_notes(one: Scored, metrics: Mapping[str, Any]) -> list[str]:
         "cut_answers": "{} answers end where the model's positions do.",
         "invalid": "{} answers have no reply of the judge that could be read."
         if judged
-        else "{} answers could not be read: they name no option, or several; they count as wrong.",
+        else "{} answers could not be read by the benchmark's rule and count as wrong.",
         "undecided": "{} verdicts say neither yes nor no, and leave the accuracy.",
         "lost_to_form": "{} verdicts are lost to the form of the judge's reply: the official script does not read "
         "what evaluate.judge.reader=tolerant would.",

@@ -42,10 +42,10 @@ DENIED_AFTER = re.compile(
 SURE_NOT = re.compile(r"\bnot\s+(?:only|just|sure|certain|entirely|clear)\b", re.IGNORECASE)
 # What may follow a letter that is a word in itself ("A", "I", a number) and still make it a label.
 AFTER_LABEL = re.compile(
-    r"\s*(?:$|[.,;:!?)\]\"'\u3002\uff0c\u3001\n/&+]|[-\u2013\u2014]\s"
+    r"\s*(?:$|[.,;:!?)\]\"'\u3002\uff0c\u3001\n/&+<|]|[-\u2013\u2014]\s"
     r"|\b(?:is|because|since|as|given|due|for|so|and|or|a|an|the)\b)"
 )
-CLOSED = re.compile(r"\s*(?:$|[.,;:!?)\]\"'\n])")
+CLOSED = re.compile(r"\s*(?:$|[.,;:!?)\]\"'\n<|])")
 TELLING = (
     r"\b(?:answers?|choice|option|letter|choose|chose|select|pick)\b(?:\s+(?:would|should|must|has to))?"
     r"(?:\s+(?:is|be|to be|as|was))?(?:\s+(?:option|choice|letter|clearly|most likely|probably|definitely))*"
