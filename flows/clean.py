@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flows.clones import CLONES, drop_old_clones
@@ -23,7 +24,18 @@ CACHES = (".ruff_cache", ".mypy_cache", ".pytest_cache")
 CODE = ("bench", "flows", "tests", "videollava")
 DVC_TMP = ".dvc/tmp"
 DVC_OWN = ("exps", "lock", "rwlock", "rwlock.lock")  # queued experiments, and locks that a DVC may hold
-STAGED = ("data", "models", "evaluation", "plots", "metrics.json")
+# Outputs of the stages by name: what else lies in data/ and models/ is a person's own.
+STAGED = (
+    "data/raw",
+    "data/prepared",
+    "models/bases",
+    "models/encoders",
+    "models/projector",
+    "models/videollava",
+    "evaluation",
+    "plots",
+    "metrics.json",
+)
 RECORDS = ("runs", ".mlflow", ".prefect", ".dvc/cache")
 STALE_SECONDS = 86400.0
 KEPT = """kept: outputs of the stages, models and champion (.mlflow, DVC's cache), journals, history (runs, .prefect);
@@ -60,6 +72,9 @@ def purge(root: Path, confirmed: bool) -> bool:
         return False
     with hold(root, wait=0.0):
         freed = sum(_remove(root, path) for path in [*_working(root), *found])
+        for folder in {path.parent for path in found} - {root}:
+            with suppress(OSError):  # something of a person's is in there
+                folder.rmdir()
     print(f"removed {_size(freed)}; the environment stays (rm -rf .venv removes that too)")
     return True
 

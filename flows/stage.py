@@ -112,9 +112,9 @@ def run_stage(
         status = run_streamed(
             command, workspace, stage_environment(workspace, env), lines, keep, terminal=live
         )
-        if not status and not (whole and _missing(workspace, stage)):
+        if not status and not (whole and pull and _missing(workspace, stage)):
             return StageResult(stage, reading.outcome, time.monotonic() - began)
-        if not status and pull and _pull(workspace, stage, tell):
+        if not status and _pull(workspace, stage, tell):
             return StageResult(stage, "restored", time.monotonic() - began)
         if reading.locked and time.monotonic() - began < LOCK_SECONDS:
             warn("another DVC is at work in this folder; waiting for it")

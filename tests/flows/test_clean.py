@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.clean import clean, purge
+from flows.clean import STAGED, clean, purge
 from flows.clones import CLONES
+from flows.graph import stage_order, stage_outputs
 from flows.lock import hold
 from flows.stage import is_current, run_stage
 from flows.storage import stores
@@ -91,17 +92,25 @@ def test_links_are_left_with_what_they_lead_to(
 
 
 def test_all_goes_only_where_it_is_confirmed(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fill(workspace, (*WORKING, *KEPT, "models/videollava/config.json"))
+    fill(
+        workspace, (*WORKING, *KEPT, "models/videollava/config.json", "models/mine/config.json", "data/raw/x")
+    )
     assert not purge(workspace, confirmed=False)
     assert all((workspace / name).exists() for name in (*WORKING, *KEPT))
     said = capsys.readouterr().out
     assert "models" in said
     assert "make purge CONFIRM=yes" in said
     assert purge(workspace, confirmed=True)
-    for name in ("checkpoints", "models", "runs", ".mlflow", ".prefect"):
+    for name in ("checkpoints", "models/videollava", "data", "runs", ".mlflow", ".prefect"):
         assert not (workspace / name).exists()
+    assert (workspace / "models" / "mine" / "config.json").is_file()
     assert (workspace / "mine.txt").is_file()
     assert (workspace / "stage.py").is_file()
+
+
+def test_every_output_of_the_graph_is_known() -> None:
+    made = {out for stage in stage_order(REPOSITORY) for out in stage_outputs(REPOSITORY, stage)}
+    assert {out for out in made if not out.startswith("plots/")} | {"plots"} == set(STAGED)
 
 
 def test_neither_runs_beside_a_retraining_or_elsewhere(workspace: Path, tmp_path: Path) -> None:
