@@ -64,15 +64,15 @@ def test_the_index_counts_what_training_uses(tmp_path: Path, capsys: pytest.Capt
 
     tokenizer = load_tokenizer(folder / "tokenizer")
     table = load_split(folder, "finetune")
-    counts = [table[name].to_numpy() for name in ("tokens", "target_tokens")]
-    plan = plan_epoch(Lengths(*counts, counts[0]), batch_size=2, ranks=1, budget=400, seed=0, epoch=0)
+    tokens, targets = (table[name].to_numpy() for name in ("tokens", "target_tokens"))
+    plan = plan_epoch(Lengths(tokens, targets, tokens), batch_size=2, ranks=1, budget=400, seed=0, epoch=0)
     layout = Layout.of(chosen.model, len(tokenizer), template="v1", bound=bound_of(chosen, "finetune"))
     packs = Packs(folder, "finetune", tokenizer, layout, plan)
     for number in range(len(packs)):
         batch, samples = packs[number], plan.pack(number)
         assert batch.dropped == []
-        assert batch.lengths == counts[0][samples].tolist()
-        assert int((batch.labels != -100).sum()) == counts[1][samples].sum()
+        assert batch.lengths == tokens[samples].tolist()
+        assert int((batch.labels != -100).sum()) == targets[samples].sum()
 
     reasons = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
     assert [(entry["record"], entry["reason"]) for entry in reasons] == [
@@ -114,15 +114,15 @@ def encode_row(workspace: Path, row: dict[str, Any], limit: int | None) -> Any:
 def test_the_remedy_in_the_planners_refusal_works(tmp_path: Path) -> None:
     prepared(tmp_path)
     tokens = load_split(tmp_path / "data/prepared", "finetune")["tokens"].to_numpy()
-    options = {"batch_size": 2, "ranks": 1, "budget": 1024, "seed": 0, "epoch": 0}
+    options: dict[str, int] = {"batch_size": 2, "ranks": 1, "budget": 1024, "seed": 0, "epoch": 0}
     with pytest.raises(
         InputError, match="set tokens_per_pack to 2048 or more, or max_tokens to 1024 or less"
     ):
-        plan_epoch(Lengths(tokens, tokens, tokens), **options)  # type: ignore[arg-type]
+        plan_epoch(Lengths(tokens, tokens, tokens), **options)
     prepared(tmp_path, max_tokens=1024)
     tokens = load_split(tmp_path / "data/prepared", "finetune")["tokens"].to_numpy()
     assert max(tokens) == 1024
-    plan_epoch(Lengths(tokens, tokens, tokens), **options)  # type: ignore[arg-type]
+    plan_epoch(Lengths(tokens, tokens, tokens), **options)
 
 
 def test_each_stage_has_its_own_bound_and_positions_bound_both() -> None:

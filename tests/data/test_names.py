@@ -242,9 +242,9 @@ def test_links_inside_an_archive_are_followed_and_never_out_of_it(tmp_path: Path
     zip_path = tmp_path / "a.zip"
     with zipfile.ZipFile(zip_path, "w") as archive_zip:
         for name, target in (("a/link", "file"), ("a/out", "../../etc/passwd")):
-            info = zipfile.ZipInfo(name)
-            info.external_attr = 0o120777 << 16
-            archive_zip.writestr(info, target)
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o120777 << 16
+            archive_zip.writestr(entry, target)
         archive_zip.writestr("a/file", "hi")
     assert members(zip_path) == {"a/link": b"hi", "a/file": b"hi"}
     assert reasons(zip_path) == {"a/out": "unsafe member"}
@@ -310,7 +310,7 @@ def test_archives_in_parts(tmp_path: Path) -> None:
         ["y.zip.001"],
         ["z.tar"],
     ]
-    read = {}
+    read: dict[str, bytes] = {}
     for group in groups:
         joined = join_parts(group, scratch)
         assert isinstance(joined, Path)

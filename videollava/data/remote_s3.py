@@ -15,7 +15,7 @@ from videollava.errors import InputError
 
 __all__ = ["open_s3", "s3_size"]
 
-UNSIGNED = "AWS_NO_SIGN_REQUEST"  # set to anything: credentials that are there are not used
+UNSIGNED = "AWS_NO_SIGN_REQUEST"  # credentials that are there are not used
 MISSING = ("NoSuchKey", "404", "NotFound")
 
 
@@ -130,7 +130,8 @@ def _connect(origin: str) -> tuple[Any, bool]:
     try:
         # A session of its own: the default one is not thread-safe. Retries are ours: they resume.
         session = boto3.session.Session()
-        signed = not os.environ.get(UNSIGNED) and session.get_credentials() is not None
+        unsigned = os.environ.get(UNSIGNED, "").lower() not in ("", "0", "no", "false", "off")
+        signed = not unsigned and session.get_credentials() is not None
         options: dict[str, Any] = {} if signed else {"signature_version": NO_SIGNATURE}
         if _is_here(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""):
             options["proxies"] = {}
