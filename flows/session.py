@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.graph import stage_order
 from flows.stage import StageResult
+from videollava import registry
 from videollava.errors import InputError
 from videollava.params import Params
 from videollava.tracking import FOLLOWED, PARENT
@@ -87,6 +88,8 @@ class Session:
             where = tracking_uri(self.root, self.params.tracking)
             what = "takes no artifacts" if tried.owed and not tried.error else "refuses"
             raise InputError(f"{tried.error or tried.refusal}; nothing was trained: MLflow at {where} {what}")
+        if not tried.error:
+            registry.prepare(self.root, self.params.tracking)
         return tried.in_words()
 
     def run_id(self) -> str:

@@ -48,7 +48,7 @@ def share(home: Path, root: Path) -> None:
     from dvc.config import Config, merge
 
     config = read_config(home)
-    there = Config(dvc_dir=str(home / ".dvc"), validate=False)
+    there = Config(dvc_dir=str(_folder(home)), validate=False)
     own: dict[str, Any] = {}
     for level in Config.REPO_LEVELS:
         merge(own, there.read(level))  # paths are absolute in here
@@ -94,9 +94,7 @@ def read_config(workspace: Path) -> Mapping[str, Any]:
     from dvc.config import Config
     from dvc.exceptions import DvcException
 
-    folder = workspace / ".dvc"
-    if not folder.is_dir():
-        raise InputError(f"{workspace}: no .dvc folder in there; run from the repository root, or `dvc init`")
+    folder = _folder(workspace)
     try:
         return Config(dvc_dir=str(folder))
     except (DvcException, ConfigObjError, OSError) as error:
@@ -105,8 +103,17 @@ def read_config(workspace: Path) -> Mapping[str, Any]:
         ) from error
 
 
+def _folder(workspace: Path) -> Path:
+    """The .dvc folder, here or further up (a project in a folder of a larger repository)."""
+    root = workspace.resolve()
+    for folder in (root, *root.parents):
+        if (folder / ".dvc").is_dir():
+            return folder / ".dvc"
+    raise InputError(f"{workspace}: no .dvc folder in there; run from the repository root, or `dvc init`")
+
+
 def _cache(workspace: Path, config: Mapping[str, Any]) -> Path:
-    named = config["cache"].get("dir") or workspace / ".dvc" / "cache"
+    named = config["cache"].get("dir") or _folder(workspace) / "cache"
     if legacy := config["cache"].get("local"):
         named = config["remote"].get(legacy, {}).get("url") or named
     return Path(str(named)).resolve()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from flows.stage import push_stage, run_stage
 from flows.storage import stores
 from videollava.errors import InputError
-from videollava.registry.manifest import folder_key, materialise, read_manifest
+from videollava.registry.manifest import folder_key, materialise, missing_files, read_manifest
 
 pytestmark = pytest.mark.slow
 KEYS = {"accessKey": "test-key", "secretKey": "test-secret"}
@@ -102,9 +103,14 @@ def test_over_s3(workspace: Path, tmp_path: Path, endpoint: str, monkeypatch: py
     ] * 3
     manifest = read_manifest(workspace / ".dvc/cache", folder_key(workspace))
     far = [store for store in stores(workspace) if store.url.startswith("s3://")]
-    folder = materialise(manifest, far, tmp_path / "models")
+    assert missing_files(manifest, far, tmp_path / "models") == ""
+    assert not (tmp_path / "models").exists()
+    # The trainer's profile is no reason to fail for a reader who has none of that name.
+    theirs = [replace(place, profile="of-the-trainer", region="us-east-1") for place in far]
+    folder = materialise(manifest, theirs, tmp_path / "models")
     assert (folder / "model.safetensors").read_text() == "weights after 2"
     assert "test-secret" not in json.dumps(manifest.config(far))
     monkeypatch.setitem(os.environ, "AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(InputError, match=r"s3://models/dvc.*(403|Forbidden|SignatureDoesNotMatch)"):
         materialise(manifest, far, tmp_path / "elsewhere")
+    assert "403" in missing_files(manifest, far, tmp_path / "elsewhere")

@@ -136,6 +136,16 @@ def test_no_dvc_folder_is_said(tmp_path: Path) -> None:
         stores(tmp_path)
 
 
+def test_a_project_in_a_folder_of_a_larger_repository(levels: Any) -> None:
+    root = levels(repo=FAR + remote("../far"))
+    (root / "models/video").mkdir(parents=True)
+    assert (
+        stores(root / "models/video")
+        == stores(root)
+        == [Store(str(root / ".dvc/cache")), Store(str(root / "far"))]
+    )
+
+
 def test_a_cache_elsewhere(levels: Any) -> None:
     root = levels(**{"global": "[cache]\n    dir = /srv/cache\n    shared = group\n"})
     assert stores(root) == [Store("/srv/cache")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from videollava.params import Params
 from videollava.registry import (
     Store,
     champion,
+    examine,
     find_version,
     list_versions,
     open_store,
@@ -244,6 +246,18 @@ def test_a_lost_experiment_keeps_the_registry_usable(workspace: Path, params: Pa
     assert (resolve("models:/videollava@champion", workspace, params.tracking) / "config.json").is_file()
     with pytest.raises(InputError, match=r"the experiment 'videollava'.*was deleted: restore it"):
         _ = open_store(workspace, params.tracking).experiment
+
+
+def test_artifacts_and_tags_that_are_gone_or_edited(workspace: Path, params: Params, client: Any) -> None:
+    client.set_model_version_tag(MODEL, "3", "evaluation", "../../../etc/passwd")
+    client.delete_model_version_tag(MODEL, "2", "key")
+    decision = examine(*(find_version(workspace, params.tracking, n) for n in "31"), params, workspace)
+    assert "compared by figures alone" in decision.notes[-1]
+    assert rollback(workspace, params.tracking).to == 2
+    shutil.rmtree(workspace / ".mlflow/artifacts")
+    with pytest.raises(InputError, match=r"models:/videollava/1: its list of files cannot be read"):
+        rollback(workspace, params.tracking)
+    assert champion(workspace, params.tracking).number == 2
 
 
 def test_a_model_deleted_or_renamed_is_said(workspace: Path, params: Params, client: Any) -> None:

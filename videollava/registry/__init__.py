@@ -13,7 +13,7 @@ from videollava.registry.promotion import (
     rollback,
     trail,
 )
-from videollava.registry.registration import note_evaluation, read_metrics, register, registered
+from videollava.registry.registration import note_evaluation, prepare, read_metrics, register, registered
 from videollava.registry.store import Store
 from videollava.registry.versions import (
     CHAMPION,
@@ -41,6 +41,7 @@ __all__ = [
     "move_champion",
     "note_evaluation",
     "open_store",
+    "prepare",
     "promote",
     "read_metrics",
     "register",

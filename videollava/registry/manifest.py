@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 MODEL = "models/videollava"
+MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 DAMAGED = "damaged (its content does not fit its hash)"
 
 
@@ -82,13 +84,7 @@ class Manifest:
             raise InputError(
                 f"the version's file list has hash {manifest.sha256}, its model_config says {stated}"
             )
-        for file in manifest.files:
-            parts = PurePosixPath(file.path)
-            if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-                raise InputError(
-                    f"the version's file list names {file.path!r}, which lies outside its folder"
-                )
-        return manifest
+        return _checked(manifest)
 
 
 def folder_key(workspace: Path, stage: str = "finetune", out: str = MODEL) -> str:
@@ -117,7 +113,15 @@ def read_manifest(cache: Path, key: str) -> Manifest:
                 f"{cache}: {row['relpath']} ({row['md5']}) is not in this DVC cache; run `dvc fetch` first"
             )
         files.append(File(row["relpath"], source.stat().st_size, row["md5"], _sha256(source)))
-    return Manifest(key, tuple(sorted(files, key=lambda file: file.path)))
+    return _checked(Manifest(key, tuple(sorted(files, key=lambda file: file.path))))
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    for file in manifest.files:
+        parts = PurePosixPath(file.path)
+        if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+            raise InputError(f"the version's file list names {file.path!r}, which lies outside its folder")
+    return manifest
 
 
 def have_object(objects: Path, md5: str, places: Sequence[Store]) -> Path:
@@ -125,6 +129,8 @@ def have_object(objects: Path, md5: str, places: Sequence[Store]) -> Path:
 
     InputError where no store holds it whole.
     """
+    if not MD5.fullmatch(md5):  # a tag that somebody edited
+        raise InputError(f"{md5!r} is no hash of DVC's")
     target = _object(objects, md5)
     if target.is_file():
         return target

@@ -20,7 +20,7 @@ from videollava.scrub import scrub
 from videollava.tracking.lineage import Lineage, flatten, library_versions, read_lineage, stage_key
 from videollava.tracking.troubles import explain, is_from_store
 
-__all__ = ["note_evaluation", "read_metrics", "register", "registered"]
+__all__ = ["note_evaluation", "prepare", "read_metrics", "register", "registered"]
 
 CODE = Path(__file__).parent.parent / "serve" / "pyfunc.py"
 REQUIREMENTS = ("videollava", "torch", "transformers", "pillow", "av", "safetensors")
@@ -35,6 +35,12 @@ def read_metrics(workspace: Path) -> dict[str, dict[str, Any]]:
         return dict(json.loads(file.read_text()))
     except ValueError as error:
         raise InputError(f"{file}: not valid JSON ({error}); run the evaluate stage again") from error
+
+
+@answered
+def prepare(workspace: Path, tracking: Tracking) -> None:
+    """Have the registered model there before there is a version of it: a registry that takes none says so."""
+    _make_model(open_store(workspace, tracking), tracking.model)
 
 
 @answered
