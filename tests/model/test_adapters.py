@@ -211,6 +211,11 @@ def test_of_another_base_or_left_empty(made: Made, tmp_path: Path, shared: Path)
     with pytest.raises(InputError, match=r"adapts weights that the base model lacks: .*layers\.7"):
         merge(folder, tmp_path / "merged")
     file = folder / "adapter_model.safetensors"
+    shutil.copy(MADE[0].adapter / file.name, file)
+    resized = {"base_model.model.lm_head.weight": torch.zeros(80, 48)}  # peft saves resized tables by itself
+    save_file({**load_file(file), **resized}, file)
+    with pytest.raises(InputError, match="trained with other tokens in the vocabulary"):
+        checkpoint.load(folder)
     save_file({name: torch.zeros(0) for name in load_file(file)}, file)
     with pytest.raises(InputError, match=r"tensors are empty .*ZeRO-3"):
         checkpoint.load(folder)
@@ -226,6 +231,12 @@ def test_a_base_named_on_another_machine_is_found_beside(made: Made, tmp_path: P
     _set(folder, base_model_name_or_path=named)
     loaded = checkpoint.load(folder).model
     torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=1e-5)
+
+
+def test_what_zero_to_fp32_writes_beside_an_adapter_is_told_apart(made: Made) -> None:
+    torch.save(load_file(made.adapter / "adapter_model.safetensors"), made.adapter / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"as zero_to_fp32\.py writes them: save those with lora_"):
+        checkpoint.load(made.adapter)
 
 
 def test_a_base_named_like_the_adapter_itself_is_not_it(made: Made) -> None:

@@ -215,6 +215,17 @@ def test_a_gguf_file_is_a_language_model(gguf: Path) -> None:
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-10)
 
 
+def test_a_gguf_model_is_saved_as_any_other(gguf: Path, tmp_path: Path) -> None:
+    """transformers calls it quantised, and would neither save it nor let it learn."""
+    model, tokenizer = load_language_model(gguf)
+    model.save_pretrained(tmp_path / "language")
+    tokenizer.save_pretrained(tmp_path / "language")
+    assert "quantization_config" not in (tmp_path / "language/config.json").read_text()
+    again, _ = load_language_model(tmp_path / "language")
+    ids = torch.arange(9)[None]
+    assert torch.equal(again(ids).logits, model(ids).logits)
+
+
 def test_a_package_may_ship_the_gguf_file(
     gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,6 +268,9 @@ def test_a_left_over_quantised_setting_is_dropped_and_quantised_weights_refused(
     model.config.quantization_config = model.config.text_config.quantization_config = left
     text = (checkpoint.save(model, None, tmp_path / "again") / "config.json").read_text()
     assert "quantization_config" not in text
+    model.is_quantized = True
+    with pytest.raises(InputError, match="a quantised model is not saved"):
+        checkpoint.save(model, None, tmp_path / "x")
     tensors = load_file(saved / "model.safetensors")
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     save_file({**tensors, name: torch.zeros(1536, 1, dtype=torch.uint8)}, saved / "model.safetensors")

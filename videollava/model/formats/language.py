@@ -42,9 +42,10 @@ def load_language_model(
     if gguf and importlib.util.find_spec("gguf") is None:
         raise InputError(f"{source}: reading GGUF needs the gguf package (`pip install videollava[gguf]`)")
     try:
-        if not gguf:
-            options["config"] = _read_config(place)
-        model = _load(place, str(source), dtype, {**options, **reading})
+        extra = _unpack() if gguf else {"config": _read_config(place)}
+        model = _load(place, str(source), dtype, {**options, **extra, **reading})
+        if gguf:
+            _forget_packing(model)
         local = None if gguf or not Path(place).is_dir() else load_tokenizer(Path(place))
         tokenizer = local or AutoTokenizer.from_pretrained(place, **reading)
     except InputError as error:
@@ -52,6 +53,27 @@ def load_language_model(
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise InputError(f"language model {str(source)!r}: cannot be loaded: {error}") from error
     return model, tokenizer
+
+
+def _unpack() -> dict[str, Any]:
+    """Options under which newer releases unpack a GGUF file's weights; older ones always do."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _forget_packing(model: Any) -> None:
+    """The weights are plain ones now: without this a release that packs refuses to save them."""
+    model.is_quantized = False
+    for owner, name in (
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+        (model.config, "quantization_config"),
+    ):
+        if hasattr(owner, name):
+            delattr(owner, name)
 
 
 def _load(place: str, source: str, dtype: torch.dtype | None, options: dict[str, Any]) -> Any:

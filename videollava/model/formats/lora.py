@@ -80,6 +80,14 @@ class Adapter:
             origin=self.origin,
         )
 
+    def _explain(self, name: str, mine: Sequence[int], base: Sequence[int]) -> str:
+        if name in self.whole and list(mine[1:]) == list(base[1:]):
+            return (
+                "it was trained with other tokens in the vocabulary; merge it with peft on the model resized as in "
+                "training, and convert the result"
+            )
+        return "this adapter belongs to another base model"
+
     def require(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """InputError where the adapter changes weights that the base lacks, or has in another shape."""
         absent = {m for m in self.pairs if f"{m}.weight" not in shapes} | (self.whole.keys() - shapes.keys())
@@ -94,7 +102,7 @@ class Adapter:
             if mine != list(shapes[name]):
                 raise InputError(
                     f"{self.origin}: LoRA of {name.removesuffix('.weight')} is for a weight of {mine}, the base has "
-                    f"{list(shapes[name])}: this adapter belongs to another base model"
+                    f"{list(shapes[name])}: {self._explain(name, mine, shapes[name])}"
                 )
 
 
