@@ -49,6 +49,11 @@ def test_a_clean_and_a_changed_checkout(tmp_path: Path) -> None:
     (folder / "dvc.lock").write_text("stages: {a: {}}\n")
     (folder / "new file").write_text("x")
     assert (read_commit(folder).name, read_commit(folder).dirty) == (head, False)
+    (folder / "code").mkdir()
+    (folder / "code/new.py").write_text("x = 1\n")
+    assert read_commit(folder).dirty  # code that no commit has
+    (folder / ".gitignore").write_text("/code\n")
+    assert read_commit(folder).dirty is False
     (folder / "params.yaml").write_text("y\n")
     assert read_commit(folder).dirty
     git(folder, "mv", "-f", "params.yaml", "dvc lock")
@@ -73,6 +78,7 @@ def test_a_repository_of_somebody_else(tmp_path: Path) -> None:
     told = read_commit(folder)
     assert (told.name, told.dirty) == ("", None)
     assert "dubious ownership" in told.trouble
+    assert f"safe.directory {folder}`" in told.trouble
 
 
 def test_git_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

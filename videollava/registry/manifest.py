@@ -172,7 +172,7 @@ def _user_cache() -> Path:
     try:
         return Path.home() / ".cache"
     except RuntimeError:  # a container's uid that has neither a name nor a home
-        return Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+        return Path(tempfile.gettempdir()) / f"home-{os.getuid()}" / ".cache"
 
 
 def materialise(manifest: Manifest, places: Sequence[Store], cache: Path) -> Path:

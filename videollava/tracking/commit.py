@@ -39,7 +39,8 @@ ELSEWHERE = (
 @dataclass(frozen=True)
 class Commit:
     """name: the hash of HEAD, "" where git gives none. dirty: tracked files differ from it (dvc.lock, which
-    every run rewrites, aside), None where nobody knows. trouble: why there is no (whole) answer, else "".
+    every run rewrites, aside) or there is Python code that it does not have; None where nobody knows. trouble:
+    why there is no (whole) answer, else "".
     """
 
     name: str = ""
@@ -55,10 +56,15 @@ def read_commit(folder: Path) -> Commit:
         return Commit(trouble=NO_COMMIT if nothing else trouble)
     if foreign := _foreign(folder):
         return Commit(trouble=foreign)
-    rows, trouble = _git(
-        folder, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude,glob)**/dvc.lock"
+    questions = (
+        ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude,glob)**/dvc.lock"),
+        ("ls-files", "--others", "--exclude-standard", "--", "*.py"),
     )
-    return Commit(name, None if trouble else bool(rows), trouble)
+    for question in questions:
+        rows, trouble = _git(folder, *question)
+        if rows or trouble:
+            return Commit(name, None if trouble else True, trouble)
+    return Commit(name, False)
 
 
 def _foreign(folder: Path) -> str:
@@ -95,5 +101,7 @@ def _git(folder: Path, *arguments: str) -> tuple[str, str]:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         told = said[0] if said else f"git ended with status {done.returncode}"
+        if "dubious ownership" in told:
+            told += f"; `git config --global --add safe.directory {folder}` trusts it"
         return "", scrub(told.removeprefix("fatal: ").rstrip(":"))
     return done.stdout.decode(errors="replace").rstrip("\n"), ""

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,6 +144,12 @@ def _quiet() -> None:
         ("GIT_PYTHON_REFRESH", "quiet"),
     ):
         os.environ.setdefault(name, value)
+    try:
+        Path.home()
+    except RuntimeError:  # a container's uid without a name: MLflow is not even imported without a home
+        home = Path(tempfile.gettempdir()) / f"home-{os.getuid()}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        os.environ["HOME"] = str(home)
     for noisy in ("alembic", "mlflow.utils.environment"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # They log what they raise as well: database errors with a traceback, each try of a request.
