@@ -295,8 +295,8 @@ def _run_merge(arguments: Arguments) -> None:
 
 def _add_ask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question")
-    parser.add_argument("--image", action="append", default=[])
-    parser.add_argument("--video", action="append", default=[])
+    parser.add_argument("--image", action="append", default=[], help="a path, or an http(s) or data address")
+    parser.add_argument("--video", action="append", default=[], help="likewise")
     parser.add_argument(
         "--model", default="models:/videollava@champion", help="a registered version or a folder"
     )

@@ -115,7 +115,8 @@ def test_pyfunc_loads_by_alias_and_answers(workspace: Path, params: Params, trai
     fake = types.ModuleType("videollava.serve.assistant")
 
     class Assistant:
-        def __init__(self, folder: Path) -> None:
+        def __init__(self, folder: Path, media_roots: list[str]) -> None:
+            assert media_roots == []  # no file of the server
             self.weights = (folder / "model.safetensors").read_text()
 
         def answer_batch(self, samples: list[dict]) -> list[str]:

@@ -79,6 +79,7 @@ MODALITIES = {
 }
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
+_MOVING = ("GIF", "WEBP", "PNG")  # several pictures of other formats are pages, or the two eyes of a camera
 # What Pillow's readers raise on broken files of those formats.
 _BROKEN = (
     OSError,
@@ -93,7 +94,7 @@ _BROKEN = (
 )
 
 
-def read_image(source: Source, where: str = "") -> Image.Image:
+def read_image(source: Source, where: str = "", still: bool = False) -> Image.Image:
     """Decode an image to RGB.
 
     Alpha is dropped, and the orientation stored in EXIF is not applied, as the original's
@@ -101,9 +102,12 @@ def read_image(source: Source, where: str = "") -> Image.Image:
     grey of floats in 0..1, where that cuts it to black. Of several pictures (GIF, TIFF) it is the first.
 
     Raises:
-        InputError: not an image, broken, or of more than MAX_PIXELS pixels.
+        InputError: not an image, broken, of more than MAX_PIXELS pixels, or (`still`) an animation.
     """
     image = _open_image(source, where)
+    if still and getattr(image, "is_animated", False) and image.format in _MOVING:
+        frames = getattr(image, "n_frames", 0)
+        raise InputError(f"{name_of(source, where)}: {frames} frames in one image; give it as a video")
     try:
         return to_rgb(image)
     except _BROKEN as error:

@@ -8,13 +8,16 @@ a.answer("what color is the shape?", images=["x.png"])
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from videollava.data.media import frames_to_pixels, image_to_pixels, read_frames, read_image
+from videollava.data.admission.addresses import Limits
+from videollava.data.admission.given import Given, Policy, listed, open_image, open_video
+from videollava.data.media import frames_to_pixels, image_to_pixels
 from videollava.errors import InputError
 from videollava.evaluate.generate import Sample, Sampling, generate
 from videollava.evaluate.positions import Refused, TooLong
@@ -26,10 +29,20 @@ __all__ = ["Assistant", "load"]
 MOST_MEDIA = 16  # the original's bound on media in one prompt
 
 
-def load(source: str | Path, device: str | None = None, dtype: torch.dtype | None = None) -> Assistant:
+def load(
+    source: str | Path,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    private_addresses: bool | None = None,
+    media_roots: Sequence[str | Path] | None = None,
+) -> Assistant:
     """The assistant of a registered version ("models:/NAME@ALIAS", "models:/NAME/3") or of a model folder.
 
-    device: "cuda" where there is one by default. Raises InputError where there is no such model.
+    device: "cuda" where there is one by default. private_addresses: whether media are fetched from one's own
+    networks too (default: what VIDEOLLAVA_PRIVATE_ADDRESSES says, else no). media_roots: the only folders whose
+    files a question may name (default: any file), for those who answer other people's questions.
+
+    Raises InputError where there is no such model.
     """
     folder = Path(source)
     if str(source).startswith("models:"):
@@ -38,20 +51,30 @@ def load(source: str | Path, device: str | None = None, dtype: torch.dtype | Non
         folder = resolve(str(source))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loaded = checkpoint.load(folder, dtype=dtype, device=where)
-    return Assistant(loaded.model, loaded.tokenizer)
+    limits = Limits.from_environment()
+    if private_addresses is not None:
+        limits = replace(limits, private=private_addresses)
+    roots = None if media_roots is None else tuple(map(Path, media_roots))
+    return Assistant(loaded.model, loaded.tokenizer, Policy(limits, roots))
 
 
 class Assistant:
-    """A loaded model that answers questions about media given as paths or bytes."""
+    """A loaded model that answers questions about images and videos.
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    A medium is a path, an http(s) or data address, bytes, an open file, a Pillow picture, an array or tensor (an image
+    (H, W, 3) or (3, H, W), a video (T, H, W, 3) or (T, 3, H, W)); a video may also be a list of pictures, its frames.
+    One medium needs no list. What is none of these is an InputError that says so.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, policy: Policy | None = None) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
+        self.policy = policy or Policy()
 
     def answer(
         self,
         question: str,
-        images: Sequence[str | Path | bytes] = (),
-        videos: Sequence[str | Path | bytes] = (),
+        images: Given = (),
+        videos: Given = (),
         max_new_tokens: int = 128,
         temperature: float = 0.0,
     ) -> str:
@@ -84,30 +107,31 @@ class Assistant:
         return found
 
     def _sample(self, sample: Mapping[str, Any], number: int) -> Sample:
+        where = f"sample {number}"
+        if not isinstance(sample, Mapping):
+            raise InputError(f"{where}: give question, images, videos; found {type(sample).__name__}")
         unknown = set(sample) - {"question", "images", "videos"}
         if unknown or not isinstance(sample.get("question"), str):
             raise InputError(
-                f"sample {number}: give question, images, videos; found {', '.join(sorted(map(str, sample)))}"
+                f"{where}: give question, images, videos; found {', '.join(sorted(map(str, sample)))}"
             )
-        images = [self._image(item) for item in sample.get("images") or ()]
-        videos = [self._video(item) for item in sample.get("videos") or ()]
-        if len(images) + len(videos) > MOST_MEDIA:
-            raise InputError(
-                f"sample {number}: {len(images) + len(videos)} media, at most {MOST_MEDIA} fit a prompt"
-            )
+        given = {
+            kind: listed(sample.get(f"{kind}s"), kind, f"{where}, {kind}s") for kind in ("image", "video")
+        }
+        count = sum(map(len, given.values()))
+        if count > MOST_MEDIA:
+            raise InputError(f"{where}: {count} media, at most {MOST_MEDIA} fit a prompt")
+        images = [self._image(item, f"{where}, image {at}") for at, item in enumerate(given["image"], 1)]
+        videos = [self._video(item, f"{where}, video {at}") for at, item in enumerate(given["video"], 1)]
         return prompt_sample(
             self.model, self.tokenizer, sample["question"], images, videos, f"sample {number}"
         )
 
-    def _image(self, source: str | Path | bytes) -> Tensor:
-        return image_to_pixels(
-            read_image(_source(source)), int(self.model.config.vision_config.image_size), "pad"
-        )
+    def _image(self, given: Given, where: str) -> Tensor:
+        size = int(self.model.config.vision_config.image_size)
+        return image_to_pixels(open_image(given, self.policy, where), size, "pad")
 
-    def _video(self, source: str | Path | bytes) -> Tensor:
+    def _video(self, given: Given, where: str) -> Tensor:
         config = self.model.config.video_config
-        return frames_to_pixels(read_frames(_source(source), int(config.num_frames)), int(config.image_size))
-
-
-def _source(source: str | Path | bytes) -> Path | bytes:
-    return source if isinstance(source, bytes) else Path(source)
+        frames = open_video(given, int(config.num_frames), self.policy, where)
+        return frames_to_pixels(frames, int(config.image_size))

@@ -118,9 +118,7 @@ def _entries(body: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _points_elsewhere(kind: bytes, body: bytes) -> bool:
     """Entries without the flag of "in this file" that name one."""
-    return (
-        kind in (b"url ", b"urn ", b"alis", b"rsrc", b"imdt") and body[3:4] != b"\x01" and len(body) > 4
-    )
+    return kind in (b"url ", b"urn ", b"alis", b"rsrc", b"imdt") and body[3:4] != b"\x01" and len(body) > 4
 
 
 def _speeds(edits: bytes) -> Iterator[int]:
