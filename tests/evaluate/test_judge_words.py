@@ -11,10 +11,11 @@ from judge_server import Act, serve
 
 from videollava.cli import main
 from videollava.errors import InputError
-from videollava.evaluate.judge import Cache, Limits, judge_answers, judge_asks
+from videollava.evaluate.judge import Cache, Limits, judge_answers, judge_asks, open_judge
 from videollava.evaluate.judge_endpoint import Endpoint
 from videollava.evaluate.judge_prompts import CORRECTNESS, GRADE, MATCH, PAIR, Ask, Prompt
 from videollava.evaluate.score import score
+from videollava.params import Judge as JudgeParams
 
 YES = "{'pred': 'yes', 'score': 4}"
 FENCED = f"```python\n{YES}\n```"
@@ -250,6 +251,19 @@ def test_the_reader_is_named_in_the_score_and_what_the_official_one_loses_is_cou
     tolerant.write_text(json.dumps(kept))
     with pytest.raises(InputError, match="reader is 'lenient'; it may be: official, tolerant"):
         score("msvd", gold, answers, tolerant)
+
+
+def test_recorded_replies_are_read_by_it_too(files: tuple[list[Path], Path], tmp_path: Path) -> None:
+    """Through the judge of kind replay; another record of a judge without a name is another one."""
+    gold, answers = files
+    for verdict, accuracy in (("yes", 100.0), ("no", 0.0)):
+        recorded = {f"q{n}": [f"```\n{{'pred': '{verdict}', 'score': 4}}\n```"] for n in range(3)}
+        (tmp_path / "r.json").write_text(json.dumps(recorded))
+        judge = open_judge(JudgeParams(kind="replay", replies=str(tmp_path / "r.json")))
+        assert judge is not None
+        replies = judge_answers("msvd", gold, answers, judge, tmp_path / "j", TOLERANT)
+        figures = score("msvd", gold, answers, replies)
+        assert (figures["accuracy"], figures["judge"]["reader"]) == (accuracy, "tolerant")
 
 
 def test_by_the_command_line(

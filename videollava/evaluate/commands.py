@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from videollava.command import Arguments, Command, add_params
@@ -47,14 +47,14 @@ def _run_score(arguments: Arguments) -> None:
             arguments.judge_replies,
             arguments.per_question,
         )
-    _say_unused(arguments, used)
+    _say_unused(arguments.gold, used, f"gold of {arguments.benchmark}")
     print(as_json(figures) if arguments.json else as_text(figures))
 
 
-def _say_unused(arguments: Arguments, used: Collection[Path]) -> None:
-    for path in arguments.gold:
+def _say_unused(given: Iterable[Path], used: Collection[Path], what: str) -> None:
+    for path in given:
         if not any(file == path or path in file.parents for file in used):
-            print(f"note: {path}: nothing in it is gold of {arguments.benchmark}; not used", file=sys.stderr)
+            print(f"note: {path}: nothing in it is {what}; not used", file=sys.stderr)
 
 
 def _add_submission(parser: argparse.ArgumentParser) -> None:
@@ -72,9 +72,12 @@ def _add_submission(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_submission(arguments: Arguments) -> None:
+    from videollava.evaluate.benchmarks.reading import watch
     from videollava.evaluate.score import submission
 
-    counts = submission(arguments.benchmark, arguments.questions, arguments.answers, arguments.out)
+    with watch() as used:
+        counts = submission(arguments.benchmark, arguments.questions, arguments.answers, arguments.out)
+    _say_unused(arguments.questions, used, f"questions of {arguments.benchmark}")
     print(f"{arguments.out}: {', '.join(f'{count} {word}' for word, count in counts.items())}")
 
 
@@ -100,7 +103,7 @@ def _run_judge(arguments: Arguments) -> None:
     files = (arguments.benchmark, arguments.gold, arguments.answers)
     with watch() as used:
         replies = judge_answers(*files, judge, arguments.out, limits_of(choices), print, runs=choices.runs)
-    _say_unused(arguments, used)
+    _say_unused(arguments.gold, used, f"gold of {arguments.benchmark}")
     print(replies)
 
 

@@ -233,7 +233,13 @@ def judge_answers(
     put = [ask for ask in asks if ask.id not in left]
     if one.runs:
         put = [replace(ask, run=run) for run in range(runs) for ask in put]
-    judged = judge_asks(put, judge, Cache(verdicts or folder / "verdicts.jsonl"), limits, show)
+    # Recorded replies cost nothing, and another record may bear the same judge's name.
+    cache = None if isinstance(judge, Replay) else Cache(verdicts or folder / "verdicts.jsonl")
+    judged = judge_asks(put, judge, cache, limits, show)
+    if isinstance(judge, Endpoint) and judge.lessons:
+        show(
+            f"judge {judge.name} refuses what others take; it was asked with: {', '.join(sorted(judge.lessons))}"
+        )
     if not judged.complete:
         cause = judged.problem or f"the cap of {judged.calls} calls (evaluate.judge.max_calls) was reached"
         raise InputError(f"{benchmark}: {len(judged.replies)} answers judged and kept, the rest not: {cause}")
