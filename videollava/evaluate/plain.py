@@ -19,8 +19,9 @@ def without_reasoning(text: str) -> str:
     """A text without what stands in `<think>` marks, also where their first or last half is missing."""
     if "<" not in text:
         return text
-    kept = LEFT_CLOSED.sub("", REASONING.sub(" ", text))
-    return LEFT_OPEN.sub("", kept).strip()
+    if "</" in text:
+        text = LEFT_CLOSED.sub("", REASONING.sub(" ", text))
+    return LEFT_OPEN.sub("", text).strip()
 
 
 def plain(text: str) -> str:
