@@ -94,8 +94,8 @@ def check_bound(table: Any, bound: Bound | None) -> None:
 
 
 def check_positions(longest: int, positions: int, stage: str) -> None:
-    """InputError where a sample is longer than the language model's positions."""
-    if longest > positions:
+    """InputError where a sample is longer than the language model's positions (0: it has no bound)."""
+    if 0 < positions < longest:
         raise InputError(
             f"{stage}: the longest sample has {longest} tokens and the language model {positions} positions: "
             f"set model.language.positions: {positions} in params.yaml and run `videollava prepare` again"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.model.positions import positions_of
 
 __all__ = ["Refused", "TooLong", "check_length", "positions_of"]
 
@@ -23,21 +24,6 @@ class Refused(InputError):
         more = f"; the other {len(answers) - len(refusals)} answers are in this error's `answers`"
         super().__init__("; ".join(refusals.values()) + (more if len(answers) > len(refusals) else ""))
         self.refusals, self.answers = dict(refusals), list(answers)
-
-
-def positions_of(config: Any) -> int:
-    """Positions of a model's language model, 0 where it has no bound.
-
-    A model whose rotary embedding is scaled reaches further: by its factor from the positions it was made with
-    (linear, dynamic, YaRN), or as far as its configuration says, whichever is more.
-    """
-    text = getattr(config, "text_config", None) or config
-    stated = int(getattr(text, "max_position_embeddings", None) or 0)
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    factor, made = rope.get("factor"), rope.get("original_max_position_embeddings")
-    if not stated or not factor:
-        return stated
-    return max(stated, int(float(factor) * int(made or stated)))
 
 
 def check_length(length: int, config: Any, visual: int = 0, where: str = "") -> None:

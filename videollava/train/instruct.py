@@ -23,6 +23,7 @@ from videollava.data.shards import load_split
 from videollava.errors import InputError
 from videollava.model import checkpoint
 from videollava.model.attention import packed_kwargs
+from videollava.model.positions import positions_of
 from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train import adapters, assemble
@@ -194,7 +195,7 @@ def check_lengths(prepared: Path, split: str, params: Params, text_config: Any) 
     table = load_split(prepared, split)
     check_bound(table, bound_of(params, split))
     longest = int(table["tokens"].to_numpy().max(initial=0))
-    check_positions(longest, int(text_config.max_position_embeddings), split)
+    check_positions(longest, positions_of(text_config), split)
 
 
 def _step_flops(plan: Any, lengths: Lengths) -> np.ndarray[Any, Any]:
