@@ -34,7 +34,7 @@ from videollava.params import load_params
 from videollava.scrub import scrub
 from videollava.tracking.lineage import read_lineage
 from videollava.tracking.store import connect, tracking_uri
-from videollava.tracking.troubles import is_from_store
+from videollava.tracking.troubles import explain, is_from_store
 
 __all__ = ["retrain"]
 
@@ -129,11 +129,25 @@ def _stage_task(name: str) -> Callable[..., StageResult]:
 
 
 def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether another try may end otherwise: a user's mistake, a full disk, a refusal for good stay what they are."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, StageFailed) and not error.lasting
+    if isinstance(error, StageFailed):
+        return not error.lasting
+    while isinstance(error, BaseException):
+        if isinstance(error, registry.PromotionConflict) or (is_from_store(error) and explain(error).passing):
+            return True
+        error = error.__cause__
+    return False
 
 
-@task(name="register", task_run_name="register", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="register",
+    task_run_name="register",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass_later,
+    cache_policy=NO_CACHE,
+)
 @hide_in_failures
 def register_version(session: Session) -> dict[str, Any]:
     """A version by reference, unless these very outputs are one already."""
@@ -173,7 +187,14 @@ def judge_version(session: Session, number: int) -> Decision:
     return decision
 
 
-@task(name="promote", task_run_name="promote", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(
+    name="promote",
+    task_run_name="promote",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass_later,
+    cache_policy=NO_CACHE,
+)
 @hide_in_failures
 def promote_version(session: Session, number: int) -> dict[str, Any] | None:
     """Make it champion if the gate allows; None where it stays as it was. Gated again if another was faster."""

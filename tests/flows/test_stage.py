@@ -9,7 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import requests
 import zc.lockfile
+from prefect.states import Failed
 
 import flows.remote
 import flows.stage
@@ -19,6 +21,8 @@ from flows.reading import Reading
 from flows.scm import settle_scm
 from flows.stage import StageFailed, is_current, push_stage, run_stage
 from flows.workspace import occupy
+from videollava.errors import InputError
+from videollava.registry import PromotionConflict
 from videollava.tracking.lineage import locked_input_key, read_yaml, stage_key
 
 
@@ -131,20 +135,6 @@ def test_a_slow_remote_is_given_up_in_time_and_asked_once(
     assert flows.remote.why_unreached(workspace) == "no answer within 0 s"
 
 
-def test_what_the_remote_lacks_is_made_again(workspace: Path, tmp_path: Path) -> None:
-    assert outcomes(workspace, "fetch", "finetune") == ["ran", "ran"]
-    set_remote(workspace, tmp_path / "empty")
-    (tmp_path / "empty").mkdir()
-    for name in ("data", "models", ".dvc/cache"):
-        shutil.rmtree(workspace / name)
-    params = workspace / "params.yaml"
-    params.write_text(params.read_text().replace("epochs: 2", "epochs: 3"))
-    said: list[str] = []
-    assert run_stage(workspace, "finetune", said.append).outcome == "ran"
-    assert any("what the DVC remote has cannot be taken" in line for line in said)
-    assert (workspace / "data" / "raw" / "toy").is_file()
-
-
 def test_a_clone_that_has_the_lock_gets_what_a_version_is_made_of(workspace: Path, tmp_path: Path) -> None:
     set_remote(workspace, tmp_path / "remote")
     assert kept_stages(workspace) == {"finetune", "evaluate"}
@@ -214,6 +204,23 @@ def test_a_lock_is_told_from_other_errors(words: str) -> None:
     reading = Reading("fetch", lambda _: None)
     reading.take(f"ERROR: failed to lock: {words}")
     assert reading.locked
+
+
+def test_which_failures_a_task_tries_again() -> None:
+    from flows.retrain import _may_pass_later
+
+    def again(error: Exception, cause: BaseException | None = None) -> bool:
+        error.__cause__ = cause
+        return _may_pass_later(None, None, Failed(data=error))
+
+    assert again(StageFailed("fetch", 1, ["Connection reset by peer"]))
+    assert not again(StageFailed("fetch", 2, [], lasting=True))
+    assert not again(InputError("epochs must be positive"))
+    assert not again(OSError(28, "No space left on device"))
+    assert not again(KeyError("a mistake of ours"))
+    assert again(InputError("does not answer"), requests.ConnectionError("Connection refused"))
+    assert not again(InputError("refuses"), requests.HTTPError("403 Client Error: Forbidden"))
+    assert again(PromotionConflict("another was faster"))
 
 
 def test_a_lock_that_stays_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
