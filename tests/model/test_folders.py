@@ -45,7 +45,7 @@ def test_a_trainers_checkpoint_is_a_model(run: Path, model: Any) -> None:
     assert torch.equal(probe(checkpoint.load(folder).model), probe(model))
     (folder / "pytorch_model.bin").unlink()
     names = sorted(tensors)
-    places = {}
+    places: dict[str, str] = {}
     for number, part in enumerate((names[::2], names[1::2]), 1):
         file = f"pytorch_model-{number:05d}-of-00002.bin"
         torch.save({name: tensors[name] for name in part}, folder / file)
@@ -172,6 +172,17 @@ def test_what_a_clone_without_lfs_or_a_broken_download_leaves(saved: Path, tmp_p
     )
     with pytest.raises(InputError, match=r"names files that are not there: model-00001-of-00002"):
         checkpoint.load(saved)
+
+
+def test_weights_or_a_projector_without_their_config(saved: Path, tmp_path: Path) -> None:
+    (saved / "config.json").unlink()
+    with pytest.raises(InputError, match=r"no config\.json: .*put the config\.json of the same model beside"):
+        checkpoint.load(saved)
+    folder = tmp_path / "run/checkpoint-20"  # stage 1 of the original, interrupted
+    folder.mkdir(parents=True)
+    torch.save({"model.mm_projector.0.weight": torch.zeros(2, 2)}, folder / "mm_projector.bin")
+    with pytest.raises(InputError, match="holds a projector alone and no config"):
+        checkpoint.load(folder)
 
 
 def test_an_adapter_beside_a_whole_model_is_refused(saved: Path) -> None:

@@ -149,7 +149,7 @@ def test_placeholders_under_their_newer_names(make_model: Callable[..., Any], tm
     inputs = convert.probe_inputs(model.config, torch.float32)
     assert torch.equal(loaded(**inputs).logits[..., :64], model(**inputs).logits)
     _edit(folder, lambda config: config.update(image_token_index=7))
-    with pytest.raises(InputError, match=r"image_token_index: 7, image_token_id: 64"):
+    with pytest.raises(InputError, match=r"hf: config\.json .*image_token_index: 7, image_token_id: 64"):
         checkpoint.load(folder)
     ours = checkpoint.save(model, None, tmp_path / "ours")
     _edit(ours, lambda config: config.update(image_token_id=70))

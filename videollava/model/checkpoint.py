@@ -41,7 +41,11 @@ __all__ = [
     "load",
     "load_tokenizer",
     "load_tower",
+    "refuse_lost",
     "save",
+    "specs_of",
+    "take_generation",
+    "widest_type",
 ]
 
 log = logging.getLogger(__name__)
@@ -72,8 +76,8 @@ def load(
     `dtype` is given.
 
     Formats: ours; the original Video-LLaVA (whole, or LoRA or projector alone on its `base`) and
-    LanguageBind; transformers' Video-LLaVA and CLIP; OpenCLIP. quantize: hold the language model in 4 or 8
-    bits (CUDA).
+    LanguageBind; transformers' Video-LLaVA and CLIP; OpenCLIP; PEFT's LoRA on any Video-LLaVA of these. quantize:
+    hold the language model in 4 or 8 bits (CUDA). InputError where any weight is missing: none is made up.
     """
     folder = find_checkpoint(path)
     if quantize is not None and holds_adapter(folder):
@@ -301,9 +305,13 @@ def save(
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    write_model(model, aside, state_dict)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(aside)
+    try:
+        write_model(model, aside, state_dict)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(aside)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     replace_folder(aside, folder)
     return folder
 
@@ -311,14 +319,12 @@ def save(
 def write_model(model: Any, folder: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
     """config.json, generation_config.json and the weights, as transformers writes them but in our names."""
     if getattr(model, "is_quantized", False):
-        raise InputError(
-            f"{folder}: a quantised model is not saved: save the full-precision one, or its adapter alone"
-        )
+        raise InputError("a quantised model is not saved: save the full-precision one, or its adapter alone")
     config = copy.deepcopy(model.config)
     tensors = _own_names(model.state_dict() if state_dict is None else state_dict)
     if isinstance(model, VideoLlavaForConditionalGeneration):
         tensors = _settle(config, tensors, model.lm_head.weight is model.get_input_embeddings().weight)
-    check_specs(expected_specs(config), specs_of(tensors), f"{folder}: the model to be saved")
+    check_specs(expected_specs(config), specs_of(tensors), "the model to be saved")
     described = describe(config, type(model))
     described["dtype"] = str(widest_type(tensors.values())).removeprefix("torch.")
     write_config(described, folder)

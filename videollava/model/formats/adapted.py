@@ -178,7 +178,7 @@ def _interrupted(folder: Path, what: str) -> InputError:
     """What is missing of an original run's LoRA folder, and where it usually is."""
     lacking = [name for name in ("config.json", OTHERS) if not (folder / name).is_file()]
     above = [name for name in lacking if (folder.parent / name).is_file()]
-    where = f"the original writes both into the run's folder ({folder.parent}) when the run ends, and there "
+    where = f"the original writes them into the run's folder ({folder.parent}) when the run ends, and there "
     where += (
         f"{' and '.join(above)} can be had, of the run's last step"
         if above
@@ -187,7 +187,7 @@ def _interrupted(folder: Path, what: str) -> InputError:
     state = next((part.name for part in sorted(folder.glob("global_step*"))), None)
     if state:
         where += f"; the projector of this step is in {state} (`python zero_to_fp32.py . .` writes the weights out)"
+    missing = " and without ".join(f"{name} (the projector)" if name == OTHERS else name for name in lacking)
     return InputError(
-        f"{folder}: {what}, without {' and without '.join(lacking)} (the projector): {where}. Let the run end, or put "
-        "what is missing beside the adapter"
+        f"{folder}: {what}, without {missing}: {where}. Let the run end, or put what is missing beside the adapter"
     )

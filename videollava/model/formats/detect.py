@@ -47,6 +47,11 @@ def detect(folder: Path) -> Format:
     """The format of a checkpoint folder; InputError names those there are."""
     if clip.is_openclip(folder):
         return "openclip"
+    if original.holds_projector_alone(folder) and not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: holds a projector alone and no config.json: put the run's config.json beside it and name its "
+            "base, or make models/projector of it (`videollava convert`)"
+        )
     config = read_config(folder)
     kind = config.get("model_type")
     if kind in OURS:
@@ -72,6 +77,15 @@ def open_checkpoint(folder: Path, base: Path | str | None = None) -> Opened:
     """Open a folder of any format, an adapter with its base. base: what a LoRA or projector-only folder was trained
     on, by default the one it names.
     """
+    try:
+        return _open(folder, base)
+    except InputError as error:
+        if str(folder) in str(error):
+            raise
+        raise InputError(f"{folder}: {error}") from error
+
+
+def _open(folder: Path, base: Path | str | None) -> Opened:
     if adapted.holds_adapter(folder):
         return adapted.open_adapted(folder, base, open_checkpoint, expected_specs)
     form = detect(folder)

@@ -123,4 +123,8 @@ def explain_absence(folder: Path) -> str:
         return "; it holds FSDP's sharded state: `accelerate merge-weights` writes the weights out of it"
     if (folder / "manifest.json").is_file():
         return "; a checkpoint of a training stage here: run the stage again, it goes on from it and writes the model"
+    if not (folder / "config.json").is_file() and any(
+        file.suffix in (".safetensors", ".bin") for file in folder.glob("*model*")
+    ):
+        return "; it holds weights: put the config.json of the same model beside them"
     return ""
