@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -13,7 +14,8 @@ from videollava.scrub import scrub
 __all__ = ["ARTIFACT_LIMIT", "keep"]
 
 ARTIFACT_LIMIT = 64 << 20  # bytes: what is larger belongs into DVC's stores
-TEXTS = {".csv", ".html", ".ini", ".json", ".jsonl", ".lock", ".log", ".md", ".toml", ".txt", ".yaml", ".yml"}
+TEXTS = {".csv", ".ini", ".json", ".jsonl", ".lock", ".log", ".md", ".toml", ".txt", ".yaml", ".yml"}
+ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
 
 
 def keep(path: Path, store: Path) -> Path:
@@ -50,11 +52,13 @@ def _copy(path: Path, files: list[Path], store: Path) -> Path:
 
 def _content(file: Path) -> bytes:
     content = file.read_bytes()
-    if file.suffix.lower() not in TEXTS:
+    page = file.suffix.lower() == ".html"
+    if not page and file.suffix.lower() not in TEXTS:
         return content
     try:
         text = content.decode()
     except UnicodeDecodeError:
         return content
-    hidden = scrub(text)
+    # A page is markup and megabytes of pictures: what stands between its tags is not taken for `name: value`.
+    hidden = ADDRESS.sub(lambda found: scrub(found.group()), text) if page else scrub(text)
     return content if hidden == text else hidden.encode()
