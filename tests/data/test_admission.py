@@ -314,7 +314,7 @@ def test_every_way_to_give_a_video(tmp_path: Path) -> None:
         ("", "an empty text"),
         ("  ", "an empty text"),
         ("gone.png", r"gone\.png: not found"),
-        (".", "is a folder; name a file in it"),
+        (".", r": \.: is a folder; name a file in it"),
         ("a\x00b", "cannot be opened"),
         ("~nobody-here/x.png", "write the whole path"),
         (b"", "it is empty"),
@@ -363,6 +363,14 @@ def test_what_is_no_picture_is_a_sentence(given: Any, reason: str) -> None:
 def test_what_is_no_video_is_a_sentence(given: Any, reason: str) -> None:
     with pytest.raises(InputError, match=rf"q.*{reason}"):
         open_video(given, 8, ANY, "q")
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "t.png").write_text("hello")
+    with pytest.raises(InputError, match=r"^q: \S+/t\.png: cannot be read as image \(it is text\): "):
+        open_image(tmp_path / "t.png", ANY, "q")
+    with pytest.raises(InputError, match=r"^q: \S+/t\.png: cannot be read as video \(it is text\): "):
+        open_video(tmp_path / "t.png", 8, ANY, "q")
 
 
 def test_numbers_are_no_list_of_media() -> None:

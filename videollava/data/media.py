@@ -262,7 +262,7 @@ def _pad(image: Image.Image) -> Image.Image:
 
 def _open_image(source: Source, where: str) -> Image.Image:
     data = source if isinstance(source, bytes) else read_file(source, where)
-    file, _ = open_medium(data, "image", where or ("" if isinstance(source, bytes) else str(source)))
+    file, _ = open_medium(data, "image", name_of(source, where))
     try:
         image = Image.open(file, formats=_FORMATS)
         if image.width * image.height <= MAX_PIXELS:

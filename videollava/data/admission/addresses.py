@@ -183,9 +183,10 @@ def _resolve(parts: SplitResult, limits: Limits, until: float, name: str) -> lis
     addresses = [str(entry[4][0]) for entry in found[0]]
     for address in addresses:
         if not is_allowed(address, limits.private):
+            own = f", or allow your own networks ({PRIVATE}=1)" if is_allowed(address, private=True) else ""
             raise InputError(
                 f"{name}: leads to {address}, which is not on the public internet; download the file and give its "
-                f"path, or allow your own networks ({PRIVATE}=1)"
+                f"path{own}"
             )
     return list(dict.fromkeys(addresses))
 

@@ -85,6 +85,8 @@ def _open(source: Source, where: str) -> BinaryIO:
             raise InputError(f"{name}: is no file but a device or pipe; save it into a file first")
         # By descriptor and not by name: FFmpeg takes some names for patterns or protocols.
         return source.open("rb")
+    except InputError:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{name}: not found") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
