@@ -29,6 +29,11 @@ def test_secrets_are_left_out_and_settings_are_not(monkeypatch: pytest.MonkeyPat
         "at *** http://***@host/x?X-Amz-Signature=***&n=1"
     )
     assert flatten(Params())["finetune.lora.r"] == "128"
+    monkeypatch.setenv("PWD", "/somewhere/here")  # where the shell is: no password
+    assert flatten({"places": ["/somewhere/here/x"], "pad_token": 0}) == {
+        "places": '["/somewhere/here/x"]',
+        "pad_token": "0",
+    }
 
 
 def test_a_number_is_one_number_however_it_is_written() -> None:

@@ -260,6 +260,18 @@ def test_artifacts_and_tags_that_are_gone_or_edited(workspace: Path, params: Par
     assert champion(workspace, params.tracking).number == 2
 
 
+def test_a_champion_whose_scores_were_torn_is_not_passed_by_without_a_word(
+    workspace: Path, params: Params, trained: Any, client: Any
+) -> None:
+    trained("d", 61.0)
+    register(workspace, params)
+    client.set_model_version_tag(MODEL, "3", "metrics", "{torn")
+    decision, move = promote(workspace, params, "4")
+    assert move is None
+    assert "champion 3: no scores to compare with (" in decision.reasons[-1]
+    assert promote(workspace, params, "4", force=True)[1].forced
+
+
 def test_a_model_deleted_or_renamed_is_said(workspace: Path, params: Params, client: Any) -> None:
     client.rename_registered_model(MODEL, "other")
     assert list_versions(workspace, params.tracking) == []

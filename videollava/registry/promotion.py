@@ -82,6 +82,12 @@ def examine(
         except InputError as error:  # an old version that cannot be read must not bar every new one
             lacking = str(error)
     decision = decide(version.metrics, live.metrics, params.gate, pairs)
+    if not live.metrics:  # nothing to lose against is not the same as nothing lost
+        why = ", ".join(live.remarks) or "it has none"
+        reason = (
+            f"champion {live.number}: no scores to compare with ({why}); mend its tags, or promote by --force"
+        )
+        decision = replace(decision, passed=False, reasons=(*decision.reasons, reason))
     if lacking:
         note = f"version {version.number} and champion {live.number} are compared by figures alone: {lacking}"
         decision = replace(decision, notes=(*decision.notes, note))
