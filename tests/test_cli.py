@@ -39,6 +39,19 @@ def test_profile_lists_and_writes(
     assert "did you mean 'tiny'" in error
 
 
+def test_a_profile_is_not_written_over_edits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    edited = "profile: tiny\nseed: 7\n"
+    Path("params.yaml").write_text(edited)
+    status, _, error = run(capsys, "profile", "tiny")
+    assert (status, Path("params.yaml").read_text()) == (2, edited)
+    assert "holds edits that profile tiny would overwrite" in error
+    assert run(capsys, "profile", "tiny", "--force")[0] == 0
+    assert run(capsys, "profile", "paper-7b")[0] == 0  # what is there is a preset's own text
+
+
 def test_a_mistake_is_one_line_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,6 +142,7 @@ def _evaluate_other(params: Any, workspace: Path, arguments: Arguments) -> None:
 def _add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="the preset to write; without it they are listed")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--force", action="store_true", help="over edits that no preset has")
 
 
 def _run_profile(arguments: Arguments) -> None:
@@ -154,8 +155,14 @@ def _run_profile(arguments: Arguments) -> None:
                 f"{'*' if name == active else ' '} {name:16} {profile_text(name).splitlines()[0].lstrip('# ')}"
             )
         return
-    arguments.params.write_text(profile_text(arguments.name))
-    print(f"{arguments.params}: profile {arguments.name}")
+    text, file = profile_text(arguments.name), arguments.params
+    known = [profile_text(name) for name in profile_names()]
+    if file.is_file() and file.read_text() not in known and not arguments.force:
+        raise InputError(
+            f"{file}: holds edits that profile {arguments.name} would overwrite; keep a copy, or give --force"
+        )
+    file.write_text(text)
+    print(f"{file}: profile {arguments.name}")
 
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:
@@ -188,6 +195,7 @@ def _run_models(arguments: Arguments) -> None:
     from dataclasses import asdict
 
     from videollava import registry
+    from videollava.gate import primary
     from videollava.params import load_params
 
     versions = registry.list_versions(Path.cwd(), load_params().tracking)
@@ -195,9 +203,7 @@ def _run_models(arguments: Arguments) -> None:
         print(json.dumps([asdict(version) for version in versions], indent=2, default=dict))
         return
     for version in versions:
-        scores = {
-            name: values.get("accuracy", values.get("score")) for name, values in version.metrics.items()
-        }
+        scores = {name: primary(values) for name, values in version.metrics.items()}
         shown = "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
         marks = f" [{', '.join(version.aliases)}]" if version.aliases else ""
         commit = f"commit {version.lineage.describe()}" if version.lineage.commit else ""

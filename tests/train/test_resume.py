@@ -15,6 +15,7 @@ import pytest
 from micro import MICRO, ROOT, micro
 
 from videollava.errors import InputError
+from videollava.tracking import input_key
 from videollava.train import finetune, loop, pretrain
 from videollava.train.state import find_checkpoint
 
@@ -57,6 +58,18 @@ def test_killed_at_any_step_ends_with_the_same_weights(
     assert not (broken / "models/videollava").exists()
     finetune.run(params, broken)
     assert weights(broken) == weights(whole)
+
+
+def test_a_checkpoint_belongs_to_the_parameters_in_use(workspace: Callable[[str], Path]) -> None:
+    """`--set` leaves params.yaml as it is: training under other values must not go on from there."""
+    folder = workspace("graph")
+    (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    given, other = (
+        input_key(folder, "pretrain", used=micro(*change)) for change in ((), ("pretrain.clip=0.5",))
+    )
+    assert given == input_key(folder, "pretrain", used=micro("finetune.clip=5.0"))
+    assert given != other
 
 
 def newest(workspace: Path) -> int:

@@ -152,10 +152,11 @@ def locked_input_key(workspace: Path, stage: str) -> str:
     return digest({"stage": stage, "deps": deps, "params": params})
 
 
-def input_key(workspace: Path, stage: str, *, parameters: bool = True) -> str:
+def input_key(workspace: Path, stage: str, *, parameters: bool = True, used: Section | None = None) -> str:
     """Hash of what the stage is about to read: its data, its code, its parameters in params.yaml.
 
-    parameters: False for who tells those in use himself (by `--params` and `--set` they may be others).
+    used: the parameters in their place, where `--params` and `--set` may have made them others: what a checkpoint
+    belongs to. parameters: False for who tells those in use himself.
 
     Under DVC, outputs of earlier stages are named by dvc.lock and not read again. Run by hand
     (`videollava finetune`), nobody has checked that the lock is true: files are told apart by size and time.
@@ -163,7 +164,7 @@ def input_key(workspace: Path, stage: str, *, parameters: bool = True) -> str:
     graph = read_yaml(workspace / "dvc.yaml").get("stages") or {}
     if stage not in graph:
         return ""
-    params = read_yaml(workspace / "params.yaml")
+    params = read_yaml(workspace / "params.yaml") if used is None else used.model_dump(mode="json")
     names = [name for name in graph[stage].get("params") or () if isinstance(name, str) and parameters]
     locked = _locked_outs(read_yaml(workspace / "dvc.lock"))
     made = {_path(out) for entry in graph.values() for out in _outs(entry)}

@@ -209,7 +209,9 @@ def _train(
         forward=partial(_forward, accelerator, pair),
         packs=packs,
         settings=settings,
-        checkpoints=workspace / "checkpoints" / f"align-{name}-{input_key(workspace, 'align')[:16]}",
+        checkpoints=workspace
+        / "checkpoints"
+        / f"align-{name}-{input_key(workspace, 'align', used=params)[:16]}",
         seed=params.seed,
         accelerator=accelerator,
         max_dropped=params.prepare.max_quarantined,

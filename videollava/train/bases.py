@@ -83,7 +83,7 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
         forward=_forward,
         packs=packs,
         settings=settings,
-        checkpoints=workspace / "checkpoints" / f"bases-{input_key(workspace, 'bases')[:16]}",
+        checkpoints=workspace / "checkpoints" / f"bases-{input_key(workspace, 'bases', used=params)[:16]}",
         seed=params.seed,
         accelerator=make_accelerator(settings),
         betas=(0.9, 0.98),
@@ -145,7 +145,9 @@ def _fitting(texts: Sequence[Encoded], positions: int | None) -> list[Encoded]:
             lost += 1
     shorter = sum(len(text.input_ids) > positions for text in texts) - lost
     if shorter or lost:
-        print(f"bases: {shorter} texts were cut at {positions} positions, {lost} kept no answer and are left out")
+        print(
+            f"bases: {shorter} texts were cut at {positions} positions, {lost} kept no answer and are left out"
+        )
     return fitting
 
 

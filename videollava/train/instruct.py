@@ -111,7 +111,7 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
         forward=partial(forward, same_calls=_same_calls(packs[0], accelerator.num_processes)),
         packs=packs,
         settings=settings,
-        checkpoints=workspace / "checkpoints" / f"{stage}-{input_key(workspace, stage)[:16]}",
+        checkpoints=workspace / "checkpoints" / f"{stage}-{input_key(workspace, stage, used=params)[:16]}",
         seed=params.seed,
         accelerator=accelerator,
         flops=[_step_flops(packs, lengths) / accelerator.num_processes for packs in plans],

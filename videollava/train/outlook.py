@@ -104,7 +104,9 @@ def refuse_misfits(outlook: Outlook) -> None:
     for look in outlook.stages:
         if look.fits:
             continue
-        lighter = ", or finetune.adapter: qlora" if look.stage == "finetune" and not look.weights.quantized else ""
+        lighter = (
+            ", or finetune.adapter: qlora" if look.stage == "finetune" and not look.weights.quantized else ""
+        )
         way = look.remedy or f"nothing below it fits: take more or larger GPUs{lighter}"
         reasons.append(
             f"{look.stage} needs {look.need.total / GIB:.0f} GiB a GPU, {hardware.kind} has "
