@@ -213,6 +213,7 @@ def test_versions_that_others_changed_or_made(
 ) -> None:
     client.set_model_version_tag(MODEL, "1", "metrics", "{torn")
     client.set_model_version_tag(MODEL, "2", "metrics", '{"easy_vqa": 90}')
+    client.set_model_version_tag(MODEL, "3", "metrics", '{"easy_vqa": {"accuracy": "ninety"}}')
     client.transition_model_version_stage(MODEL, "2", "Archived")
     client.create_model_version(MODEL, source="/somewhere/else")
     monkeypatch.chdir(workspace)

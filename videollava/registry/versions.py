@@ -231,7 +231,9 @@ def _metrics(text: str | None) -> dict[str, dict[str, Any]] | None:
         found = json.loads(text or "{}")
     except ValueError:
         return None
-    whole = isinstance(found, dict) and all(isinstance(scores, dict) for scores in found.values())
+    whole = isinstance(found, dict) and all(
+        isinstance(scores, dict) and isinstance(scores.get("headline", ""), str) for scores in found.values()
+    )
     return found if whole else None
 
 
