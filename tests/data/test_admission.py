@@ -327,6 +327,7 @@ def test_every_way_to_give_a_video(tmp_path: Path) -> None:
         ("javascript:alert(1)", "only http and https"),
         ("file://elsewhere/x.png", "another machine's file"),
         ("http://127.0.0.1:9/x.png", "not on the public internet"),
+        (Path("http://127.0.0.1:9/x.png"), "not on the public internet"),
         ("data:image/png;base64,###", "its base64 is broken"),
         ([picture()], "a list within the list"),
         ({}, "a record with nothing is no image"),

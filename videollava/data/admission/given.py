@@ -6,6 +6,7 @@ Paths, addresses, bytes, open files, Pillow pictures, arrays and tensors, and th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +100,8 @@ def _source(given: Given, policy: Policy, kind: str, where: str) -> Source:
     if isinstance(given, os.PathLike):
         given = os.fspath(given)
         text = os.fsdecode(given)
-        return _path(text, policy, where)
+        folded = re.match(r"https?:/(?!/)", text)  # what pathlib makes of an address
+        return _named(text.replace(":/", "://", 1), policy, where) if folded else _path(text, policy, where)
     if not isinstance(given, str):
         raise InputError(f"{where}: {type(given).__name__} is no {kind}; {_WAYS}")
     if not given.strip():
