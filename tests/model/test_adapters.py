@@ -104,6 +104,7 @@ WAYS: dict[str, Callable[[str], str]] = {
     "today without prefix": lambda name: name.removeprefix("base_model.model."),
     "before 4.52": lambda name: name.replace(NEW, OLD),
     "before 4.52 without prefix": lambda name: name.replace(NEW, OLD).removeprefix("base_model.model."),
+    "of a compiled model": lambda name: name.replace("base_model.model.", "base_model.model._orig_mod."),
     "with the adapter's name": lambda name: name.replace(".weight", ".default.weight"),
 }
 
@@ -237,6 +238,23 @@ def test_what_zero_to_fp32_writes_beside_an_adapter_is_told_apart(made: Made) ->
     torch.save(load_file(made.adapter / "adapter_model.safetensors"), made.adapter / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"as zero_to_fp32\.py writes them: save those with lora_"):
         checkpoint.load(made.adapter)
+
+
+def test_a_base_named_by_another_machines_hub_cache_is_the_hub_id(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "hub/models--somebody--Video-LLaVA-hf"
+    shutil.copytree(made.hf, cache / "snapshots/0123")
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for named in (
+        "/root/.cache/huggingface/hub/models--somebody--Video-LLaVA-hf/snapshots/9",
+        "somebody/Video-LLaVA-hf",
+    ):
+        _set(made.adapter, base_model_name_or_path=named)
+        loaded = checkpoint.load(made.adapter).model
+        torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=1e-5)
 
 
 def test_a_base_named_like_the_adapter_itself_is_not_it(made: Made) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PureWindowsPath
 
 from videollava.errors import InputError
 from videollava.model.formats.folders import CONFIGS, resolve
 
 __all__ = ["find_checkpoint", "locate"]
+
+SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/")  # in the hub cache of whatever machine
 
 
 def locate(name: str, near: Path) -> Path | None:
@@ -23,7 +26,8 @@ def locate(name: str, near: Path) -> Path | None:
         found = resolve(place) if place == Path(name) and place.is_dir() else place
         if any((found / config).is_file() for config in CONFIGS) and found.resolve() != near.resolve():
             return found
-    return _cached(name)
+    snapshot = SNAPSHOT.search(name)
+    return _cached(f"{snapshot[1]}/{snapshot[2]}" if snapshot else name)
 
 
 def _cached(name: str) -> Path | None:

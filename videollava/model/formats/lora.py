@@ -165,7 +165,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 def base_name(name: str) -> str:
     """A name in a PEFT file as the base model's own."""
-    name = PEFT_PREFIX.sub("", name)
+    name = PEFT_PREFIX.sub("", name.replace("_orig_mod.", ""))  # a compiled model's names
     return re.sub(r"\.(?:modules_to_save(?:\.[^.]+)?|base_layer)\.", ".", name)
 
 
