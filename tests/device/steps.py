@@ -53,6 +53,9 @@ def packed(media: bool) -> Batch:
     encoded = [Encoded(row, [IGNORED] * (len(row) - 4) + row[-4:]) for row in ids]
     batch = lay_in_row(0, encoded)
     if media:
+        batch.image_places, batch.video_places = (
+            (batch.input_ids[0] == VOCABULARY + kind).nonzero()[:, 0] for kind in (0, 1)
+        )
         batch.images, batch.videos = torch.randn(1, 3, 16, 16), torch.randn(1, SHAPE.frames, 3, 16, 16)
     return batch
 

@@ -69,6 +69,7 @@ class Batch:
     """One pack. ids, labels, positions (1, T) int64; lengths of its segments; media in order of appearance.
 
     images (N, 3, H, W) or image_features (N, tokens, dim); videos (M, T, 3, H, W) or video_features (M, tokens, dim).
+    image_places, video_places: positions (int64) of their placeholders in the row.
     """
 
     number: int
@@ -80,6 +81,8 @@ class Batch:
     videos: Tensor | None = None
     image_features: Tensor | None = None
     video_features: Tensor | None = None
+    image_places: Tensor | None = None
+    video_places: Tensor | None = None
     dropped: list[str] = field(default_factory=list)
 
     @property
@@ -94,10 +97,19 @@ class Batch:
             "pixel_values_videos": self.videos,
             "image_features": self.image_features,
             "video_features": self.video_features,
+            "image_places": self.image_places,
+            "video_places": self.video_places,
         }
         return {
             name: value.to(device, non_blocking=True) for name, value in given.items() if value is not None
         }
+
+    def pin_memory(self) -> Batch:
+        """Itself in page-locked memory, for copies that need no waiting; the data loader asks for it by this name."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.pin_memory())
+        return self
 
 
 class Packs(Dataset[Batch]):
@@ -143,6 +155,8 @@ class Packs(Dataset[Batch]):
             encoded = [Encoded([self.tokenizer.bos_token_id or 0], [IGNORED])]
         batch = lay_in_row(number, encoded)
         batch.dropped = dropped
+        batch.image_places = self._places(batch, self.layout.image_token_id)
+        batch.video_places = self._places(batch, self.layout.video_token_id)
         self._attach(batch, media)
         return batch
 
@@ -162,6 +176,9 @@ class Packs(Dataset[Batch]):
         return expanded, [
             (kind, self._medium(kind, number)) for kind, number in zip(kinds, record["media"], strict=True)
         ]
+
+    def _places(self, batch: Batch, token: int) -> Tensor:
+        return (batch.input_ids[0] == token).nonzero()[:, 0]
 
     def _medium(self, kind: str, number: int) -> Any:
         if self.features is not None:

@@ -45,6 +45,9 @@ def packed_kwargs(lengths: Sequence[int], device: torch.device | str = "cpu") ->
         "max_length_q": longest,
         "max_length_k": longest,
         "use_cache": False,
+        # A mask that transformers takes for a finished one: else it reads the positions back from the device to
+        # see whether the row is packed. The attention itself goes by the segments.
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
     }
 
 

@@ -150,10 +150,14 @@ class VideoLlavaModel(hf.VideoLlavaModel):
         pixel_values_videos: Tensor | None = None,
         image_features: Tensor | None = None,
         video_features: Tensor | None = None,
+        image_places: Tensor | None = None,
+        video_places: Tensor | None = None,
         same_calls: tuple[str, ...] = (),
     ) -> Tensor:
         """Embeddings (B, T, width) of ids with every placeholder replaced by its visual token, in order.
 
+        image_places, video_places: where the placeholders are (int64, into the flat B * T), for whoever knows: looking
+        for them makes the host wait for the device.
         same_calls: of "image", "video" and "projector", the modules to call even where this batch has no use
         for them (on one blank frame, adding exactly 0). Under ZeRO-3 every rank must call the same ones.
         """
@@ -168,18 +172,22 @@ class VideoLlavaModel(hf.VideoLlavaModel):
             blank.append(self.encode_videos(self._blank("video", input_ids.device)))
         images, videos = input_ids == self.config.image_token_id, input_ids == self.config.video_token_id
         embeds: Tensor = self.get_input_embeddings()(input_ids.masked_fill(images | videos, 0))
+        if image_places is None:
+            image_places = images.flatten().nonzero()[:, 0]
+        if video_places is None:
+            video_places = videos.flatten().nonzero()[:, 0]
         unused = [feature.flatten(0, -2)[:1] for feature in blank]
         if image_features is not None or video_features is not None:
             image_tokens, video_tokens = self.project(image_features, video_features)
-            embeds = _place(embeds, images, image_tokens, "image")
-            embeds = _place(embeds, videos, video_tokens, "video")
+            embeds = _place(embeds, image_places, image_tokens, "image")
+            embeds = _place(embeds, video_places, video_tokens, "video")
         elif "projector" in same_calls:
             width = next(iter(_width(self.config, tower) for tower in self.config.towers))
             nothing = unused[0] if unused else embeds.new_zeros(1, width)
             unused.append(self.project(nothing, None)[0])
         else:
-            _place(embeds, images, embeds[0, :0], "image")
-            _place(embeds, videos, embeds[0, :0], "video")
+            _place(embeds, image_places, embeds[0, :0], "image")
+            _place(embeds, video_places, embeds[0, :0], "video")
         for feature in unused:
             embeds = embeds + 0 * feature.sum().to(embeds.dtype)
         return embeds
@@ -199,6 +207,8 @@ class VideoLlavaModel(hf.VideoLlavaModel):
         pixel_values_videos: Tensor | None = None,
         image_features: Tensor | None = None,
         video_features: Tensor | None = None,
+        image_places: Tensor | None = None,
+        video_places: Tensor | None = None,
         same_calls: tuple[str, ...] = (),
         **kwargs: Any,
     ) -> Any:
@@ -206,7 +216,7 @@ class VideoLlavaModel(hf.VideoLlavaModel):
             if input_ids is None:
                 raise ValueError("either input_ids or inputs_embeds is needed")
             media = (pixel_values_images, pixel_values_videos, image_features, video_features)
-            inputs_embeds = self.embed(input_ids, *media, same_calls=same_calls)
+            inputs_embeds = self.embed(input_ids, *media, image_places, video_places, same_calls)
         return self.language_model(inputs_embeds=inputs_embeds, **kwargs)
 
 
@@ -214,20 +224,17 @@ def _width(config: VideoLlavaConfig, tower: str) -> int:
     return int((config.vision_config if tower == "image" else config.video_config).hidden_size)
 
 
-def _place(embeds: Tensor, places: Tensor, tokens: Tensor, kind: str) -> Tensor:
-    # Counting on the device would stall a GPU at every step: there the assertion runs asynchronously.
-    count = places.sum()
-    if embeds.is_cuda:
-        torch._assert_async(count == len(tokens))
-    elif int(count) != len(tokens):
+def _place(embeds_BTD: Tensor, places: Tensor, tokens: Tensor, kind: str) -> Tensor:
+    """`tokens` at the `places` (int64, into the flat B * T)."""
+    if len(places) != len(tokens):
         raise InputError(
-            f"{int(count)} {kind} placeholders in the ids for {len(tokens)} visual tokens: expand every "
-            f"{kind} to the "
-            "model's token count and give its pixels or features"
+            f"{len(places)} {kind} placeholders in the ids for {len(tokens)} visual tokens: expand every "
+            f"{kind} to the model's token count and give its pixels or features"
         )
     if len(tokens) == 0:
-        return embeds
-    return embeds.masked_scatter(places[..., None], tokens.to(embeds.dtype))
+        return embeds_BTD
+    # Not masked_scatter: on CUDA it makes an int64 prefix sum of T x width, and waits in its backward pass.
+    return embeds_BTD.flatten(0, 1).index_copy(0, places, tokens.to(embeds_BTD.dtype)).view_as(embeds_BTD)
 
 
 class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
