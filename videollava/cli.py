@@ -17,6 +17,7 @@ from videollava.evaluate.commands import SCORING
 __all__ = ["main"]
 
 USAGE_ERROR = 2
+SPINS = "10000"  # of an OpenMP thread before it sleeps
 
 STAGES = {
     "fetch": ("videollava.data.fetch", "sources -> verified archives in data/raw"),
@@ -70,6 +71,9 @@ def _stage(name: str) -> Command:
             parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
 
     def run(arguments: Arguments) -> None:
+        # Before torch is there: its threads else spin at barriers while one of them waits for a core, and one busy
+        # program beside a stage costs most of its speed.
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
         from importlib import import_module
 
         from videollava.params import load_params

@@ -29,6 +29,7 @@ from videollava.evaluate.questions import QuestionSet, read_questions
 from videollava.evaluate.ranks import Ranks, join_ranks
 from videollava.evaluate.report import write_report
 from videollava.model import checkpoint
+from videollava.model.precision import usable_precision
 from videollava.params import Params
 from videollava.tracking import input_key, log_metrics, read_lineage
 from videollava.tracking.journal import current
@@ -133,7 +134,8 @@ def _answer_all(
     sets: Sequence[QuestionSet], params: Params, workspace: Path, folder: Path, scratch: Path, ranks: Ranks
 ) -> list[_Logs]:
     """Ask this rank's share of all questions. The model is let go at the end: a local judge needs the room."""
-    dtype = torch.bfloat16 if params.evaluate.precision == "bf16" else torch.float32
+    precision = usable_precision(params.evaluate.precision, ranks.device)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     loaded = checkpoint.load(folder, dtype=dtype, device=ranks.device)
     if loaded.tokenizer is None:
         raise InputError(f"{folder}: no tokenizer in it; evaluate needs a whole model")

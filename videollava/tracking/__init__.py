@@ -11,13 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videollava.tracking.journal import Journal, log_metrics, open_journal, write_curve
+from videollava.tracking.journal import Journal, log_metrics, log_tags, open_journal, write_curve
 from videollava.tracking.lineage import Lineage, flatten, input_key, library_versions, read_lineage, read_yaml
 
 if TYPE_CHECKING:
     from videollava.params import Params, Tracking
 
-__all__ = ["Journal", "Lineage", "input_key", "log_metrics", "read_lineage", "track", "write_curve"]
+__all__ = [
+    "Journal",
+    "Lineage",
+    "input_key",
+    "log_metrics",
+    "log_tags",
+    "read_lineage",
+    "track",
+    "write_curve",
+]
 
 FOLLOWED = "VIDEOLLAVA_FOLLOWED"  # "1": another process forwards this one's journal
 PARENT = "VIDEOLLAVA_PARENT"  # identity of the journal of the retraining this stage belongs to

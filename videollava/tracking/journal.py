@@ -36,6 +36,7 @@ __all__ = [
     "current",
     "journals",
     "log_metrics",
+    "log_tags",
     "open_journal",
     "read_events",
     "write_curve",
@@ -151,6 +152,11 @@ def open_journal(runs: Path, stage: str, key: str) -> Journal:
 def current() -> Journal:
     """The journal of the stage this process runs; one that writes nothing where there is none."""
     return _active[-1] if _active else Journal(None)
+
+
+def log_tags(**values: str) -> None:
+    """Note what holds for the whole run, in the journal of the stage that runs."""
+    current().tags(values)
 
 
 def log_metrics(step: int, **values: float) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from videollava.model.precision import usable_precision
 from videollava.params import Train
+from videollava.tracking import log_tags
 from videollava.train.cost import PEAK_TFLOPS
 from videollava.train.zero import deepspeed_plugin, load_models_whole
 
-__all__ = ["exchanging", "make_accelerator", "peak_flops"]
+__all__ = ["exchanging", "make_accelerator", "peak_flops", "usable"]
 
 PATIENCE = timedelta(hours=3)  # ranks wait while rank 0 encodes features or saves
 
@@ -49,6 +51,13 @@ def make_accelerator(settings: Train) -> Any:
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[parallel, InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+
+
+def usable(settings: Train) -> Train:
+    """The settings in a precision that this machine computes in; the journal keeps which it was."""
+    precision = usable_precision(settings.precision)
+    log_tags(precision=precision)
+    return settings.replace(precision=precision)
 
 
 def exchanging(accelerator: Any, model: nn.Module, last: bool) -> AbstractContextManager[Any]:

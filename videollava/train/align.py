@@ -30,7 +30,7 @@ from videollava.model.encoders import LanguageBind, pair_config
 from videollava.model.video_llava import IGNORED
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
-from videollava.train.accelerate import make_accelerator
+from videollava.train.accelerate import make_accelerator, usable
 from videollava.train.assemble import encoder_attention
 from videollava.train.loop import Job, train
 
@@ -222,7 +222,7 @@ def _train(
 
 
 def _settings(align: Align, epochs: int, batch_size: int, rate: float) -> Train:
-    return Train(
+    chosen = Train(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=rate,
@@ -232,6 +232,7 @@ def _settings(align: Align, epochs: int, batch_size: int, rate: float) -> Train:
         checkpoint_steps=200,
         workers=0 if align.keep_pixels else align.workers,
     )
+    return usable(chosen)
 
 
 def _decayed(pair: nn.Module, settings: Train) -> Iterator[dict[str, Any]]:

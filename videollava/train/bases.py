@@ -29,7 +29,7 @@ from videollava.model.attention import packed_kwargs
 from videollava.model.video_llava import language_config
 from videollava.params import Params, Train
 from videollava.tracking import input_key
-from videollava.train.accelerate import make_accelerator
+from videollava.train.accelerate import make_accelerator, usable
 from videollava.train.loop import Job, train
 
 __all__ = ["parts_of", "run", "texts_of"]
@@ -67,13 +67,14 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
     config.initializer_range = config.hidden_size**-0.5
     model = LlamaForCausalLM._from_config(config, attn_implementation="varlen")
     nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
-    settings = Train(
+    chosen = Train(
         learning_rate=base.learning_rate,
         precision=base.precision,
         tokens_per_pack=base.batch_tokens,
         checkpoint_steps=100,
         workers=0,
     )
+    settings = usable(chosen)
     texts = texts_of(prepared, tokenizer, params.model.language.positions)
     packs = [TextPacks(texts, _plan(texts, params, epoch)) for epoch in range(base.epochs)]
     job = Job(

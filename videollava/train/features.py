@@ -64,7 +64,7 @@ def encode_split(
     """Features of all media of `splits` by the model's frozen encoders (before the projector)."""
     media = media_of(prepared, splits)
     contents = hashlib.sha256((prepared / "media.arrow").read_bytes()).hexdigest()
-    key = digest([folder_md5(encoders), contents, media, layout.image_aspect])[:16]
+    key = digest([folder_md5(encoders), contents, media, layout.image_aspect, str(model.dtype)])[:16]
     folder = store / key
     if (folder / "features.json").is_file():
         return Features(folder)
@@ -91,7 +91,8 @@ def _encode(model: Any, media: Media, kind: str, workers: int) -> Iterator[Tenso
     weight = next(model.parameters())
     loader = DataLoader(media, batch_size=BATCH[kind], num_workers=workers if len(media) else 0)
     for pixels in loader:
-        with torch.autocast(weight.device.type, torch.bfloat16):
+        # In what the stage computes in: its frozen encoders are held in that.
+        with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
             yield call(pixels.to(weight.device)).to(torch.bfloat16).cpu()
 
 

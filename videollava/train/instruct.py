@@ -27,7 +27,7 @@ from videollava.model.positions import positions_of
 from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train import adapters, assemble
-from videollava.train.accelerate import make_accelerator, peak_flops
+from videollava.train.accelerate import make_accelerator, peak_flops, usable
 from videollava.train.cost import Prices, encoder_flops, language_prices
 from videollava.train.features import encode_split
 from videollava.train.loop import Job, train
@@ -55,7 +55,7 @@ STAGES = {
 
 def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: Path) -> None:
     """Run stage 1 or 2 (section 3.3 of the paper), from its checkpoint if there is one."""
-    kind, settings = STAGES[stage], getattr(params, stage)
+    kind, settings = STAGES[stage], usable(getattr(params, stage))
     accelerator = make_accelerator(settings)
     prepared, models = workspace / "data/prepared", workspace / "models"
     torch.manual_seed(params.seed)
