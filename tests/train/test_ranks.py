@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import MICRO, ROOT
+from micro import ROOT, settings
 from rank_worker import STEPS, arrange
 from safetensors.torch import load_file
 
@@ -25,8 +25,8 @@ RANKS = 2
 
 def arguments(stage: str, *changes: str) -> list[str]:
     """The command line of a stage with the micro parameters."""
-    settings = (*MICRO, "pretrain.cache_features=false", "finetune.cache_features=false", *changes)
-    return [stage, *OPTIONS, *(part for setting in settings for part in ("--set", setting))]
+    chosen = settings("pretrain.cache_features=false", "finetune.cache_features=false", *changes)
+    return [stage, *OPTIONS, *(part for setting in chosen for part in ("--set", setting))]
 
 
 def launch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import random
@@ -12,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from micro import MICRO, ROOT, micro
+from micro import ROOT, micro, settings
 
+from videollava.data.shards import load_split
 from videollava.errors import InputError
-from videollava.tracking import input_key
+from videollava.tracking import input_key, track, write_curve
 from videollava.train import finetune, loop, pretrain
 from videollava.train.state import find_checkpoint
 
@@ -72,6 +74,33 @@ def test_a_checkpoint_belongs_to_the_parameters_in_use(workspace: Callable[[str]
     assert given != other
 
 
+def test_a_loss_that_is_no_number_names_the_step_its_records_and_what_to_do(
+    workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, folder = micro(), workspace("broken")
+    pretrain.run(params, folder)
+    real = loop._learn
+    monkeypatch.setattr(loop, "_learn", lambda *given: (float("nan"), real(*given)[1]))
+    ids = load_split(folder / "data/prepared", "finetune")["id"].to_pylist()
+    with pytest.raises(InputError, match=r"the loss of step 1 is nan \(this rank's records: ") as caught:
+        finetune.run(params, folder)
+    named = str(caught.value).partition("records: ")[2].partition(")")[0].split(", ")
+    assert 1 < len(named) <= params.finetune.batch_size
+    assert set(named) <= set(ids)
+    assert "lower finetune.learning_rate (now 0.001)" in str(caught.value)
+
+
+def test_the_gradients_norm_stands_in_the_curve(workspace: Callable[[str], Path]) -> None:
+    folder = workspace("whole")
+    with track("pretrain", micro(), folder):
+        pretrain.run(micro(), folder)
+        write_curve(folder / "plots/pretrain.csv")
+    with open(folder / "plots/pretrain.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert all(float(row["gradient_norm"]) > 0 for row in rows)
+
+
 def newest(workspace: Path) -> int:
     """Step of the newest checkpoint, 0 without one."""
     found = (workspace / "checkpoints").glob("finetune-*/step-????????")
@@ -81,13 +110,12 @@ def newest(workspace: Path) -> int:
 @pytest.mark.slow
 def test_ten_real_kills_on_the_way_change_no_bit(workspace: Callable[[str], Path]) -> None:
     whole, broken = workspace("whole"), workspace("broken")
-    settings = (*MICRO, "finetune.epochs=12")
     params = micro("finetune.epochs=12")
     for folder in (whole, broken):
         pretrain.run(params, folder)
     finetune.run(params, whole)
     options = ["--params", str(ROOT / "videollava/profiles/tiny.yaml")]
-    options += [part for setting in settings for part in ("--set", setting)]
+    options += [part for setting in settings("finetune.epochs=12") for part in ("--set", setting)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "VIDEOLLAVA_FOLLOWED": "1", "OMP_NUM_THREADS": "1"}
 
     def start() -> subprocess.Popen[bytes]:

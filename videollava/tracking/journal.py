@@ -196,7 +196,9 @@ def close_abandoned(runs: Path, stage: str, status: Status = "KILLED") -> int:
 
 
 def write_curve(
-    target: Path, columns: Sequence[str] = ("loss", "learning_rate"), source: Path | None = None
+    target: Path,
+    columns: Sequence[str] = ("loss", "learning_rate", "gradient_norm"),
+    source: Path | None = None,
 ) -> None:
     """Metrics of the current journal (or of `source`) as CSV: step and `columns`, for `dvc plots`.
 

@@ -32,6 +32,8 @@ from videollava.train.zero import learned_bytes, load_shards, save_shards
 
 __all__ = ["Job", "learning_rate", "train"]
 
+NAMED = 8  # records in an error
+
 
 @dataclass
 class Job:
@@ -117,6 +119,7 @@ class _Seen:
     samples: int = 0
     dropped: int = 0
     waited: float = 0.0
+    gradient_norm: float = math.nan  # before it is cut; nan where the engine does not tell
 
 
 def _steps(job: Job, start: int) -> Iterator[tuple[int, int, Iterator[Batch]]]:
@@ -151,10 +154,10 @@ def _learn(
             loss = job.forward(model, batch, share)
             total += loss.detach()
             accelerator.backward(loss)
-    if job.settings.clip > 0:
-        accelerator.clip_grad_norm_(
-            [p for g in optimizer.param_groups for p in g["params"]], job.settings.clip
-        )
+    learned = [p for group in optimizer.param_groups for p in group["params"]]
+    # Where nothing is to be cut, the norm is measured all the same.
+    norm = accelerator.clip_grad_norm_(learned, job.settings.clip or math.inf)
+    seen.gradient_norm = math.nan if norm is None else float(norm)
     optimizer.step()
     optimizer.zero_grad()
     return _over_ranks(accelerator, total, seen), seen
@@ -189,8 +192,9 @@ def _measure(job: Job, step: int, loss: float, seen: _Seen, seconds: float, rate
         rate_key = f"{section}.video_learning_rate" if part == "video" else f"{section}.learning_rate"
         other = "" if job.settings.precision == "fp32" else f" or set {section}.precision: fp32"
         raise InputError(
-            f"{job.name}: the loss of step {step + 1} is {loss}; lower {rate_key} "
-            f"(now {job.settings.learning_rate}){other}"
+            f"{job.name}: the loss of step {step + 1} is {loss} (this rank's records: {_records_of(job, step)}); "
+            f"look at these records, lower {rate_key} (now {job.settings.learning_rate}){other}; "
+            "the checkpoint before this step stays"
         )
     values = {
         "loss": loss,
@@ -199,11 +203,29 @@ def _measure(job: Job, step: int, loss: float, seen: _Seen, seconds: float, rate
         "samples_per_second": seen.samples / seconds,
         "data_wait_share": min(1.0, seen.waited / seconds),
     }
+    if math.isfinite(seen.gradient_norm):
+        values["gradient_norm"] = seen.gradient_norm
     if job.flops and job.peak_flops:
         values["mfu"] = _flops_of(job, step) / seconds / job.peak_flops
     if job.accelerator.device.type == "cuda":
         values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return values
+
+
+def _records_of(job: Job, step: int) -> str:
+    """The first few records that this rank learned from in a step, and how many there were."""
+    for packs in job.packs:
+        if step >= len(packs.plan):
+            step -= len(packs.plan)
+            continue
+        numbers = packs.plan.packs_of(step, job.accelerator.process_index)
+        rows = [row for number in numbers for row in packs.plan.pack(number).tolist()]
+        table, behind = getattr(packs, "records", None), getattr(packs, "rows", None)
+        if behind is not None:  # pairs of one kind of medium are numbered by themselves
+            rows = [behind[row] for row in rows]
+        names = [str(row if table is None else table["id"][row].as_py()) for row in rows[:NAMED]]
+        return ", ".join(names) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+    return "none"
 
 
 def _flops_of(job: Job, step: int) -> float:
