@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from videollava.data import shards
 from videollava.data.archives import TarWriter
 from videollava.data.shards import (
     ROWS,
@@ -132,3 +134,29 @@ def test_splits_come_back(tmp_path: Path) -> None:
     assert load_split(tmp_path, "align").num_rows == 0
     with pytest.raises(InputError, match="no split 'pretrain', there are: align, finetune"):
         load_split(tmp_path, "pretrain")
+
+
+def test_more_shards_than_a_process_may_open_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "KEPT_OPEN", 2)
+    rows = []
+    for number in range(5):
+        with TarWriter(tmp_path / shard_name(number)) as tar:
+            offset = tar.add("a.png", bytes([number]) * 3)
+        place = {
+            "media_id": number,
+            "shard": number,
+            "offset": offset,
+            "size": 3,
+            "kind": "image",
+            "sha256": "",
+        }
+        rows.append({**place, "width": 1, "height": 1, "frames": 1})
+    write_media(tmp_path, rows)
+    reader, before = Shards(tmp_path), len(os.listdir("/dev/fd"))
+    for _ in range(2):
+        assert [reader.read(number) for number in range(5)] == [bytes([number]) * 3 for number in range(5)]
+    assert len(os.listdir("/dev/fd")) == before + 2
+    reader.close()
+    assert len(os.listdir("/dev/fd")) == before

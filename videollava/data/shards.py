@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 ROWS = 4096  # of a record batch
+# Files a reader keeps open; the usual limit of a process is 1,024. More are opened for each read: some 10 us.
+KEPT_OPEN = 128
 
 
 def media_schema() -> Any:
@@ -81,12 +83,17 @@ class Shards:
                 f"{self.folder}: no medium {media_id}, there are {len(self)}; run `videollava prepare`"
             )
         size = int(self._size[media_id])
-        # pread keeps no position: threads and forked processes may share the descriptor.
-        data = os.pread(self._file(int(self._shard[media_id])), size, int(self._offset[media_id]))
+        shard = int(self._shard[media_id])
+        file = self._file(shard)
+        try:
+            # pread keeps no position: threads and forked processes may share the descriptor.
+            data = os.pread(file, size, int(self._offset[media_id]))
+        finally:
+            if self._files.get(shard) != file:
+                os.close(file)
         if len(data) != size or (self.verify and self._hash(media_id) != hashlib.sha256(data).hexdigest()):
-            shard = self._path(int(self._shard[media_id]))
             raise InputError(
-                f"{shard}: medium {media_id} is not what was written; run `videollava prepare` again"
+                f"{self._path(shard)}: medium {media_id} is not what was written; run `videollava prepare` again"
             )
         return data
 
@@ -110,14 +117,16 @@ class Shards:
         return self.folder / shard_name(shard)
 
     def _file(self, shard: int) -> int:
-        if shard not in self._files:
-            try:
-                opened = os.open(self._path(shard), os.O_RDONLY)
-            except FileNotFoundError as error:
-                raise InputError(f"{self._path(shard)}: not found; run `videollava prepare`") from error
-            if self._files.setdefault(shard, opened) != opened:  # another thread was quicker
-                os.close(opened)
-        return self._files[shard]
+        """Its descriptor; the caller closes one that was not kept."""
+        if shard in self._files:
+            return self._files[shard]
+        try:
+            opened = os.open(self._path(shard), os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise InputError(f"{self._path(shard)}: not found; run `videollava prepare`") from error
+        if len(self._files) < KEPT_OPEN:
+            self._files.setdefault(shard, opened)  # unless another thread was quicker
+        return opened
 
 
 def shard_name(shard: int) -> str:
