@@ -16,7 +16,7 @@ from videollava.data.pairs import plan_pairs
 from videollava.errors import InputError
 from videollava.train.align import contrastive_loss
 
-PAIRS, WIDTH = 8, 6
+PAIRS, WIDTH, LOST = 8, 6, 5
 
 
 def gradients(accelerator: Any, part: slice) -> list[Tensor]:
@@ -30,7 +30,9 @@ def gradients(accelerator: Any, part: slice) -> list[Tensor]:
         nn.functional.normalize(encoder(given[part]), dim=-1)
         for encoder, given in zip(encoders, inputs, strict=True)
     )
-    contrastive_loss(accelerator, media, text, captions[part], scale.exp()).backward()
+    present = torch.ones(PAIRS, dtype=torch.bool)
+    present[LOST] = False
+    contrastive_loss(accelerator, media, text, captions[part], scale.exp(), present[part]).backward()
     return [weight.grad for weight in (*encoders.parameters(), scale) if weight.grad is not None]
 
 
@@ -57,6 +59,16 @@ def test_float32_gradients_on_ranks_are_those_of_one(ranks: int, tmp_path: Path)
     for rank in range(ranks):
         for found, wanted in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_lost_pair_is_as_if_it_had_never_been_there() -> None:
+    torch.manual_seed(0)
+    media, text = (nn.functional.normalize(torch.randn(PAIRS, WIDTH), dim=-1) for _ in range(2))
+    captions, present = torch.arange(PAIRS)[:, None], torch.ones(PAIRS, dtype=torch.bool)
+    present[LOST] = False
+    one, scale = SimpleNamespace(num_processes=1, process_index=0), torch.tensor(10.0)
+    kept = contrastive_loss(one, media[present], text[present], captions[present], scale, present[present])
+    torch.testing.assert_close(contrastive_loss(one, media, text, captions, scale, present), kept)
 
 
 def test_ranks_that_do_not_divide_a_batch_are_refused() -> None:

@@ -26,8 +26,9 @@ __all__ = ["Captions", "PairBatch", "Pairs", "decode_all", "plan_pairs", "rows_o
 
 @dataclass
 class PairBatch:
-    """input_ids, attention_mask (B, L); `lengths` has an entry a pair.
+    """input_ids, attention_mask (B, L); `lengths` has an entry a pair that is there.
 
+    present: (B,) bool; a pair whose medium does not decode keeps its place, so that ranks' batches stay equal.
     pixels: (B, 3, H, W), (B, T, 3, H, W), or for captions alone the attention mask of their second view (B, L).
     """
 
@@ -35,14 +36,14 @@ class PairBatch:
     input_ids: Tensor
     attention_mask: Tensor
     pixels: Tensor
+    present: Tensor
     lengths: list[int]
     dropped: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> PairBatch:
         """Itself in page-locked memory; the data loader asks for it by this name."""
-        self.input_ids, self.attention_mask, self.pixels = (
-            part.pin_memory() for part in (self.input_ids, self.attention_mask, self.pixels)
-        )
+        for name in ("input_ids", "attention_mask", "pixels", "present"):
+            setattr(self, name, getattr(self, name).pin_memory())
         return self
 
 
@@ -99,15 +100,18 @@ class Pairs(Dataset[PairBatch]):
         return len(self.plan.packs) - 1
 
     def __getitem__(self, number: int) -> PairBatch:
-        media, captions, dropped = [], [], []
-        for pair in self.plan.pack(number).tolist():
-            row = self.rows[pair]
+        rows = [self.rows[pair] for pair in self.plan.pack(number).tolist()]
+        captions = [json.loads(self.records["conversations"][row].as_py())[-1][1] for row in rows]
+        media: list[Tensor | None] = []
+        dropped = []
+        for row in rows:
             try:
                 media.append(self._turn(self._read(row), row))
             except InputError as error:
                 dropped.append(str(error))
-                continue
-            captions.append(json.loads(self.records["conversations"][row].as_py())[-1][1])
+                media.append(None)
+        shape = self.layout.image_size, self.layout.image_size
+        blank = torch.zeros((self.layout.frames, 3, *shape) if self.kind == "video" else (3, *shape))
         text = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt"
         )
@@ -115,8 +119,9 @@ class Pairs(Dataset[PairBatch]):
             number,
             text["input_ids"],
             text["attention_mask"],
-            torch.stack(media),
-            [1] * len(captions),
+            torch.stack([blank if pixels is None else pixels for pixels in media]),
+            torch.tensor([pixels is not None for pixels in media]),
+            [1] * (len(rows) - len(dropped)),
             dropped,
         )
 
@@ -195,4 +200,5 @@ class Captions(Dataset[PairBatch]):
         first, second = (mask * torch.from_numpy(draw.random(mask.shape) >= self.lost) for _ in range(2))
         for view in (first, second):
             view[:, 0] = 1  # a caption never loses everything
-        return PairBatch(number, ids, first, second, [1] * len(captions))
+        present = torch.ones(len(captions), dtype=torch.bool)
+        return PairBatch(number, ids, first, second, present, [1] * len(captions))

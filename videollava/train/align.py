@@ -38,6 +38,7 @@ __all__ = ["contrastive_loss", "run"]
 
 Kind = Literal["image", "video"]
 POSITIONS = 77
+ABSENT = -1e9  # a logit that no softmax sees; -inf times the zero that is wanted of it would be no number
 HIGHEST_SCALE = math.log(100.0)  # CLIP's bound on the learned temperature
 
 
@@ -249,7 +250,8 @@ def _forward(
         # The value itself, as in CLIP: a bound inside the loss has no gradient, and the scale could not come back.
         pair.logit_scale.clamp_(max=HIGHEST_SCALE)
     device = accelerator.device
-    ids, mask, pixels = (x.to(device) for x in (batch.input_ids, batch.attention_mask, batch.pixels))
+    parts = (batch.input_ids, batch.attention_mask, batch.pixels, batch.present)
+    ids, mask, pixels, present = (part.to(device, non_blocking=True) for part in parts)
     captions = F.pad(ids, (0, POSITIONS - ids.shape[1]), value=IGNORED)
     if pixels.ndim == 2:
         both = model(pixel_values=None, input_ids=ids.repeat(2, 1), attention_mask=torch.cat([mask, pixels]))
@@ -257,22 +259,28 @@ def _forward(
     else:
         out = model(pixel_values=pixels, input_ids=ids, attention_mask=mask)
         first, second = out.image_embeds, out.text_embeds
-    return contrastive_loss(accelerator, first.float(), second.float(), captions, pair.logit_scale.exp())
+    scale = pair.logit_scale.exp()
+    return contrastive_loss(accelerator, first.float(), second.float(), captions, scale, present)
 
 
 def contrastive_loss(
-    accelerator: Any, media_BD: Tensor, text_BD: Tensor, captions_BL: Tensor, scale: Tensor
+    accelerator: Any, media_BD: Tensor, text_BD: Tensor, captions_BL: Tensor, scale: Tensor, present_B: Tensor
 ) -> Tensor:
     """Symmetric InfoNCE of this rank's pairs against the pairs of all ranks (normalised embeddings).
 
     Equal captions (captions_BL: their ids) are all right answers: with few distinct captions a batch holds many
-    pairs that are no negatives of each other.
+    pairs that are no negatives of each other. Pairs that are not present_B take no part, neither as rows nor as
+    negatives. Averaged over ranks (as DDP does with gradients) it is the loss of one rank that holds all.
     """
-    all_media, all_text, all_captions = (_gather(accelerator, x) for x in (media_BD, text_BD, captions_BL))
-    same = (captions_BL[:, None] == all_captions[None]).all(-1).float()
-    wanted = same / same.sum(1, keepdim=True)
+    all_media, all_text, all_captions, all_present = (
+        _gather(accelerator, x) for x in (media_BD, text_BD, captions_BL, present_B)
+    )
+    same = ((captions_BL[:, None] == all_captions[None]).all(-1) & all_present[None]).float()
+    wanted = same / same.sum(1, keepdim=True).clamp(min=1)
+    # The mean over the present pairs of all ranks.
+    share = present_B * (accelerator.num_processes / all_present.sum().clamp(min=1))
     losses = [
-        -(wanted * (scale * a @ b.T).log_softmax(1)).sum(1).mean()
+        -((wanted * (scale * a @ b.T).masked_fill(~all_present, ABSENT).log_softmax(1)).sum(1) * share).sum()
         for a, b in ((media_BD, all_text), (text_BD, all_media))
     ]
     return (losses[0] + losses[1]) / 2
