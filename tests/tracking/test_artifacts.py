@@ -25,7 +25,9 @@ def test_a_copy_is_kept_once_and_outlives_its_source(tmp_path: Path) -> None:
 def test_texts_lose_their_credentials_and_bytes_stay_bytes(tmp_path: Path) -> None:
     file, page, other = tmp_path / "params.yaml", tmp_path / "report.html", tmp_path / "model.bin"
     file.write_text("url: s3://me:hunter2@host/b\naccess_token: hunter2\nepochs: 2\n")
-    assert keep(file, tmp_path / "store").read_text() == "url: s3://***@host/b\naccess_token: ***\nepochs: 2\n"
+    assert (
+        keep(file, tmp_path / "store").read_text() == "url: s3://***@host/b\naccess_token: ***\nepochs: 2\n"
+    )
     page.write_text("<p>the token: red?</p><a href='http://me:hunter2@judge/v1'>judge</a>")
     assert keep(page, tmp_path / "store").read_text() == (
         "<p>the token: red?</p><a href='http://***@judge/v1'>judge</a>"
