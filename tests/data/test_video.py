@@ -388,3 +388,25 @@ def test_names_that_ffmpeg_would_read_as_patterns(tmp_path: Path) -> None:
     for name in ("a%03d.png", "concat:b|c.mp4", "subfile,,start,1,:d.mp4", "-e.m3u8"):
         (tmp_path / name).write_bytes(data)
         assert numbers(read_frames(tmp_path / name, 5)) == list(range(5))
+
+
+def test_pictures_that_vp8_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    av = pytest.importorskip("av")
+
+    file = io.BytesIO()
+    with (
+        av.open(io.BytesIO(clip(30, "webm", "libvpx"))) as source,
+        av.open(file, "w", format="webm") as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for index, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                data = bytearray(bytes(packet))
+                data[0] &= 0xFF if index != 10 else ~0x10
+                changed = av.Packet(bytes(data))
+                changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+                changed.is_keyframe, changed.stream = packet.is_keyframe, stream
+                target.mux(changed)
+    check(file.getvalue(), [number for number in range(30) if number != 10])
+    monkeypatch.setattr(video, "_play", None)
+    assert numbers(read_frames(file.getvalue(), 29)) == [n for n in range(30) if n != 10]

@@ -33,10 +33,13 @@ Frames = NDArray[np.uint8]
 Choose = Callable[[int], Sequence[int]]
 
 DECODE_SECONDS = 60.0
-# Codecs whose every packet shows exactly one picture (VP8 has hidden ones, MPEG-4 in AVI packs two into one).
+# Codecs whose every packet shows one picture, as VP8's first byte says too. MPEG-4 in AVI may pack two into one: then
+# an empty packet follows.
+_VP8_SHOWN, _EMPTY = 0x10, 20
 _A_PICTURE_EACH = {
     "h264",
     "hevc",
+    "vp8",
     "vp9",
     "av1",
     "mpeg4",
@@ -136,11 +139,14 @@ class _Timeline:
 def _scan(demuxer: Any, stream: Any, container: Container) -> _Timeline:
     """Read every packet and decode none."""
     packets = []
-    damaged = False
+    damaged = packed = False
+    vp8, avi = stream.codec_context.name == "vp8", container is AVI
     for packet in demuxer.demux(stream):
         if packet.size:
-            packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+            hidden = packet.is_discard or (vp8 and not memoryview(packet)[0] & _VP8_SHOWN)
+            packets.append((packet.pts, packet.dts, packet.is_keyframe, hidden))
             damaged = damaged or packet.is_corrupt
+            packed = packed or (avi and packet.size < _EMPTY)
     _check_complete(stream, container, len(packets), damaged)
     times = [pts for pts, _, _, _ in packets]
     if None in times or len(set(times)) < len(times) or not packets[0][2]:
@@ -148,16 +154,14 @@ def _scan(demuxer: Any, stream: Any, container: Container) -> _Timeline:
     begins = 0 if container is ISO else min(times)  # the time of an edit list begins at 0
     shown = sorted(pts for pts, _, _, hidden in packets if not hidden and pts >= begins)
     keys = sorted(pts for pts, _, key, _ in packets if key)
-    return _Timeline(shown, keys, len(shown), _tells_all(packets, stream, container))
+    return _Timeline(shown, keys, len(shown), not packed and _tells_all(packets, stream, container))
 
 
 def _tells_all(packets: Sequence[tuple[int, Any, bool, bool]], stream: Any, container: Container) -> bool:
-    name = stream.codec_context.name
     decoded = [dts for _, dts, _, _ in packets if dts is not None]
     return (
         stream.codec_context.codec.canonical_name in _A_PICTURE_EACH
         and container.demuxer not in _NO_INDEX
-        and not (container is AVI and name == "mpeg4")
         and packets[0][0] == min(pts for pts, _, _, _ in packets)
         and all(a < b for a, b in pairwise(decoded))
     )
