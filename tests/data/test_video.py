@@ -88,6 +88,8 @@ def test_edits_of_a_fragmented_file() -> None:
     parts = remuxed(clip(90, g="30"), "mp4", movflags="frag_keyframe+delay_moov+default_base_moof")
     check(parts, COUNT)
     check(with_edits(parts, (0, 1, 1)), COUNT[30:])
+    with pytest.raises(InputError, match="several parts of its fragments"):
+        read_frames(with_edits(parts, (1, 0, 1), (1, 2, 1)), 8)
 
 
 # --- Where streams begin

@@ -61,19 +61,19 @@ def _check_iso(file: BinaryIO, size: int) -> None:
     if movie[1] - movie[0] > MOST_HEADER:
         raise NotAdmitted(f"its header takes {movie[1] - movie[0]} bytes", _ENCODE)
     file.seek(movie[0])
-    _check_movie(file.read(movie[1] - movie[0]))
+    _check_movie(file.read(movie[1] - movie[0]), fragmented)
 
 
-def _check_movie(header: bytes) -> None:
+def _check_movie(header: bytes, fragmented: bool) -> None:
     file = io.BytesIO(header)
     for kind, start, stop in _boxes(file, 0, len(header)):
         if kind == b"rmra":
             raise NotAdmitted("its pictures lie in other files (a reference movie)", "join them into one mp4")
         if kind == b"trak":
-            _check_track(header[start:stop])
+            _check_track(header[start:stop], fragmented)
 
 
-def _check_track(track: bytes) -> None:
+def _check_track(track: bytes, fragmented: bool) -> None:
     """Tracks of pictures and sound; what others refer to is never read."""
     found = {kind: track[start:stop] for kind, start, stop in _inside(track)}
     if found.get(b"hdlr", b"")[8:12] not in (b"vide", b"soun"):
@@ -83,12 +83,15 @@ def _check_track(track: bytes) -> None:
     if any(kind in (b"encv", b"enca", b"drmi", b"drms") for kind, _ in _entries(found.get(b"stsd", b""))):
         raise NotAdmitted("it is encrypted", "give a copy without protection")
     if found[b"hdlr"][8:12] == b"vide":
-        _check_pictures(found)
+        _check_pictures(found, fragmented)
 
 
-def _check_pictures(found: dict[bytes, bytes]) -> None:
-    if any(speed != 1 for speed in _speeds(found.get(b"elst", b""))):
+def _check_pictures(found: dict[bytes, bytes], fragmented: bool) -> None:
+    speeds = list(_speeds(found.get(b"elst", b"")))
+    if any(speed != 1 for speed in speeds):
         raise NotAdmitted("it shows a part at another speed or standing still (edit list)", _ENCODE)
+    if fragmented and len(speeds) > 1:  # of fragments FFmpeg knows where to begin, no more
+        raise NotAdmitted("it shows several parts of its fragments (edit list)", _ENCODE)
     times, sizes = found.get(b"stts", b""), found.get(b"stsz", b"")
     counted = sum(int.from_bytes(times[at : at + 4], "big") for at in range(8, len(times) - 7, 8))
     sized = int.from_bytes(sizes[8:12], "big")
