@@ -140,6 +140,7 @@ def _quiet() -> None:
         ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"),
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10"),
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
+        ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),  # with the password that is in it
         ("DO_NOT_TRACK", "true"),
         ("GIT_PYTHON_REFRESH", "quiet"),
     ):
