@@ -15,13 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from videollava.data import media
+from videollava.data import media, video
 
 FRAMES, SIZE = 8, 224
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -33,6 +34,12 @@ ENDINGS = {".mp4", ".webm", ".mkv", ".avi"}
 def ours(file: Path) -> Tensor:
     """What training does."""
     return media.frames_to_pixels(media.read_frames(file, FRAMES), SIZE)
+
+
+def by_av(file: Path) -> Tensor:
+    """The same where decord is missing."""
+    with mock.patch.object(video, "read_plain", return_value=None):
+        return ours(file)
 
 
 def plain(file: Path) -> Tensor:
@@ -53,7 +60,7 @@ def _whole(frames: np.ndarray) -> Tensor:
     return pixels[..., top : top + SIZE, left : left + SIZE].contiguous()
 
 
-WAYS: dict[str, Callable[[Path], Tensor]] = {"ours": ours, "plain": plain}
+WAYS: dict[str, Callable[[Path], Tensor]] = {"ours": ours, "ours, PyAV alone": by_av, "plain": plain}
 
 
 def draw(folder: Path) -> Iterator[Path]:

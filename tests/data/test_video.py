@@ -24,7 +24,7 @@ from clips import (
     with_edits,
 )
 
-from videollava.data import video
+from videollava.data import plain_video, video
 from videollava.data.video import frame_indices, measure_video, read_frames
 from videollava.errors import InputError
 
@@ -274,7 +274,9 @@ def test_the_stream_that_a_player_shows(cover: bool, second: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["sample_demo_22.mp4", "sample_demo_3.mp4", "video_0.mp4"])
-def test_whole_files_are_to_the_bit_what_decord_gives(shared: Path, name: str) -> None:
+def test_whole_files_are_to_the_bit_what_decord_gives(
+    shared: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decord = pytest.importorskip("decord")
 
     path = shared / "media" / "video" / name
@@ -283,6 +285,39 @@ def test_whole_files_are_to_the_bit_what_decord_gives(shared: Path, name: str) -
     assert np.array_equal(read_frames(path.read_bytes(), 8), frames)
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
     assert np.array_equal(reader.get_batch(frame_indices(len(reader), 8)).asnumpy(), frames)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert np.array_equal(read_frames(path, 8), frames)  # by PyAV
+
+
+def test_decord_reads_plain_files_alone(monkeypatch: pytest.MonkeyPatch, whole: bytes) -> None:
+    read: list[bool] = []
+
+    def note(*given: Any) -> Any:
+        found = plain_video.read_plain(*given)
+        read.append(found is not None)
+        return found
+
+    monkeypatch.setattr(video, "read_plain", note)
+    read_frames(whole, 8)
+    read_frames(clip(45, kind="matroska"), 8)
+    assert read == [True, True]
+    for other in (
+        with_edits(whole, (2, 1, 1)),
+        clip(8, codec="mpeg4", bf="2"),
+        clip(8, pix="yuv420p10le"),
+        clip(8, kind="mpegts"),
+        open_groups(),
+    ):
+        read_frames(other, 3)
+    assert read == [True, True]
+
+
+@pytest.mark.parametrize("width", [*range(64, 132, 2), 322])
+def test_both_decoders_give_the_same_numbers(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = clip(9, width=width, height=66)
+    ours = read_frames(data, 4)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert np.array_equal(read_frames(data, 4), ours)
 
 
 def test_rotation_is_applied() -> None:
@@ -337,6 +372,7 @@ def test_a_decoder_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_long_decoding_ends_in_time(monkeypatch: pytest.MonkeyPatch, whole: bytes) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)  # nothing of its can be ended before its time
     monkeypatch.setattr(video, "DECODE_SECONDS", -1.0)
     monkeypatch.setattr(video, "_limited", lambda call, seconds: call())
     with pytest.raises(InputError, match="not decoded after"):

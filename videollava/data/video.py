@@ -4,8 +4,9 @@ What a video shows is decided once, from the timestamps of its packets: edit lis
 between two of them, headers count wrongly. Files whose packets tell it all are read by seeking, and each frame's
 timestamp is compared with the one asked for; of all others every picture is decoded and counted.
 
-PyAV (FFmpeg) is the one decoder. decord, which the original uses, gives the same numbers for whole files, but other
-frames where an edit list hides some and where B-frames of some codecs follow a seek (bench/decode.py compares).
+Plain files, which is nearly all, are then decoded by decord, as in the original (`plain_video`), everything else by
+PyAV, whose FFmpeg is of today: decord 0.6 gives other frames where an edit list hides some and where B-frames of some
+codecs follow a seek. Where both read a file their numbers are the same.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from videollava.data.admission.containers import AVI, ISO, Container
 from videollava.data.admission.opening import Source, open_medium, refuse_others, unreadable
+from videollava.data.plain_video import is_idr, is_plain, read_plain
 
 __all__ = ["frame_indices", "measure_video", "read_frames"]
 
@@ -98,7 +100,10 @@ def _read_shown(file: BinaryIO, container: Container, choose: Choose) -> tuple[F
             timeline = _scan(demuxer, stream, container)
             total = len(timeline.shown)
             if timeline.tells_all and total:
-                found = _seek(demuxer, stream, timeline, choose(total), until)
+                chosen = choose(total)
+                found = read_plain(file, _seconds(stream, timeline), chosen) if timeline.plain else None
+                if found is None:
+                    found = _seek(demuxer, stream, timeline, chosen, until)
                 if found is not None:
                     return found, total
         return _play(file, container, timeline.expected, choose, until)
@@ -127,13 +132,14 @@ class _Timeline:
     """What a stream's packets say is shown.
 
     shown: timestamps of the pictures, in order; keys: where decoding can begin; expected: pictures, as a guess
-    where `tells_all` is False: then only decoding tells.
+    where `tells_all` is False: then only decoding tells. plain: decord may read the file.
     """
 
     shown: Sequence[int]
     keys: Sequence[int]
     expected: int
     tells_all: bool
+    plain: bool = False
 
 
 def _scan(demuxer: Any, stream: Any, container: Container) -> _Timeline:
@@ -141,12 +147,15 @@ def _scan(demuxer: Any, stream: Any, container: Container) -> _Timeline:
     packets = []
     damaged = packed = False
     vp8, avi = stream.codec_context.name == "vp8", container is AVI
+    plain = is_plain(stream.codec_context)
+    header = stream.codec_context.extradata if plain else b""
     for packet in demuxer.demux(stream):
         if packet.size:
             hidden = packet.is_discard or (vp8 and not memoryview(packet)[0] & _VP8_SHOWN)
             packets.append((packet.pts, packet.dts, packet.is_keyframe, hidden))
             damaged = damaged or packet.is_corrupt
             packed = packed or (avi and packet.size < _EMPTY)
+            plain = plain and (not packet.is_keyframe or is_idr(bytes(packet), header))
     _check_complete(stream, container, len(packets), damaged)
     times = [pts for pts, _, _, _ in packets]
     if None in times or len(set(times)) < len(times) or not packets[0][2]:
@@ -154,7 +163,12 @@ def _scan(demuxer: Any, stream: Any, container: Container) -> _Timeline:
     begins = 0 if container is ISO else min(times)  # the time of an edit list begins at 0
     shown = sorted(pts for pts, _, _, hidden in packets if not hidden and pts >= begins)
     keys = sorted(pts for pts, _, key, _ in packets if key)
-    return _Timeline(shown, keys, len(shown), not packed and _tells_all(packets, stream, container))
+    whole = plain and len(shown) == len(packets)
+    return _Timeline(shown, keys, len(shown), not packed and _tells_all(packets, stream, container), whole)
+
+
+def _seconds(stream: Any, timeline: _Timeline) -> list[float]:
+    return [float(pts * stream.time_base) for pts in timeline.shown]
 
 
 def _tells_all(packets: Sequence[tuple[int, Any, bool, bool]], stream: Any, container: Container) -> bool:
