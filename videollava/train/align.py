@@ -301,13 +301,13 @@ class _Gathered(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, accelerator: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, tensor: Tensor, accelerator: Any) -> Tensor:
         ctx.accelerator = accelerator
         gathered: Tensor = accelerator.gather(tensor)
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         accelerator = ctx.accelerator
         summed: Tensor = accelerator.reduce(grad.contiguous(), "sum")
         return summed.chunk(accelerator.num_processes)[accelerator.process_index], None
