@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from flows.clones import CLONES, drop_old_clones
-from flows.lock import hold
+from flows.places.clones import CLONES, drop_old_clones
+from flows.places.lock import hold
 from videollava.errors import InputError
 
 __all__ = ["clean", "purge"]

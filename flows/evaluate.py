@@ -12,11 +12,11 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.places.workspace import repository
 from flows.process import OutputLines, run_streamed
 from flows.shown import hide_in_failures, show_table
-from flows.stage import NOISE, StageFailed, stage_environment
+from flows.stages.stage import NOISE, StageFailed, stage_environment
 from flows.storage import bring
-from flows.workspace import repository
 from videollava import registry
 from videollava.gate import primary
 from videollava.params import load_params

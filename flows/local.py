@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _retrain(options: argparse.Namespace) -> int:
     _require("dvc", "prefect", "mlflow")
-    from flows.lock import hold
-    from flows.scm import settle_scm
-    from flows.workspace import apply_params
+    from flows.places.lock import hold
+    from flows.places.scm import settle_scm
+    from flows.places.workspace import apply_params
 
     root = options.workspace.resolve()
     with hold(root):
@@ -80,7 +80,7 @@ def _require(*packages: str) -> None:
 
 def _nothing_to_do(root: Path, promote: bool) -> bool:
     """Say so where all stages are up to date, their outputs registered, and promotion is settled."""
-    from flows.stage import is_current
+    from flows.stages.stage import is_current
     from flows.storage import stores
 
     if not is_current(root):
@@ -108,7 +108,7 @@ def _nothing_to_do(root: Path, promote: bool) -> bool:
 
 
 def _run_flow(root: Path, options: argparse.Namespace) -> int:
-    from flows.server import prefect_server
+    from flows.servers.server import prefect_server
 
     with prefect_server(root) as server:
         own = server.running is not None
@@ -186,7 +186,7 @@ class _Watch:
 
 
 def _report(root: Path, state: Any) -> int:
-    from flows.stage import StageFailed
+    from flows.stages.stage import StageFailed
     from videollava import registry
     from videollava.params import load_params
 

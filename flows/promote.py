@@ -8,9 +8,9 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed
 
+from flows.places.workspace import repository
 from flows.shown import hide_in_failures, show_table
 from flows.storage import stores
-from flows.workspace import repository
 from videollava import registry
 from videollava.errors import InputError
 from videollava.params import load_params

@@ -21,12 +21,12 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from flows.graph import kept_stages, stage_order
+from flows.places.workspace import apply_params, occupy, repository
 from flows.session import Session, open_session
 from flows.shown import hide_in_failures, show_link, show_table, show_text
-from flows.stage import StageFailed, StageResult, push_stage, run_stage
+from flows.stages.graph import kept_stages, stage_order
+from flows.stages.stage import StageFailed, StageResult, push_stage, run_stage
 from flows.storage import stores
-from flows.workspace import apply_params, occupy, repository
 from videollava import registry
 from videollava.errors import InputError
 from videollava.gate import Decision

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.graph import stage_order
-from flows.stage import StageResult
+from flows.stages.graph import stage_order
+from flows.stages.stage import StageResult
 from videollava import registry
 from videollava.errors import InputError
 from videollava.params import Params

@@ -11,10 +11,10 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
-from flows.ports import own_address, reserve
-from flows.probe import is_up, open_address
 from flows.process import Supervised
-from flows.server import LOCAL, START_SECONDS, Server, find_configured, start_server
+from flows.servers.ports import own_address, reserve
+from flows.servers.probe import is_up, open_address
+from flows.servers.server import LOCAL, START_SECONDS, Server, find_configured, start_server
 from videollava.errors import InputError
 from videollava.params import load_params
 from videollava.scrub import scrub

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from flows.clean import STAGED, clean, purge
-from flows.clones import CLONES
-from flows.graph import stage_order, stage_outputs
-from flows.lock import hold
-from flows.stage import is_current, run_stage
+from flows.places.clones import CLONES
+from flows.places.lock import hold
+from flows.places.workspace import occupy
+from flows.stages.graph import stage_order, stage_outputs
+from flows.stages.stage import is_current, run_stage
 from flows.storage import stores
-from flows.workspace import occupy
 from videollava import registry
 from videollava.errors import InputError
 from videollava.params import Tracking, load_params

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.lock import hold
+from flows.places.lock import hold
 from flows.process import SUPERVISE, OutputLines, Supervised, run_streamed
 from videollava.environment import SUPERVISED
 from videollava.errors import InputError
@@ -175,7 +175,7 @@ def test_what_outlived_everybody_is_ended_by_the_next(
 ) -> None:
     mark = f"orphan-{tmp_path.name}-{os.getpid()}"
     body = (
-        "import os, signal, sys; from pathlib import Path; from flows.lock import hold\n"
+        "import os, signal, sys; from pathlib import Path; from flows.places.lock import hold\n"
         "from flows.process import Supervised\n"
         "with hold(Path('.')) as lock:\n"
         "    running = Supervised([sys.executable, '-c', sys.argv[1], sys.argv[2]], Path('.'), keep=[lock])\n"

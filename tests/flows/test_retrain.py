@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = ["fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate"]
 # As `python -m flows.retrain`, but blind to a server that happens to run on this machine.
 MAIN = (
-    "import sys; import flows.server as s; s.LOCAL = 'http://127.0.0.1:9/api'\n"
+    "import sys; import flows.servers.server as s; s.LOCAL = 'http://127.0.0.1:9/api'\n"
     "from flows.local import main; sys.exit(main())"
 )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stage import push_stage, run_stage
+from flows.stages.stage import push_stage, run_stage
 from flows.storage import stores
 from videollava.errors import InputError
 from videollava.registry.manifest import folder_key, materialise, missing_files, read_manifest

@@ -10,7 +10,7 @@ import pytest
 
 from flows.process import OutputLines
 from flows.shown import hide_in_failures, hide_in_logs, show_link, show_table, show_text
-from flows.stage import StageFailed
+from flows.stages.stage import StageFailed
 
 URL = "https://user:s3cret/w?rd@host/x.tar?X-Amz-Signature=abcdef0123456789"
 PARTS = ("s3cret", "w?rd", "abcdef0123456789")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows.stage import push_stage, run_stage
+from flows.stages.stage import push_stage, run_stage
 from flows.storage import bring, has_remote, share, stores
 from videollava import registry
 from videollava.errors import InputError

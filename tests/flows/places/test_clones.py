@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import flows.clones
-from flows.clones import CLONES, have_clone
-from flows.git import owns
+import flows.places.clones
 from flows.local import main
-from flows.workspace import occupy
+from flows.places.clones import CLONES, have_clone
+from flows.places.git import owns
+from flows.places.workspace import occupy
 from videollava.errors import InputError
 
 
@@ -168,7 +168,7 @@ def test_a_checkout_that_was_killed_is_done_again_and_keeps_what_it_may_resume_f
 
 
 def test_old_clones_go_and_nothing_else(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.clones, "KEEP_CLONES", 1)
+    monkeypatch.setattr(flows.places.clones, "KEEP_CLONES", 1)
     (workspace / "runs").mkdir()
     (workspace / "runs" / "kept").write_text("a journal")
     with occupy(workspace) as (oldest, _):
@@ -179,7 +179,9 @@ def test_old_clones_go_and_nothing_else(workspace: Path, monkeypatch: pytest.Mon
         assert not oldest.exists()
         git(workspace, "commit", "--quiet", "--allow-empty", "-m", "last")
         with have_clone(workspace, git(workspace, "rev-parse", "HEAD")) as (third, _):
-            flows.clones.drop_old_clones(workspace)  # the second is the older, but somebody works in there
+            flows.places.clones.drop_old_clones(
+                workspace
+            )  # the second is the older, but somebody works in there
             assert second.is_dir()
             assert third.is_dir()
     assert sorted(path.name for path in third.parent.iterdir() if path.is_dir()) == sorted(
@@ -191,7 +193,7 @@ def test_old_clones_go_and_nothing_else(workspace: Path, monkeypatch: pytest.Mon
 def test_a_removal_that_is_cut_short_leaves_no_half_clone(
     workspace: Path, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flows.clones, "KEEP_CLONES", 1)
+    monkeypatch.setattr(flows.places.clones, "KEEP_CLONES", 1)
     with occupy(workspace, commit=first) as (root, _):
         pass
 
@@ -199,7 +201,7 @@ def test_a_removal_that_is_cut_short_leaves_no_half_clone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.clones.shutil.rmtree", stop)
+        patch.setattr("flows.places.clones.shutil.rmtree", stop)
         with pytest.raises(KeyboardInterrupt), occupy(workspace):
             pass
     assert not root.exists()

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.graph import stage_inputs, stage_order, stage_outputs
+from flows.stages.graph import stage_inputs, stage_order, stage_outputs
 from videollava.errors import InputError
 from videollava.params import Params, profile_names, profile_text
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 GRAPH = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
 STAGES = ["fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate"]
 MODULES = {

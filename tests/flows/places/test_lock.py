@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.lock import LOCK, hold
+from flows.places.lock import LOCK, hold
 from videollava.errors import InputError
 
 
@@ -60,14 +60,14 @@ def test_a_file_system_without_locks_gets_one_of_this_machine(
     real, folder = fcntl.flock, tmp_path / "mounted"
     folder.mkdir()
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("flows.lock.tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr("flows.places.lock.tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
 
     def flock(descriptor: int, how: int) -> None:
         if str(folder) in os.readlink(f"/proc/self/fd/{descriptor}"):
             raise OSError(number, os.strerror(number))
         real(descriptor, how)
 
-    monkeypatch.setattr("flows.lock.fcntl.flock", flock)
+    monkeypatch.setattr("flows.places.lock.fcntl.flock", flock)
     with hold(folder):
         assert "its file system has no locks" in capsys.readouterr().err
         with pytest.raises(InputError, match="another retraining"), hold(folder, wait=0.0):

@@ -13,14 +13,14 @@ import requests
 import zc.lockfile
 from prefect.states import Failed
 
-import flows.remote
-import flows.stage
-from flows.graph import kept_stages
+import flows.stages.remote
+import flows.stages.stage
+from flows.places.scm import settle_scm
+from flows.places.workspace import occupy
 from flows.process import OutputLines
-from flows.reading import Reading
-from flows.scm import settle_scm
-from flows.stage import StageFailed, is_current, push_stage, run_stage
-from flows.workspace import occupy
+from flows.stages.graph import kept_stages
+from flows.stages.reading import Reading
+from flows.stages.stage import StageFailed, is_current, push_stage, run_stage
 from videollava.errors import InputError
 from videollava.registry import PromotionConflict
 from videollava.tracking.lineage import locked_input_key, read_yaml, stage_key
@@ -128,11 +128,11 @@ def test_a_slow_remote_is_given_up_in_time_and_asked_once(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_remote(workspace, workspace.parent / "remote")
-    monkeypatch.setattr(flows.remote, "ASK", "import time; time.sleep(600)")
-    monkeypatch.setattr(flows.remote, "REACH_SECONDS", 0.1)
-    assert flows.remote.why_unreached(workspace) == "no answer within 0 s"
-    monkeypatch.setattr(flows.remote, "ASK", "")
-    assert flows.remote.why_unreached(workspace) == "no answer within 0 s"
+    monkeypatch.setattr(flows.stages.remote, "ASK", "import time; time.sleep(600)")
+    monkeypatch.setattr(flows.stages.remote, "REACH_SECONDS", 0.1)
+    assert flows.stages.remote.why_unreached(workspace) == "no answer within 0 s"
+    monkeypatch.setattr(flows.stages.remote, "ASK", "")
+    assert flows.stages.remote.why_unreached(workspace) == "no answer within 0 s"
 
 
 def test_a_clone_that_has_the_lock_gets_what_a_version_is_made_of(workspace: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_clone_that_has_the_lock_gets_what_a_version_is_made_of(workspace: Pat
 
 
 def test_another_dvc_is_waited_for(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.stage, "LOCK_PAUSE", 0.0)
+    monkeypatch.setattr(flows.stages.stage, "LOCK_PAUSE", 0.0)
     (workspace / ".dvc" / "tmp").mkdir(exist_ok=True)
     said: list[str] = []
     with ExitStack() as stack:
@@ -228,8 +228,8 @@ def test_a_lock_that_stays_is_given_up(workspace: Path, monkeypatch: pytest.Monk
         lines.feed("ERROR: Unable to acquire lock\n")
         return 255
 
-    monkeypatch.setattr(flows.stage, "run_streamed", fail)
-    monkeypatch.setattr(flows.stage, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(flows.stages.stage, "run_streamed", fail)
+    monkeypatch.setattr(flows.stages.stage, "LOCK_SECONDS", 0.0)
     with pytest.raises(StageFailed, match="Unable to acquire lock") as caught:
         run_stage(workspace, "fetch", lambda _: None)
     assert caught.value.lasting

@@ -1,7 +1,5 @@
 """One stage of dvc.yaml, run by DVC in a workspace: what ran anywhere with the same inputs is restored, not
 run.
-
-As a program: `python -m flows.stage NAME [WORKSPACE]`.
 """
 
 from __future__ import annotations
@@ -16,14 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.graph import stage_outputs
 from flows.process import OutputLines, run_streamed
-from flows.proxies import with_all_proxies
-from flows.reading import Outcome, Reading
-from flows.remote import why_unreached
+from flows.servers.proxies import with_all_proxies
+from flows.stages.graph import stage_outputs
+from flows.stages.reading import Outcome, Reading
+from flows.stages.remote import why_unreached
 from flows.storage import has_remote
 from videollava.environment import ask_loopback_directly
-from videollava.errors import InputError
 from videollava.scrub import scrub
 
 __all__ = ["StageFailed", "StageResult", "is_current", "push_stage", "run_stage"]
@@ -193,14 +190,3 @@ def stage_environment(workspace: Path, extra: Mapping[str, str] | None = None) -
     environment = {**with_all_proxies(dict(os.environ)), "DVC_NO_ANALYTICS": "1", **own, **(extra or {})}
     ask_loopback_directly(environment)
     return environment
-
-
-if __name__ == "__main__":
-    try:
-        result = run_stage(Path(sys.argv[2] if len(sys.argv) > 2 else "."), sys.argv[1])
-    except StageFailed as failure:
-        raise SystemExit(failure.status) from failure
-    except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        raise SystemExit(2) from problem
-    print(f"{result.stage}: {result.outcome} in {result.seconds:.1f} s")

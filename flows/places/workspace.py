@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.clones import drop_old_clones, have_clone
-from flows.git import ask_git, run_git
-from flows.lock import hold
-from flows.scm import settle_scm
+from flows.places.clones import drop_old_clones, have_clone
+from flows.places.git import ask_git, run_git
+from flows.places.lock import hold
+from flows.places.scm import settle_scm
 from flows.storage import share
 from videollava.errors import InputError
 from videollava.params import load_params, parse_params, profile_names, profile_text, split_overrides

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.git import ask_git, owns, run_git
-from flows.lock import hold, hold_file
+from flows.places.git import ask_git, owns, run_git
+from flows.places.lock import hold, hold_file
 from videollava.errors import InputError
 
 __all__ = ["CLONES", "drop_old_clones", "have_clone"]

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows.ports import is_ours
+from flows.servers.ports import is_ours
 from videollava.environment import is_loopback
 from videollava.scrub import scrub
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.ports import own_address, reserve
-from flows.probe import is_up, why_not
 from flows.process import GRACE_SECONDS, Supervised
-from flows.proxies import set_proxies_aside
+from flows.servers.ports import own_address, reserve
+from flows.servers.probe import is_up, why_not
+from flows.servers.proxies import set_proxies_aside
 from videollava.environment import ask_loopback_directly, is_loopback
 from videollava.errors import InputError
 from videollava.scrub import scrub

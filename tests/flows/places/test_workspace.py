@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import flows.workspace
-from flows.lock import hold
+import flows.places.workspace
+from flows.places.lock import hold
+from flows.places.workspace import apply_params, occupy
 from flows.storage import stores
-from flows.workspace import apply_params, occupy
 from videollava.errors import InputError
 from videollava.params import load_params, profile_text
 
@@ -53,9 +53,9 @@ def test_a_wrong_override_changes_nothing(workspace: Path, override: str, messag
 
 def test_a_profile_never_overwrites_edits(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = profile_text("tiny")
-    monkeypatch.setattr(flows.workspace, "profile_names", lambda: ["tiny", "other"])
+    monkeypatch.setattr(flows.places.workspace, "profile_names", lambda: ["tiny", "other"])
     monkeypatch.setattr(
-        flows.workspace, "profile_text", lambda name: tiny.replace("profile: tiny", f"profile: {name}")
+        flows.places.workspace, "profile_text", lambda name: tiny.replace("profile: tiny", f"profile: {name}")
     )
     committed = (workspace / "params.yaml").read_text()
     assert apply_params(workspace, "tiny") == []  # the profile it has: edits and all stay

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from flows import probe, proxies, server
-from flows.ports import is_ours, own_address, reserve
 from flows.process import Supervised
-from flows.stage import stage_environment
+from flows.servers.ports import is_ours, own_address, reserve
+from flows.stages.stage import stage_environment
 from videollava.errors import InputError
 
 KEY = "pnu_0123456789abcdef"
@@ -230,9 +230,7 @@ def test_a_server_is_asked_with_what_prefect_itself_would_use(
             ]
             profile = "\n".join(['active = "team"', "[profiles.team]", *lines])
             (tmp_path / "home" / "profiles.toml").write_text(profile)
-            ask = (
-                "from flows.server import find_configured; print(find_configured())"  # settings are read once
-            )
+            ask = "from flows.servers.server import find_configured; print(find_configured())"  # settings are read once
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
             done = subprocess.run(
                 [sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True
@@ -337,7 +335,7 @@ def test_a_reserved_port_is_nobody_elses_until_the_server_listens() -> None:
 
 
 def test_where_there_is_no_ipv4_loopback_ipv6_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.ports.HOSTS", {"192.0.2.1": socket.AF_INET, "::1": socket.AF_INET6})
+    monkeypatch.setattr("flows.servers.ports.HOSTS", {"192.0.2.1": socket.AF_INET, "::1": socket.AF_INET6})
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     try:
