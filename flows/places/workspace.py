@@ -20,7 +20,7 @@ __all__ = ["apply_params", "occupy", "repository"]
 
 def repository() -> Path:
     """The checkout this code is in."""
-    return Path(__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -> list[str]:

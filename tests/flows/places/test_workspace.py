@@ -9,7 +9,7 @@ import pytest
 
 import flows.places.workspace
 from flows.places.lock import hold
-from flows.places.workspace import apply_params, occupy
+from flows.places.workspace import apply_params, occupy, repository
 from flows.storage import stores
 from videollava.errors import InputError
 from videollava.params import load_params, profile_text
@@ -18,6 +18,11 @@ from videollava.params import load_params, profile_text
 def git(folder: Path, *arguments: str) -> str:
     line = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
     return subprocess.run(line, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_repository_is_the_one_this_code_is_in() -> None:
+    assert (repository() / "dvc.yaml").is_file()
+    assert (repository() / ".git").exists()
 
 
 def test_overrides_change_one_value_and_nothing_else(workspace: Path) -> None:

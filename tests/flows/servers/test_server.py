@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import probe, proxies, server
 from flows.process import Supervised
+from flows.servers import probe, proxies, server
 from flows.servers.ports import is_ours, own_address, reserve
 from flows.stages.stage import stage_environment
 from videollava.errors import InputError
