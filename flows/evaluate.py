@@ -6,18 +6,25 @@ import json
 import shutil
 import sys
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.places.lock import hold
+from flows.places.scm import settle_scm
 from flows.places.workspace import repository
 from flows.process import OutputLines, run_streamed
 from flows.shown import hide_in_failures, show_table
+from flows.stages.reading import Reading
+from flows.stages.remote import why_unreached
 from flows.stages.stage import NOISE, StageFailed, stage_environment
-from flows.storage import bring
+from flows.storage import bring, has_remote
 from videollava import registry
+from videollava.errors import InputError
 from videollava.gate import primary
 from videollava.params import load_params
 
@@ -33,32 +40,56 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run the benchmarks (those of params.yaml without a list) on a version; its scores go to its MLflow run.
 
-    The scores that the version was registered with, which the gate compares, stay as they are.
+    The scores that the version was registered with, which the gate compares, stay as they are. Any number of
+    evaluations run beside each other, none beside a retraining in the same folder: it would change the questions.
     """
     root = Path(workspace).resolve() if workspace else repository()
-    tracking = load_params(root / "params.yaml").tracking
-    version = registry.find_version(root, tracking, model)
-    folder = bring(root, version.reference)
-    out = root / "runs" / "evaluate" / f"version-{version.number}-{time.strftime('%Y%m%dT%H%M%S')}"
-    scores = score_version(root, folder, out, benchmarks or [])
-    log_scores(root, version, scores, out)
+    with hold(root, shared=True) as lock:
+        if lacking := settle_scm(root):
+            get_run_logger().warning(lacking)
+        tracking = load_params(root / "params.yaml").tracking
+        version = registry.find_version(root, tracking, model)
+        folder = bring(root, version.reference)
+        name = f"version-{version.number}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:4]}"
+        out = root / "runs" / "evaluate" / name
+        scores = score_version(root, folder, out, benchmarks or [], lock)
+        log_scores(root, version, scores, out)
     return scores
 
 
 @task(name="score", task_run_name="score", cache_policy=NO_CACHE, persist_result=False)
 @hide_in_failures
-def score_version(root: Path, folder: Path, out: Path, benchmarks: list[str]) -> dict[str, Any]:
-    """`videollava evaluate` on a model folder; its metrics.json."""
+def score_version(root: Path, folder: Path, out: Path, benchmarks: list[str], lock: int) -> dict[str, Any]:
+    """`videollava evaluate` on a model folder; its metrics.json. lock: held by its processes too."""
     log = get_run_logger()
     environment = stage_environment(root)
-    if not (root / DATA).is_dir():
-        _run([sys.executable, "-m", "dvc", "pull", "--quiet", DATA], root, environment, log.info)
+    have_questions(root, log.info)
     program = shutil.which("videollava", path=environment["PATH"]) or "videollava"
     command = [program, "evaluate", "--model", str(folder), "--out", str(out)]
     if benchmarks:
         command += ["--benchmarks", ",".join(benchmarks)]
-    _run(command, root, environment, log.info)
+    reading = Reading("evaluate", log.info)
+    status = run_streamed(command, root, environment, OutputLines(reading.take, noise=NOISE), [lock])
+    if status:
+        raise StageFailed("evaluate", status, reading.tail)
     return dict(json.loads((out / "metrics.json").read_text()))
+
+
+def have_questions(root: Path, say: Callable[[str], None]) -> None:
+    """Have what `prepare` made here, from the DVC remote where need be; InputError where that has it not either."""
+    if (root / DATA).is_dir():
+        return
+    reason = why_unreached(root) if has_remote(root) else "no default remote is set"
+    if not reason:
+        reading = Reading("prepare", say)
+        command = [sys.executable, "-m", "dvc", "pull", DATA]
+        if not run_streamed(command, root, stage_environment(root), OutputLines(reading.take, noise=NOISE)):
+            return
+        reason = reading.error
+    raise InputError(
+        f"{root / DATA}: the questions are not here, and DVC cannot bring them ({reason}); "
+        "`dvc repro prepare` makes them"
+    )
 
 
 @task(name="log", task_run_name="log", retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE)
@@ -76,15 +107,3 @@ def log_scores(root: Path, version: registry.Version, scores: dict[str, Any], ou
         for name, values in scores.items()
     ]
     show_table(rows, "evaluation", version.reference)
-
-
-def _run(command: list[str], root: Path, environment: dict[str, str], say: Any) -> None:
-    tail: list[str] = []
-
-    def take(line: str) -> None:
-        tail.append(line)
-        say(line)
-
-    status = run_streamed(command, root, environment, OutputLines(take, noise=NOISE))
-    if status:
-        raise StageFailed(" ".join(command[:2]), status, tail[-30:])

@@ -38,7 +38,12 @@ def hide_in_logs() -> None:
 
 
 def hide_in_failures(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, whose errors Prefect may keep: one whose text holds a credential becomes a RuntimeError without."""
+    """`function`, whose errors Prefect may keep: one whose text holds a credential becomes a RuntimeError without.
+
+    From here on no log record holds one either: Prefect logs a flow's parameters before it calls it, where they are
+    of the wrong kind.
+    """
+    hide_in_logs()
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,4 +1,5 @@
-"""One retraining at a time in a folder: a lock that the system takes back when its last holder is gone."""
+"""One retraining at a time in a folder, or several who only read there: a lock that the system takes back when its
+last holder is gone."""
 
 from __future__ import annotations
 
@@ -25,33 +26,34 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 @contextmanager
-def hold(root: Path, wait: float = WAIT_SECONDS) -> Iterator[int]:
+def hold(root: Path, wait: float = WAIT_SECONDS, shared: bool = False) -> Iterator[int]:
     """Have the workspace to oneself; yields the open lock, to be passed on to the stages' processes.
 
-    They hold it too, so it is free only when the last of a killed retraining is gone. InputError after `wait`
-    seconds, and where the folder cannot be written to.
+    They hold it too, so it is free only when the last of a killed retraining is gone. shared: beside others who only
+    read. InputError after `wait` seconds, and where the folder cannot be written to.
     """
-    with hold_file(root / LOCK, f"{root}: another retraining is running here", wait) as descriptor:
+    busy = f"{root}: another retraining {'' if shared else 'or an evaluation '}is running here"
+    with hold_file(root / LOCK, busy, wait, shared) as descriptor:
         yield descriptor
 
 
 @contextmanager
-def hold_file(path: Path, busy: str, wait: float = WAIT_SECONDS) -> Iterator[int]:
+def hold_file(path: Path, busy: str, wait: float = WAIT_SECONDS, shared: bool = False) -> Iterator[int]:
     """Hold the lock `path` names; InputError (`busy`, and who holds it) after `wait` seconds.
 
     Where the file system has no locks, one in this machine's temporary folder stands for it.
     """
-    descriptor = _acquire(path, busy, time.monotonic() + wait)
+    descriptor = _acquire(path, busy, time.monotonic() + wait, shared)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _acquire(path: Path, busy: str, deadline: float) -> int:
+def _acquire(path: Path, busy: str, deadline: float, shared: bool) -> int:
     while True:
         descriptor = _open(path)
-        taken = _take(descriptor)
+        taken = _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         # Where somebody removed the file meanwhile, this lock would be nobody's.
         if taken and _names(path, descriptor):
             return descriptor
@@ -66,10 +68,10 @@ def _acquire(path: Path, busy: str, deadline: float) -> int:
             time.sleep(0.2)
 
 
-def _take(descriptor: int) -> bool | None:
+def _take(descriptor: int, kind: int) -> bool | None:
     """Whether the lock is ours now; None where the file system has none."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

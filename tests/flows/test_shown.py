@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import prefect.artifacts
 import pytest
+from prefect.exceptions import ParameterTypeError
 
 from flows.process import OutputLines
 from flows.shown import hide_in_failures, hide_in_logs, show_link, show_table, show_text
@@ -30,9 +31,9 @@ def records() -> Iterator[list[str]]:
             found.append(self.format(record))
 
     handler = Keep()
-    logging.getLogger("prefect.flow_runs").addHandler(handler)
+    logging.getLogger("somebody").addHandler(handler)
     yield found
-    logging.getLogger("prefect.flow_runs").removeHandler(handler)
+    logging.getLogger("somebody").removeHandler(handler)
     logging.setLogRecordFactory(before)
 
 
@@ -54,7 +55,7 @@ def test_a_stages_output_is_scrubbed_for_the_log_and_for_who_watches(end: str) -
 def test_logs_are_scrubbed_with_their_tracebacks(records: list[str]) -> None:
     hide_in_logs()
     hide_in_logs()  # twice is once
-    log = logging.getLogger("prefect.flow_runs")
+    log = logging.getLogger("somebody")
     log.warning("from %s", URL)
     log.warning("a plain %s stays %d", "one", 1)
     log.warning("%s {'token': 'abcdef0123456789'}", "said")
@@ -65,6 +66,20 @@ def test_logs_are_scrubbed_with_their_tracebacks(records: list[str]) -> None:
     assert records[1] == "a plain one stays 1"
     assert "OSError: cannot open https://***@host" in records[3]
     assert clean(records)
+
+
+def test_parameters_of_the_wrong_kind_are_not_repeated_with_their_credentials(
+    caplog: pytest.LogCaptureFixture, records: list[str]
+) -> None:
+    del records  # puts logging back
+    import flows.retrain
+
+    hide_in_failures(lambda: None)
+    with pytest.raises(ParameterTypeError) as caught:
+        flows.retrain.retrain.validate_parameters({"profile": [URL], "overrides": URL, "push": URL})
+    assert clean(caught.value)
+    assert "Parameter validation failed" in caplog.text
+    assert clean(caplog.text)
 
 
 def test_failures_are_scrubbed_and_others_are_as_they_were(records: list[str]) -> None:

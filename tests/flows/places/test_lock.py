@@ -26,11 +26,30 @@ def test_one_retraining_at_a_time(workspace: Path) -> None:
     other = context.Process(target=_hold, args=(str(workspace), up, stop))
     other.start()
     up.get(timeout=120)
-    with pytest.raises(InputError, match="another retraining is running"), hold(workspace, wait=0.1):
+    with (
+        pytest.raises(InputError, match="another retraining or an evaluation"),
+        hold(workspace, wait=0.1),
+    ):
         pass
     stop.put(1)
     other.join()
     with hold(workspace, wait=0.1):
+        pass
+
+
+def test_those_who_only_read_are_there_together_but_not_beside_a_retraining(tmp_path: Path) -> None:
+    with (
+        hold(tmp_path, shared=True),
+        hold(tmp_path, wait=0.0, shared=True),
+        pytest.raises(InputError, match="or an evaluation"),
+        hold(tmp_path, wait=0.0),
+    ):
+        pass
+    with (
+        hold(tmp_path),
+        pytest.raises(InputError, match="another retraining is running"),
+        hold(tmp_path, wait=0.0, shared=True),
+    ):
         pass
 
 
