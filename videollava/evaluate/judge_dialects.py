@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from videollava.errors import InputError
 from videollava.scrub import scrub
@@ -40,6 +40,15 @@ SHOWN = 300  # characters of what a server said
 PATH = "/chat/completions"
 WORTH_REPEATING = frozenset((408, 409, 425, 429))
 
+# Why a reply is not whole, as OpenAI, Anthropic and Gemini say it.
+ENDS = {
+    **dict.fromkeys(("length", "max_tokens"), "cut at the limit of tokens"),
+    **dict.fromkeys(
+        ("content_filter", "safety", "prohibited_content", "blocklist", "recitation", "refusal"),
+        "cut by a content filter",
+    ),
+}
+
 # Lessons.
 OTHER_ADDRESS = "address without /v1"
 NEW_LIMIT = "max_completion_tokens"
@@ -59,6 +68,11 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|billing", re.IGNORECASE)
+# "Please retry in 36.07s", "try again in 1m12s", "after 250ms"; a bound by the minute is said like an empty account.
+_LATER = re.compile(
+    r"\b(?:re)?try(?: again)? (?:in|after) (?:(\d+)\s*m(?:in(?:ute)?s?)?\b\s*)?(?:(\d+(?:\.\d+)?)\s*(ms|millisec|s))?",
+    re.IGNORECASE,
+)
 _NAMED = (
     (re.compile(r"rate.?limit|too many requests", re.IGNORECASE), 429),
     (re.compile(r"api.?key|unauthori[sz]ed|authentication", re.IGNORECASE), 401),
@@ -101,14 +115,32 @@ def addresses(base_url: str) -> tuple[tuple[str, ...], tuple[str, str] | None]:
 
     With or without /v1, a slash at the end, or the whole .../chat/completions; a query is kept.
     """
-    parts = urlsplit(base_url.strip())
+    if not base_url.strip():
+        raise InputError(
+            "evaluate.judge.base_url is empty: give the server's address, such as https://api.openai.com/v1 "
+            "(OPENAI_BASE_URL is not read: what judges is part of the parameters)"
+        )
+    parts = _split(base_url.strip())
     host = parts.netloc.rpartition("@")[2]
-    if parts.scheme not in ("http", "https") or not host:
-        raise InputError(f"evaluate.judge.base_url: {base_url!r}: want http://.. or https://.. up to /v1")
     user = (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else None
     path = parts.path.rstrip("/")
     paths = [path if path.endswith(PATH) else path + PATH] if path else ["/v1" + PATH, PATH]
     return tuple(urlunsplit((parts.scheme, host, one, parts.query, "")) for one in paths), user
+
+
+def _split(base_url: str) -> SplitResult:
+    """An address in its parts. InputError where it has no scheme, host or possible port."""
+    wrong = f"evaluate.judge.base_url: {base_url!r}: want http://.. or https://.. up to /v1"
+    if re.search(r"[\s\x00-\x1f\x7f]", base_url):
+        raise InputError(f"{wrong}, without white space")
+    try:
+        parts = urlsplit(base_url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InputError(f"{wrong} ({error})") from error
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        raise InputError(wrong)
+    return parts
 
 
 def is_azure(url: str) -> bool:
@@ -163,9 +195,11 @@ def outcome_of(refusal: Refusal, url: str, model: str, key_name: str) -> Complet
         return Completion("", model, f"refused by a content filter: {said[:SHOWN]}", final=True)
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return Completion("", model, f"too long for the judge: {said[:SHOWN]}", final=True)
-    if (status >= 500 or status in WORTH_REPEATING) and not _QUOTA.search(said):
+    later = _said_to_wait(said)
+    if (status >= 500 or status in WORTH_REPEATING) and (later or not _QUOTA.search(said)):
         told = f": {said[:SHOWN]}" if said else ""
-        raise Transient(f"{url}: HTTP {status}{told}", refusal.after, throttled=status in (429, 503))
+        after = refusal.after or later
+        raise Transient(f"{url}: HTTP {status}{told}", after, throttled=status in (429, 503))
     hint = f"; set {key_name}" if status in (401, 403) else ""
     page = "; an HTML page: does evaluate.judge.base_url end where /v1 does?" if _is_page(said) else ""
     raise InputError(f"{url}: HTTP {status}: {said[:SHOWN]}{hint}{page}")
@@ -191,9 +225,7 @@ def read_completion(body: bytes, model: str) -> Completion:
         raise _refusal(choice["error"])
     text = _text(content) or _text(message.get("refusal"))
     finish = choice.get("finish_reason")
-    note = {"length": "cut at the limit of tokens", "content_filter": "cut by a content filter"}.get(
-        str(finish), ""
-    )
+    note = ENDS.get(str(finish).lower(), "")
     if not text and (message.get("reasoning_content") or message.get("reasoning")):
         note = f"only reasoning came, {note or 'no answer'}"
     return Completion(text, str(whole.get("model") or model), note, final=bool(note))
@@ -211,6 +243,15 @@ def seconds_to_wait(headers: Message) -> float:
         return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
     except (TypeError, ValueError):
         return 0.0
+
+
+def _said_to_wait(said: str) -> float:
+    """Seconds that a refusal's words ask to wait, 0 where they ask for none."""
+    found = _LATER.search(said)
+    if found is None:
+        return 0.0
+    unit = 1000 if (found[3] or "").lower().startswith("m") else 1
+    return 60.0 * int(found[1] or 0) + float(found[2] or 0) / unit
 
 
 def unpacked(data: bytes, encoding: str) -> bytes:
@@ -236,7 +277,7 @@ def _parsed(body: bytes) -> Any:
         return _joined(body, [line[5:].strip() for line in text.splitlines() if line.startswith("data:")])
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _odd(body) from error
 
 
@@ -255,7 +296,7 @@ def _joined(body: bytes, events: Sequence[str]) -> dict[str, Any]:
             for choice in piece.get("choices") or ():
                 text += _text((choice.get("delta") or choice.get("message") or {}).get("content"))
                 finish = choice.get("finish_reason") or finish
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise _odd(body) from error
     if finish is None:
         raise Transient(f"the stream broke off: {body[-80:]!r}")
@@ -263,7 +304,7 @@ def _joined(body: bytes, events: Sequence[str]) -> dict[str, Any]:
 
 
 def _text(content: Any) -> str:
-    """A message's content: a text, or a list of parts of which some are text."""
+    """A message's content: a text, a list of parts of which some are text, or the verdict itself as an object."""
     if isinstance(content, list):
         parts = (
             part if isinstance(part, str) else part.get("text", "")
@@ -271,7 +312,9 @@ def _text(content: Any) -> str:
             if isinstance(part, str | dict)
         )
         return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return json.dumps(content)
 
 
 def _refusal(error: Any) -> Refusal:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from videollava.environment import is_loopback
 from videollava.errors import InputError
@@ -53,6 +54,8 @@ __all__ = [
 
 KEYS = ("VIDEOLLAVA_JUDGE_API_KEY", "OPENAI_API_KEY")
 AZURE_KEY = "AZURE_OPENAI_API_KEY"
+OPENAI = "api.openai.com"
+ACCOUNT = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}  # who pays there
 BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # OpenSSL itself reads the first
 CHUNK = 1 << 16
 READ_OF_ERRORS = 2000  # bytes
@@ -155,6 +158,9 @@ class Endpoint:
         except urllib.error.HTTPError as error:
             with error:
                 said = self._shown(_excerpt(error))
+                if 300 <= error.code < 400:
+                    told = error.headers.get("Location", "another address")
+                    said = f"it sends to {self._shown(told)}; set evaluate.judge.base_url to where that is"
                 raise Refusal(error.code, said, seconds_to_wait(error.headers)) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
@@ -174,6 +180,8 @@ class Endpoint:
         _, user = addresses(self.base_url)
         if self.key:
             headers[name] = f"Bearer {self.key}" if name.lower() == "authorization" else self.key
+        if urlsplit(self.base_url).hostname == OPENAI:
+            headers |= {field: os.environ[name] for name, field in ACCOUNT.items() if os.environ.get(name)}
         if user and "Authorization" not in headers:
             headers["Authorization"] = f"Basic {b64encode(':'.join(user).encode()).decode()}"
         return headers

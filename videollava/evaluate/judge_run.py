@@ -15,6 +15,7 @@ from videollava.evaluate.judge_prompts import Ask, Reader, first_usable
 __all__ = ["Limits", "Run"]
 
 SHOWN_EVERY = 10.0  # seconds
+PATIENCE = 600.0  # seconds that a server may ask to wait; one that asks for more is asked another day
 OUTAGES_A_THREAD = 3  # asks in a row that found no judge, after which a run ends
 EARLY = 10  # unread answers, after which a run need not come to its end to be stopped
 FAR_OVER = 4  # times the share that may be unread
@@ -128,7 +129,8 @@ class Run:
             self._settled += 1
             if entry is not None and first_usable(ask.prompt, entry.replies, self.limits.reader) is None:
                 self._unread.append((ask, entry))
-                if self._too_many():
+                stopped = self.stop.is_set() and self.problem  # by another thread, which has said why
+                if not stopped and self._too_many():
                     self.problem = self._complaint()
                     self.stop.set()
 
@@ -187,8 +189,11 @@ class Run:
 
     def _hold(self, failure: Transient, failures: int) -> None:
         """Wait after a failed call; a server that is overrun is left alone by all threads."""
-        pause = min(self.limits.longest_pause, self.limits.pause * 2 ** (failures - 1))
-        pause = min(self.limits.longest_pause, max(pause, failure.after))
+        if failure.after > PATIENCE:
+            self.problem = f"{failure}; it asks to wait {failure.after:,.0f} s: start again then"
+            self.stop.set()
+            return
+        pause = max(failure.after, min(self.limits.longest_pause, self.limits.pause * 2 ** (failures - 1)))
         if failure.throttled:
             with self._lock:
                 self._free_at = max(self._free_at, time.monotonic() + pause)

@@ -18,11 +18,13 @@ __all__ = ["recast_grade", "recast_literal", "recast_pair"]
 
 LONGEST = 20_000  # characters of an object that are looked at
 INNERMOST = re.compile(r"\{[^{}]*\}")
-NUMBER = r"(?<![\w.,])[-+]?(?:\d+(?:[.,]\d+)?|\.\d+)(?![\w%]|[.,]\d)"
+NUMBER = r"(?<![\w.,])(?<!\d[eE][-+])[-+]?(?:\d+(?:[.,]\d+)?|\.\d+)(?![\w%]|[.,]\d)"
 COUNTS = {word: place for place, word in enumerate(("zero", "one", "two", "three", "four", "five"))}
 OF_FIVE = re.compile(
     r"([-+]?\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*(\d+)(?:\.0)?)?(?:\s*points?)?", re.IGNORECASE
 )
+# A number ends here: "4%", "4-5", "4 or 5", "1e400" are none of a scale to five.
+ENDED = r"(?![\w%]|[.,]\d|\s*(?:[-\u2013/]|to\b|or\b|of\b|out of\b)\s*\d)"
 YES = ("yes", "y", "true", "correct", "right", "match")
 NO = ("no", "n", "false", "incorrect", "wrong", "no match", "not a match", "mismatch")
 MATCHES = ("pred", "prediction", "match", "verdict", "result", "answer", "correct")
@@ -33,7 +35,7 @@ SAID_MATCH = re.compile(
 )
 SAID_SCORE = re.compile(
     r"\b(?:score|rating)\b[\"']?\s*(?:is\b|of\b)?\s*[:=]?\s*[\"']?"
-    r"([-+]?\d+(?:\.\d+)?|zero\b|one\b|two\b|three\b|four\b|five\b)(?:\s*(?:/|out of)\s*(\d+))?",
+    r"([-+]?\d+(?:\.\d+)?|zero\b|one\b|two\b|three\b|four\b|five\b)(?:\s*(?:/|(?:out )?of)\s*(\d+))?" + ENDED,
     re.IGNORECASE,
 )
 BEGINS = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
@@ -43,9 +45,12 @@ GRADED = re.compile(
     re.IGNORECASE,
 )
 ONE_NUMBER = re.compile(rf"\W*?({NUMBER})(?:\s*/\s*1(?:\.0)?)?\W*")
-WHO = re.compile(r"\b(?:assistant|answer|response|model)\s*#?\s*(?:[12]|[ab])\b(?:'s)?", re.IGNORECASE)
+WHO = re.compile(
+    r"\b(?:assistant|answer|response|model)\s*#?\s*(?:[12]|[ab])\b(?:'s)?|\b(?:score|rating)\s*#?\s*[12]\s*[:=]",
+    re.IGNORECASE,
+)
 RATED = re.compile(
-    rf"\b(?:assistant|answer|response|model)\s*#?\s*([12])\b(?:'s)?\W*(?:(?:score|rating)\b\W*)?(?:(?:is|gets)\b\W*)?({NUMBER})",
+    rf"\b(?:assistant|answer|response|model|(?:score|rating)(?=\s*#?\s*[12]\s*[:=]))\s*#?\s*([12])\b(?:'s)?\W*(?:(?:score|rating)\b\W*)?(?:(?:is|gets)\b\W*)?({NUMBER})",
     re.IGNORECASE,
 )
 OF_TEN = re.compile(r"\s*(?:/|out of)\s*10\b")
@@ -90,6 +95,8 @@ def recast_pair(reply: str) -> str | None:
         if not re.search(r"[^\W\d]", line.replace("and", ""))
     ]
     pairs = [numbers for numbers in bare if len(numbers) == 2]
+    if [len(numbers) for numbers in bare] == [1, 1] and len(bare) == len(told):  # one below the other
+        return _pair([bare[0][0], bare[1][0]])
     if told and len(told[0]) == 2:
         return _pair(told[0])
     return _pair(pairs[0]) if len(pairs) == 1 and not (told and told[0]) else None

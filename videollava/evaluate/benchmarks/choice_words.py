@@ -25,21 +25,31 @@ LITTLE = frozenset(
 WORD = re.compile(r"[+-]?\d+(?:[.,:/]\d+)*%?|[^\W\d_]+(?:'[^\W\d_]+)*|\d+")
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 TEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|rm|bf)\b\s*|[${}]")
-CLAUSE = re.compile(r"[.;!?](?:\s|$)|\n|\b(?:but|rather(?! than)|however|whereas)\b|,(?!\d)", re.IGNORECASE)
+CLAUSE = re.compile(
+    r"[.;!?](?:\s|$)|\n|\b(?:(?<!\ball )(?<!thing )(?<!\bany )(?<!\bone )but|rather(?! than)|however|whereas)\b"
+    r"|,(?!\d)",
+    re.IGNORECASE,
+)
 SENTENCE = re.compile(r"[.!?]\s+|\n")
 DENIED_BEFORE = re.compile(
     r"\b(?:not|\w+n't|cannot|never|neither|nor|none|instead of|rather than|other than|except|unlike|excluding"
-    r"|rules? out|ruled out|eliminates?)\b",
+    r"|rules? out|ruled out|eliminates?|doubt|without|lacks?|(?:all|any|(?:any|every)(?:thing|one)) but"
+    r"|no (?:signs?|trace|evidence|hint) of)\b"
+    r"|(?<!option )(?<!choice )(?<!answer )(?<!number )\bno (?:[\w' ]{,40} (?:or|nor) )?$",
     re.IGNORECASE,
 )
 DENIED_AFTER = re.compile(
     r"(?:\s*(?:,|/|&|\band\b|\bor\b)\s*[A-Z]\b)*\W*"
     r"(?:(?:is|are|was|would be|seems|looks)\s+(?:(?:also|both|all|clearly)\s+)?"
-    r"(?:not\b|incorrect|wrong|false|untrue|ruled out|out\b|excluded)|(?:isn't|aren't|can't|cannot|won't|doesn't)\b"
+    r"(?:not\b|(?:the |an? )?(?:incorrect|wrong|false)\b|untrue|ruled out|out\b|excluded)"
+    r"|(?:isn't|aren't|can't|cannot|won't|doesn't)\b"
     r"|(?:incorrect|wrong|false)\b)",
     re.IGNORECASE,
 )
-SURE_NOT = re.compile(r"\bnot\s+(?:only|just|sure|certain|entirely|clear)\b", re.IGNORECASE)
+SURE_NOT = re.compile(
+    r"\bnot\s+(?:only|just|sure|certain|entirely|clear)\b|\bno doubt\b|\bwithout (?:a )?doubt\b",
+    re.IGNORECASE,
+)
 # What may follow a letter that is a word in itself ("A", "I", a number) and still make it a label.
 AFTER_LABEL = re.compile(
     r"\s*(?:$|[.,;:!?)\]\"'\u3002\uff0c\u3001\n/&+<|]|[-\u2013\u2014]\s"
@@ -47,9 +57,18 @@ AFTER_LABEL = re.compile(
 )
 CLOSED = re.compile(r"\s*(?:$|[.,;:!?)\]\"'\n<|])")
 TELLING = (
-    r"\b(?:answers?|choice|option|letter|choose|chose|select|pick)\b(?:\s+(?:would|should|must|has to))?"
+    r"\b(?:answers?|choice|option|letter|choose|chose|select|pick|(?:think|believe|guess|say|likely)(?: that)? it)\b"
+    r"(?:\s+(?:would|should|must|has to))?"
     r"(?:\s+(?:is|be|to be|as|was))?(?:\s+(?:option|choice|letter|clearly|most likely|probably|definitely))*"
     r"\s*[:=]?\s*"
+)
+# What a sentence has beside an option's words: "It is a person running", "The person in the video is running".
+WEAK = frozenset(
+    (*ARTICLES, "is", "are", "was", "were", "be", "being", "it", "it's", "this", "that", "there", "there's")
+)
+SHOWN = re.compile(
+    r"\b(?:shown |seen |visible )?in (?:the|this) (?:video|clip|image|picture|photo|scene|footage)\b|\bhere\b",
+    re.IGNORECASE,
 )
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
@@ -98,7 +117,7 @@ def _read(text: str, options: Mapping[str, str]) -> str | None:
     named = {claim.label for claim in (*labels, *mentions)}
     if not plain and len(named) == 1:
         return named.pop()
-    return _part(text, options) if not named else None
+    return (_reworded(text, options) or _part(text, options)) if not named else None
 
 
 def _alone(text: str, options: Mapping[str, str]) -> str | None:
@@ -150,7 +169,9 @@ def _after_words(text: str, names: str, options: Mapping[str, str]) -> Iterator[
         named = re.search(rf"(?:option|choice|letter)\W+{re.escape(said)}$", found.group(), re.IGNORECASE)
         firm = named and (said in options or _closed(text, found.end()))
         if firm or _is_label(text, found.end(), said, options):
-            answers = re.match(r"answer|cho[os]s?e|select|pick", found.group(), re.IGNORECASE)
+            answers = re.match(
+                r"answer|cho[os]s?e|select|pick|think|believe|guess|say|likely", found.group(), re.IGNORECASE
+            )
             yield _claim(found, said, options, plain=bool(answers))
 
 
@@ -211,6 +232,25 @@ def _agreed(text: str, claim: _Claim, mentions: Sequence[_Claim], options: Mappi
     ends = next((found.start() for found in SENTENCE.finditer(text, claim.end)), len(text))
     beside = {mention.label for mention in mentions if claim.end <= mention.start < ends}
     return claim.label if not beside or claim.label in beside else None
+
+
+def _reworded(text: str, options: Mapping[str, str]) -> str | None:
+    """The only option whose telling words stand together in an answer, with other little words between them."""
+    said = SHOWN.sub(" ", text)
+    places = [found for found in WORD.finditer(said) if found.group().casefold() not in WEAK]
+    words = [found.group().casefold() for found in places]
+    claims = []
+    for label, option in options.items():
+        wanted = [word for word in _words(option) if word not in WEAK]
+        spans = (slice(at, at + len(wanted)) for at in range(len(words) - len(wanted) + 1) if len(wanted) > 1)
+        found = (places[span] for span in spans if words[span] == wanted)
+        claims += [_Claim(label, one[0].start(), one[-1].end()) for one in found]
+    told = {
+        claim.label
+        for claim in _stand(said, claims)
+        if not DENIED_BEFORE.search(said[claim.start : claim.end])
+    }
+    return told.pop() if len(told) == 1 else None
 
 
 def _part(text: str, options: Mapping[str, str]) -> str | None:
