@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.places.lock import hold
 from flows.places.scm import settle_scm
-from flows.places.workspace import repository
+from flows.places.workspace import checkout
 from flows.process import OutputLines, run_streamed
 from flows.shown import hide_in_failures, show_table
 from flows.stages.reading import Reading
@@ -43,7 +43,7 @@ def evaluate(
     The scores that the version was registered with, which the gate compares, stay as they are. Any number of
     evaluations run beside each other, none beside a retraining in the same folder: it would change the questions.
     """
-    root = Path(workspace).resolve() if workspace else repository()
+    root = checkout(workspace)
     with hold(root, shared=True) as lock:
         if lacking := settle_scm(root):
             get_run_logger().warning(lacking)

@@ -55,9 +55,9 @@ def _retrain(options: argparse.Namespace) -> int:
     _require("dvc", "prefect", "mlflow")
     from flows.places.lock import hold
     from flows.places.scm import settle_scm
-    from flows.places.workspace import apply_params
+    from flows.places.workspace import apply_params, checkout
 
-    root = options.workspace.resolve()
+    root = checkout(options.workspace)
     with hold(root):
         if lacking := settle_scm(root):
             print(lacking, file=sys.stderr)

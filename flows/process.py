@@ -61,6 +61,14 @@ class Supervised:
             _end_marked(self._mark)
         return status
 
+    def work(self) -> tuple[int, float] | None:
+        """(bytes read and written, seconds of CPU) of everything it started that runs now; None where the system does
+        not tell.
+        """
+        told = [_work(pid) for pid in _processes() if _carries(pid, f"{SUPERVISED}={self._mark}")]
+        known = [one for one in told if one is not None]
+        return (sum(size for size, _ in known), sum(spent for _, spent in known)) if known else None
+
     def stop(self) -> int:
         """End the command and everything it started; its exit status."""
         if self.process.stdin and not self.process.stdin.closed:
@@ -136,10 +144,11 @@ def run_streamed(
     keep: Iterable[int] = (),
     grace: float = GRACE_SECONDS,
     terminal: bool = False,
+    look: Callable[[Supervised], object] | None = None,
 ) -> int:
     """Run a command to its end, feeding `lines`; its exit status. Whatever is raised meanwhile ends it first.
 
-    terminal: give it a pseudo-terminal, so that it draws its progress bars.
+    terminal: give it a pseudo-terminal, so that it draws its progress bars. look: called every second or so.
     """
     read_end, write_end = pty.openpty() if terminal else os.pipe()
     try:
@@ -147,19 +156,23 @@ def run_streamed(
     finally:
         os.close(write_end)
     with running, open(read_end, "rb", buffering=0) as stream:
-        for text in _pieces(stream.fileno(), running):
+        for text in _pieces(stream.fileno(), running, look):
             lines.feed(text)
         lines.close()
         running.process.wait()
         return running.poll() or 0
 
 
-def _pieces(descriptor: int, running: Supervised) -> Iterator[str]:
+def _pieces(
+    descriptor: int, running: Supervised, look: Callable[[Supervised], object] | None
+) -> Iterator[str]:
     import codecs
     import select
 
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
+        if look:
+            look(running)
         if not select.select([descriptor], [], [], LOOK_SECONDS)[0]:
             running.poll()
             continue
@@ -205,6 +218,15 @@ def _carries(pid: int, word: str) -> bool:
 
 def _environment(pid: int) -> bytes:
     return _read(pid, "environ")
+
+
+def _work(pid: int) -> tuple[int, float] | None:
+    counts = dict(line.split(b": ") for line in _read(pid, "io").splitlines())
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    if not counts or not fields:
+        return None
+    ticks = int(fields[11]) + int(fields[12])
+    return int(counts[b"rchar"]) + int(counts[b"wchar"]), ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _supervises(pid: int) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed
 
-from flows.places.workspace import repository
+from flows.places.workspace import checkout
 from flows.shown import hide_in_failures, show_table
 from flows.storage import stores
 from videollava import registry
@@ -28,8 +27,8 @@ def promote(version: int | str, force: bool = False, workspace: str = "") -> Any
     The run fails, with the gate's reasons, where the gate refuses, and with a sentence where the version or its
     files are gone, or the registry does not answer.
     """
-    root = Path(workspace).resolve() if workspace else repository()
     try:
+        root = checkout(workspace)
         params = load_params(root / "params.yaml")
         decision, move = registry.promote(root, params, str(version), force, stores(root))
     except InputError as error:

@@ -12,15 +12,22 @@ OURS = "# no git here: written by a retraining, and taken away by one that finds
 
 
 def settle_scm(root: Path) -> str:
-    """Have DVC in `root` do without git where there is none (core.no_scm in .dvc/config.local), and with it where
-    there is; what that means, in words, "" where all is as usual.
+    """Have DVC in `root` do without git where there is none (core.no_scm in .dvc/config.local, here or further up),
+    and with it where there is; what that means, in words, "" where all is as usual.
 
     What a person set stays as it is.
     """
     from configobj import ConfigObj, ConfigObjError
+    from dvc.exceptions import NotDvcRepoError
+    from dvc.repo import Repo
 
     lacking = _lacking(root)
-    file = root / ".dvc" / "config.local"
+    try:
+        file = Path(Repo.find_dvc_dir(str(root))) / "config.local"  # here or further up, as for DVC itself
+    except NotDvcRepoError as error:
+        raise InputError(
+            f"{root}: no .dvc folder in there; was the archive unpacked without hidden files?"
+        ) from error
     try:
         config = ConfigObj(str(file) if file.is_file() else None, encoding="utf-8")
     except (ConfigObjError, UnicodeError, OSError) as error:

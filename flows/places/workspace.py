@@ -15,12 +15,22 @@ from flows.storage import share
 from videollava.errors import InputError
 from videollava.params import load_params, parse_params, profile_names, profile_text, split_overrides
 
-__all__ = ["apply_params", "occupy", "repository"]
+__all__ = ["apply_params", "checkout", "occupy", "repository"]
 
 
 def repository() -> Path:
     """The checkout this code is in."""
     return Path(__file__).resolve().parents[2]
+
+
+def checkout(workspace: str | Path) -> Path:
+    """The checkout that was named (this one without a name); InputError where none is there."""
+    root = Path(workspace).expanduser().resolve() if str(workspace) else repository()
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    if not (root / "dvc.yaml").is_file():
+        raise InputError(f"{root}: holds no dvc.yaml, so it is no checkout of this project")
+    return root
 
 
 def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -> list[str]:
@@ -59,14 +69,19 @@ def occupy(home: Path, workspace: str = "", commit: str = "") -> Iterator[tuple[
     so what either made is restored in the other, and its journals (runs/). The last few commits' clones stay.
     InputError on an unknown commit, or where another retraining is at it.
     """
+    if workspace and commit:
+        raise InputError(
+            f"workspace {workspace} and commit {commit}: a workspace is worked in as it is, a commit in a clone; "
+            "give one of them"
+        )
     if workspace:
-        root = Path(workspace).resolve()
+        root = checkout(workspace)
         with hold(root) as lock:
             settle_scm(root)
             yield root, lock
         return
     home = home.resolve()
-    full = run_git(home, "rev-parse", "--verify", "--end-of-options", f"{commit or 'HEAD'}^{{commit}}")
+    full = _find_commit(home, commit or "HEAD")
     with have_clone(home, full) as (root, lock):
         share(home, root)
         (home / "runs").mkdir(exist_ok=True)
@@ -74,6 +89,16 @@ def occupy(home: Path, workspace: str = "", commit: str = "") -> Iterator[tuple[
             (root / "runs").symlink_to(home / "runs")
         drop_old_clones(home)
         yield root, lock
+
+
+def _find_commit(home: Path, name: str) -> str:
+    run_git(home, "rev-parse", "--git-dir")
+    full = ask_git(home, "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
+    if full is None:
+        raise InputError(
+            f"{home}: git knows no commit {name!r} here; `git fetch` brings those made elsewhere"
+        )
+    return full
 
 
 def _edited(root: Path, text: str) -> bool:

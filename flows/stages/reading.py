@@ -24,7 +24,8 @@ class Reading:
     """Takes DVC's lines, passes them on to `say` and remembers what matters.
 
     outcome: what became of the stage. tail: the last lines. inner: the exit status of the stage's own command, None
-    where it did not fail. locked: another DVC was in the way. error: the last thing DVC complained of.
+    where it did not fail. locked: another DVC was in the way. begun: a stage's command runs, or ran. error: the last
+    thing DVC complained of.
     """
 
     def __init__(self, stage: str, say: Callable[[str], None]) -> None:
@@ -32,12 +33,14 @@ class Reading:
         self.tail: list[str] = []
         self.inner: int | None = None
         self.locked = False
+        self.begun = False
         self.error = "no reason given"
         self._stage = stage
         self._say = say
 
     def take(self, line: str) -> None:
         """One line of output."""
+        self.begun = self.begun or line.startswith("Running stage '")
         if line.startswith(f"Running stage '{self._stage}'"):
             self.outcome = "ran"
         elif line.startswith(f"Stage '{self._stage}' is cached"):

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from flows.process import OutputLines, run_streamed
 from flows.servers.proxies import with_all_proxies
 from flows.stages.graph import stage_outputs
 from flows.stages.reading import Outcome, Reading
-from flows.stages.remote import why_unreached
+from flows.stages.remote import Crawling, expect_progress, why_unreached
 from flows.storage import has_remote
 from videollava.environment import ask_loopback_directly
 from videollava.scrub import scrub
@@ -104,14 +104,11 @@ def run_stage(
         pull = False
     while True:
         reading = Reading(stage, tell)
-        command = [sys.executable, "-m", "dvc", "repro", *(PULL if pull else ()), stage]
-        lines = OutputLines(reading.take, echo if live else None, NOISE)
-        status = run_streamed(
-            command, workspace, stage_environment(workspace, env), lines, keep, terminal=live
-        )
+        words = ["repro", *(PULL if pull else ()), stage]
+        status = _dvc(words, workspace, reading, pull, env, keep, echo if live else None)
         if not status and not (whole and pull and _missing(workspace, stage)):
             return StageResult(stage, reading.outcome, time.monotonic() - began)
-        if not status and _pull(workspace, stage, tell):
+        if not status and not _dvc(["pull", stage], workspace, Reading(stage, tell), remote=True):
             return StageResult(stage, "restored", time.monotonic() - began)
         if reading.locked and time.monotonic() - began < LOCK_SECONDS:
             warn("another DVC is at work in this folder; waiting for it")
@@ -138,9 +135,7 @@ def push_stage(
         return ""
     if not (reason := why_unreached(workspace)):
         reading = Reading(stage, lambda _: None)
-        command = [sys.executable, "-m", "dvc", "push", "--run-cache", stage]
-        lines = OutputLines(reading.take, noise=NOISE)
-        if not run_streamed(command, workspace, stage_environment(workspace), lines):
+        if not _dvc(["push", "--run-cache", stage], workspace, reading, remote=True):
             say(f"{stage}: pushed to the remote")
             return ""
         reason = reading.error
@@ -171,10 +166,25 @@ def _missing(workspace: Path, stage: str) -> bool:
     return not all((workspace / out).exists() for out in stage_outputs(workspace, stage))
 
 
-def _pull(workspace: Path, stage: str, tell: Callable[[str], None]) -> bool:
-    lines = OutputLines(tell, noise=NOISE)
-    command = [sys.executable, "-m", "dvc", "pull", stage]
-    return run_streamed(command, workspace, stage_environment(workspace), lines) == 0
+def _dvc(
+    words: Sequence[str],
+    workspace: Path,
+    reading: Reading,
+    remote: bool,
+    env: Mapping[str, str] | None = None,
+    keep: Iterable[int] = (),
+    terminal: Callable[[str], None] | None = None,
+) -> int:
+    """A DVC command; its exit status. remote: it may wait for one, which is given up when it crawls."""
+    command = [sys.executable, "-m", "dvc", *words]
+    lines = OutputLines(reading.take, terminal, NOISE)
+    look = expect_progress(workspace, lambda: reading.begun) if remote else None
+    environment = stage_environment(workspace, env)
+    try:
+        return run_streamed(command, workspace, environment, lines, keep, terminal=bool(terminal), look=look)
+    except Crawling as error:
+        reading.error = str(error)
+        return 1
 
 
 def stage_environment(workspace: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 
 import flows.places.workspace
 from flows.places.lock import hold
-from flows.places.workspace import apply_params, occupy, repository
+from flows.places.workspace import apply_params, checkout, occupy, repository
 from flows.storage import stores
 from videollava.errors import InputError
 from videollava.params import load_params, profile_text
@@ -23,6 +23,18 @@ def git(folder: Path, *arguments: str) -> str:
 def test_the_repository_is_the_one_this_code_is_in() -> None:
     assert (repository() / "dvc.yaml").is_file()
     assert (repository() / ".git").exists()
+
+
+def test_only_a_checkout_is_worked_in(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(workspace.parent))
+    assert checkout(f"~/{workspace.name}") == workspace
+    assert checkout("") == repository()
+    for other, reason in ((workspace.parent, "holds no dvc.yaml"), ("/no-such", "no such folder")):
+        with pytest.raises(InputError, match=reason), occupy(workspace, workspace=str(other)):
+            pass
+    assert not (workspace.parent / ".prefect").exists()
+    with pytest.raises(InputError, match="give one of them"), occupy(workspace, str(workspace), "HEAD"):
+        pass
 
 
 def test_overrides_change_one_value_and_nothing_else(workspace: Path) -> None:
@@ -94,5 +106,8 @@ def test_a_clone_is_clean_shares_the_cache_and_keeps_what_it_may_resume_from(wor
         assert (again / "checkpoints").is_dir()
     with occupy(workspace, workspace=str(workspace)) as (here, _):
         assert here == workspace
-    with pytest.raises(InputError, match="rev-parse"), occupy(workspace, commit="no-such"):
+    with (
+        pytest.raises(InputError, match="git knows no commit 'no-such'"),
+        occupy(workspace, commit="no-such"),
+    ):
         pass
