@@ -108,13 +108,14 @@ def run_stage(
         status = _dvc(words, workspace, reading, pull, env, keep, echo if live else None)
         if not status and not (whole and pull and _missing(workspace, stage)):
             return StageResult(stage, reading.outcome, time.monotonic() - began)
-        if not status and not _dvc(["pull", stage], workspace, Reading(stage, tell), remote=True):
+        bringing = Reading(stage, tell)
+        if not status and not _dvc(["pull", stage], workspace, bringing, remote=True):
             return StageResult(stage, "restored", time.monotonic() - began)
         if reading.locked and time.monotonic() - began < LOCK_SECONDS:
             warn("another DVC is at work in this folder; waiting for it")
             time.sleep(LOCK_PAUSE)
         elif pull and reading.inner is None and not reading.locked:
-            lacking = reading.error if status else "it lacks outputs of this stage"
+            lacking = reading.error if status else f"outputs of this stage: {bringing.error.rstrip(':')}"
             warn(f"what the DVC remote has cannot be taken ({lacking}); what is here is used")
             pull = False
         else:
