@@ -99,27 +99,54 @@ def git(folder: Path, *arguments: str) -> str:
     ).stdout
 
 
+def lay_out(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """The workspace in `folder`/ws, committed, with nothing run yet, and an environment for it."""
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DVC_STAGE"):
+        patch.delenv(name, raising=False)
+    patch.setenv("VIDEOLLAVA_FOLLOWED", "1")  # stages run by hand need not wait for MLflow
+    patch.setenv("PYTHONPATH", str(REPOSITORY))
+    patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "site"))
+    root = folder / "ws"
+    (root / ".dvc").mkdir(parents=True)
+    for name in ("config", ".gitignore"):
+        shutil.copy(REPOSITORY / ".dvc" / name, root / ".dvc" / name)
+    shutil.copy(REPOSITORY / ".dvcignore", root)
+    (root / "params.yaml").write_text(PARAMS)
+    (root / "dvc.yaml").write_text(DVC.format(python=sys.executable))
+    (root / "stage.py").write_text(STAGE)
+    (root / ".gitignore").write_text(IGNORED)
+    git(root, "init", "--quiet")
+    git(root, "add", "-A")
+    git(root, "commit", "--quiet", "-m", "start")
+    return root
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The workspace, committed, with nothing run yet."""
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DVC_STAGE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("VIDEOLLAVA_FOLLOWED", "1")  # stages run by hand need not wait for MLflow
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    folder = tmp_path / "ws"
-    (folder / ".dvc").mkdir(parents=True)
-    for name in ("config", ".gitignore"):
-        shutil.copy(REPOSITORY / ".dvc" / name, folder / ".dvc" / name)
-    shutil.copy(REPOSITORY / ".dvcignore", folder)
-    (folder / "params.yaml").write_text(PARAMS)
-    (folder / "dvc.yaml").write_text(DVC.format(python=sys.executable))
-    (folder / "stage.py").write_text(STAGE)
-    (folder / ".gitignore").write_text(IGNORED)
-    git(folder, "init", "--quiet")
-    git(folder, "add", "-A")
-    git(folder, "commit", "--quiet", "-m", "start")
-    return folder
+    return lay_out(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str]]:
+    """(workspace, outcomes, what was said) of its three stages run by real DVC: to be copied, not changed."""
+    from flows.stages.stage import run_stage
+
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        root = lay_out(tmp_path_factory.mktemp("once"), patch)
+        outcomes = [
+            run_stage(root, stage, said.append).outcome for stage in ("fetch", "finetune", "evaluate")
+        ]
+    return root, outcomes, said
+
+
+@pytest.fixture
+def finished(workspace: Path, run_once: tuple[Path, list[str], list[str]]) -> Path:
+    """The workspace with all its stages run."""
+    shutil.rmtree(workspace)
+    shutil.copytree(run_once[0], workspace, symlinks=True)
+    return workspace
 
 
 @pytest.fixture

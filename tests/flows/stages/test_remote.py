@@ -10,6 +10,7 @@ import pytest
 import flows.stages.remote
 from flows.process import OutputLines, run_streamed
 from flows.stages.remote import Crawling, expect_progress, why_unreached
+from flows.stages.stage import push_stage, run_stage
 
 BUSY = "import os, time\nfor _ in range(15): os.write(os.open('/dev/null', 1), bytes(1_000_000)); time.sleep(0.05)"
 ASLEEP = "import time; time.sleep(600)"
