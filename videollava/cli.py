@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,12 @@ def _stage(name: str) -> Command:
         if name == "evaluate":
             _check_evaluation(arguments)
         if getattr(arguments, "benchmarks", None):
-            overrides.append(f"evaluate.benchmarks=[{arguments.benchmarks}]")
+            names = [name.strip() for name in arguments.benchmarks.split(",")]
+            if not all(re.fullmatch(r"[\w-]+", name) for name in names):
+                raise InputError(
+                    f"--benchmarks {arguments.benchmarks}: write names with a comma between, such as gqa,pope"
+                )
+            overrides.append(f"evaluate.benchmarks=[{', '.join(names)}]")
         params = load_params(arguments.params, overrides)
         workspace = Path.cwd()
         _check_ranks(name)

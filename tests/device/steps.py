@@ -19,7 +19,8 @@ from transformers import LlamaForCausalLM
 from videollava.data.batches import Batch, lay_in_row
 from videollava.data.pairs import PairBatch
 from videollava.data.prompts import IGNORED, Encoded
-from videollava.evaluate.generate import Sample, generate_each
+from videollava.evaluate.batches import Sample
+from videollava.evaluate.generate import generate_each
 from videollava.model.config import language_config, model_config
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration

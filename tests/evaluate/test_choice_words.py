@@ -19,7 +19,42 @@ THINGS = {"A": "red", "B": "green cat", "C": "a dog", "D": "cat"}
 COUNTS = {"A": "2", "B": "3.", "C": "5", "D": "10"}
 NUMBERED = {"1": "a cat", "2": "a dog", "3": "a bird"}
 DENIALS = {"A": "visible", "B": "not visible", "C": "The man is not running.", "D": "The man is running."}
+ANIMALS = {"A": "dogs", "B": "cats", "C": "birds"}
+PLACES = {"A": "on the table", "B": "under the table", "C": "in the box"}
 MANY = {letter: f"thing {letter.lower() * 3}" for letter in "ABCDEFGHIJ"}
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "choice"),
+    [
+        ("The person in the video is running.", SCENES, "C"),
+        ("It's a person running.", SCENES, "C"),
+        ("A person on the left is running", SCENES, None),
+        ("A person is not running", SCENES, None),
+        ("No person is running", SCENES, None),
+        ("A person running from a dog that is sleeping", SCENES, None),
+        ("It could be A, but I think it is C", SCENES, "C"),
+        ("I guess it's C", SCENES, "C"),
+        ("I doubt it is A. It's probably C", SCENES, "C"),
+        ("A is the wrong option; the right one is C", SCENES, "C"),
+        ("Anything but C", SCENES, None),
+        ("All but C", SCENES, None),
+        ("Not A but C", SCENES, "C"),
+        ("There are no dogs", ANIMALS, None),
+        ("There are no dogs, only cats", ANIMALS, "B"),
+        ("No dogs or cats are visible", ANIMALS, None),
+        ("Without dogs", ANIMALS, None),
+        ("No sign of dogs", ANIMALS, None),
+        ("No, dogs", ANIMALS, "A"),
+        ("There is no doubt that it is B", ANIMALS, "B"),
+        ("the table", PLACES, None),  # what tells two options apart is not left out
+        ("It is in the video on the table", PLACES, "A"),
+    ],
+)
+def test_denied_options_and_other_little_words(
+    said: str, options: Mapping[str, str], choice: str | None
+) -> None:
+    assert read_choice(said, options) == choice
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from videollava.errors import InputError
-from videollava.evaluate.generate import Batch, Sample, Sampling, generate, generate_each, plan, stream
+from videollava.evaluate.batches import Batch, Sample, plan
+from videollava.evaluate.generate import Sampling, generate, generate_each, stream
 from videollava.model.config import language_config, model_config
 from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration
 from videollava.params import Encoder, Language, Model
@@ -200,3 +201,33 @@ def test_bad_samples_are_refused(model: Any, tokenizer: Any) -> None:
     with pytest.raises(InputError, match="placeholders in the ids"):
         generate(model, tokenizer, [Sample([1, 4], images=[torch.zeros(3, 16, 16)])])
     assert generate(model, tokenizer, []) == []
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": -1}, "temperature -1"),
+        ({"temperature": float("inf")}, "temperature inf"),
+        ({"temperature": "hot"}, "temperature 'hot'"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+        ({"top_p": 1.5}, "top_p 1.5"),
+        ({"top_k": -1}, "top_k -1"),
+        ({"top_k": 2.5}, "top_k 2.5"),
+    ],
+)
+def test_numbers_that_no_sampling_has(choices: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Sampling(**choices)
+
+
+@pytest.mark.parametrize("new", [0, -1, 1.5, True, None, "9"])
+def test_an_answer_has_a_token_at_least(model: Any, tokenizer: Any, new: Any) -> None:
+    with pytest.raises(InputError, match="max_new_tokens"):
+        generate(model, tokenizer, [Sample([1, 5, 6])], new)
+
+
+def test_a_temperature_near_nothing_takes_the_likeliest(model: Any, tokenizer: Any) -> None:
+    samples = [Sample([1, 5, 6]), Sample([1, 9])]
+    cold = generate(model, tokenizer, samples, NEW, sampling=Sampling(temperature=1e-45))
+    assert cold == generate(model, tokenizer, samples, NEW)

@@ -148,7 +148,7 @@ def test_a_dead_server_ends_the_run_early() -> None:
 
 def test_throttling_holds_back_every_thread() -> None:
     def act(body: dict[str, Any], before: int) -> Act:
-        return Act(status=429, headers={"Retry-After": "9"}) if before == 0 else Act(YES)
+        return Act(status=429, headers={"retry-after-ms": "30"}) if before == 0 else Act(YES)
 
     limits = Limits(concurrency=4, retries=2, pause=0.001, longest_pause=0.02)
     with serve(act) as log:

@@ -17,7 +17,13 @@ from judge_server import Act, Log, serve
 from videollava.errors import InputError
 from videollava.evaluate import judge_endpoint
 from videollava.evaluate.judge import Cache, Limits, judge_asks
-from videollava.evaluate.judge_dialects import addresses, read_completion, seconds_to_wait
+from videollava.evaluate.judge_dialects import (
+    Refusal,
+    addresses,
+    outcome_of,
+    read_completion,
+    seconds_to_wait,
+)
 from videollava.evaluate.judge_endpoint import Completion, Endpoint, Transient, key_from
 from videollava.evaluate.judge_prompts import MATCH, Ask
 
@@ -63,6 +69,11 @@ def delta(text: str, finish: str | None = None) -> dict[str, Any]:
         ),
         (message("{'pred': 'y", "length"), "{'pred': 'y", "cut at the limit of tokens"),
         (message("", "content_filter"), "", "cut by a content filter"),
+        (message("{'pred': 'y", "MAX_TOKENS"), "{'pred': 'y", "cut at the limit of tokens"),  # Gemini
+        (message("{'pred': 'y", "max_tokens"), "{'pred': 'y", "cut at the limit of tokens"),  # Anthropic
+        (message("", "SAFETY"), "", "cut by a content filter"),
+        (message({"pred": "yes", "score": 4}), '{"pred": "yes", "score": 4}', ""),
+        (message(4), "4", ""),
         (json.dumps({"choices": [{"text": YES}]}).encode(), YES, ""),
         (stream(delta("{'pred': 'yes',"), delta(" 'score': 4}", "stop"), b"[DONE]"), YES, ""),
         (b": ping\n\n" + stream(delta(YES), b"[DONE]"), YES, ""),
@@ -83,6 +94,8 @@ def test_forms_of_a_reply(body: bytes, text: str, note: str) -> None:
         b"null",
         b"[]",
         b'{"choices": []}',
+        b"[" * 100_000,
+        b"data: " + b"[" * 100_000 + b"\n\n",
         stream(delta("{'pred': 'yes'")),  # a stream that broke off
     ],
 )
@@ -264,6 +277,76 @@ def test_how_long_a_server_asks_to_wait(headers: dict[str, str], least: float, m
         ahead = value.removeprefix("in ").removesuffix(" s")
         told[name] = formatdate(time.time() + int(ahead), usegmt=True) if value.startswith("in ") else value
     assert least <= seconds_to_wait(told) <= most
+
+
+def test_a_server_is_left_alone_as_long_as_it_asks_or_the_run_ends() -> None:
+    began = time.monotonic()
+    with serve(
+        lambda _, before: Act(YES) if before else Act(status=429, headers={"Retry-After": "0.3"})
+    ) as log:
+        assert judge_asks([ASK], Endpoint(log.url, "fake"), None, QUICK).complete
+    assert time.monotonic() - began > 0.3  # QUICK's own longest pause is 0.01 s
+    for wait in ("3600", "inf"):
+        with serve(lambda *_, wait=wait: Act(status=429, headers={"Retry-After": wait})) as log:
+            judged = judge_asks([ASK], Endpoint(log.url, "fake"), None, QUICK)
+        assert (judged.stopped, judged.calls) == (True, 1)
+        assert f"it asks to wait {float(wait):,.0f} s: start again then" in judged.problem
+
+
+@pytest.mark.parametrize(
+    ("words", "after"),
+    [
+        (
+            "You exceeded your current quota, please check your billing details. Please retry in 36.07s.",
+            36.07,
+        ),
+        ("Rate limit reached for gpt-4o-mini. Please try again in 250ms.", 0.25),
+        ("Limit 200000, Used 199000. Please try again in 1m12s.", 72.0),
+        ("Too many requests, try again after 20 seconds", 20.0),
+        ("Too many requests", 0.0),
+    ],
+)
+def test_a_bound_by_the_minute_is_no_empty_account(words: str, after: float) -> None:
+    with pytest.raises(Transient) as caught:
+        outcome_of(Refusal(429, words), "http://h", "fake", "KEY")
+    assert (caught.value.after, caught.value.throttled) == (pytest.approx(after), True)
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("", "is empty: give the server's address"),
+        ("http://[::1/v1", "Invalid IPv6 URL"),
+        ("http://127.0.0.1:abc/v1", "could not be cast"),
+        ("http://127.0.0.1:99999/v1", "out of range"),
+        ("http://a b/v1", "without white space"),
+        ("http://h\r\nX: y/v1", "without white space"),
+        ("localhost:8000/v1", "want http://"),
+        ("http://:8000/v1", "want http://"),
+    ],
+)
+def test_addresses_of_no_server(base: str, told: str) -> None:
+    with pytest.raises(InputError, match=r"evaluate\.judge\.base_url") as caught:
+        Endpoint(base, "fake")
+    assert told in str(caught.value)
+
+
+def test_a_redirect_says_where_to() -> None:
+    with (
+        serve(lambda *_: Act(status=308, headers={"Location": "https://u:secret1@h/v1"})) as log,
+        pytest.raises(
+            InputError, match=r"HTTP 308: it sends to https://\*\*\*@h/v1; set evaluate.judge.base_url"
+        ),
+    ):
+        said(log)
+
+
+def test_who_pays_is_told_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
+    headers = Endpoint("https://api.openai.com/v1", "fake", "k")._headers()
+    assert (headers["OpenAI-Organization"], headers["OpenAI-Project"]) == ("org-1", "proj-1")
+    assert "OpenAI-Organization" not in Endpoint("https://other.org/v1", "fake", "k")._headers()
 
 
 def test_no_proxy_leads_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

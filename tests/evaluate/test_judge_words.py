@@ -77,6 +77,11 @@ def test_verdicts_in_every_dress(reply: str) -> None:
         "pred: yes, then pred: no. score: 4",
         "{'pred': 'maybe', 'score': 3}",
         "{'pred': 'yes', 'score': None}",
+        "{'pred': 'yes', 'score': 1e400}",
+        "pred: yes, score: 3-4",
+        "pred: yes, score: 3 or 4",
+        "pred: yes, score: 4%",
+        "pred: yes, score: 4 of 10",
     ],
 )
 def test_what_stays_unread(reply: str) -> None:
@@ -109,6 +114,8 @@ def test_what_stays_unread(reply: str) -> None:
         (GRADE, "50%", None),
         (GRADE, "2", None),
         (GRADE, "-0.1", None),
+        (GRADE, "about 1e-1", None),
+        (GRADE, "0.5-0.6", None),
         (PAIR, "8, 9", "8 9"),
         (PAIR, "8/10 9/10", "8 9"),
         (PAIR, "Scores: 8 9", "8 9"),
@@ -119,6 +126,9 @@ def test_what_stays_unread(reply: str) -> None:
         (PAIR, '{"assistant_1": 8, "assistant_2": 9}', "8 9"),
         (PAIR, "I would give 8.", None),
         (PAIR, "80, 90", None),
+        (PAIR, "Score 1: 8\nScore 2: 9", "8 9"),
+        (PAIR, "8\n9", "8 9"),
+        (PAIR, "8\n9\n7", None),
     ],
 )
 def test_other_forms(prompt: Prompt, reply: str, read: str | None) -> None:

@@ -13,11 +13,13 @@ from evaluation_files import picture, write_files
 
 from videollava.errors import InputError
 from videollava.evaluate.answers import AnswerLog
-from videollava.evaluate.generate import Sample, generate, stream
+from videollava.evaluate.batches import Sample
+from videollava.evaluate.generate import generate, stream
 from videollava.evaluate.media import Reader, encode_windows
-from videollava.evaluate.positions import Refused, TooLong, check_length, positions_of
+from videollava.evaluate.positions import Refused, TooLong, check_length
 from videollava.evaluate.predict import Settings, predict, prompt_sample
 from videollava.evaluate.questions import Item
+from videollava.model.positions import positions_of
 from videollava.serve.assistant import Assistant
 
 POSITIONS = 1024  # of the micro model

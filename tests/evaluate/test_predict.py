@@ -184,7 +184,12 @@ def test_each_medium_is_encoded_once_a_window(
     model, _ = micro
     seen: list[int] = []
     encode = model.encode_images
-    model.encode_images = lambda pixels: seen.append(len(pixels)) or encode(pixels)
+
+    def counted(pixels: Any) -> Any:
+        seen.append(len(pixels))
+        return encode(pixels)
+
+    model.encode_images = counted
     try:
         ask(tmp_path / "log")
     finally:

@@ -27,7 +27,7 @@ def lines(*rows: dict[str, Any]) -> str:
 
 def test_counts_of_what_does_not_fit(tmp_path: Path) -> None:
     gold = write(tmp_path / "whatever.txt", json.dumps(SEED))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"question_id": 1, "prediction": "B"},
         {"question_id": "1", "prediction": "A"},  # the last one counts, as officially
         {"question_id": 9, "prediction": "A"},
@@ -89,8 +89,9 @@ def test_gold_that_is_not_there(tmp_path: Path) -> None:
         score("vqav2", [answers], answers)
     with pytest.raises(InputError, match=r"no answers: give --answers"):
         score("gqa", [write(tmp_path / "g", '{"1": {"imageId": 1, "types": {}}}')], None)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no JSON file or table in this folder"):
-        score("pope", [tmp_path / "empty"] if (tmp_path / "empty").mkdir() is None else [], answers)
+        score("pope", [tmp_path / "empty"], answers)
     with pytest.raises(InputError, match=r"give --judge-replies"):
         score("msvd", [], answers)
 

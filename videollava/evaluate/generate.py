@@ -7,10 +7,12 @@ handed to each. Rows that have ended leave the batch.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -18,38 +20,46 @@ from torch import Tensor
 
 from videollava.data import prompts
 from videollava.errors import InputError
-from videollava.evaluate.positions import check_length, positions_of
+from videollava.evaluate.batches import Batch, Sample, plan
+from videollava.evaluate.positions import check_length
+from videollava.model.positions import positions_of
 
-__all__ = ["Sample", "Sampling", "generate", "generate_each", "is_cut", "stream"]
+__all__ = ["Sampling", "generate", "generate_each", "is_cut", "stream"]
 
 ENCODED_AT_ONCE = 64  # frames through an encoder in one call
+COLDEST = 1e-6  # temperature below which the likeliest token is taken
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One prompt with its media, in the order of their placeholders.
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
-    prompt_ids: expanded, one placeholder for each visual token. images: pixels (C, H, W) or the encoder's
-    features (tokens, dim); videos: pixels (T, C, H, W) or features (tokens, dim). The same tensor object in
-    several samples is one medium: it is encoded once.
-    """
 
-    prompt_ids: Sequence[int]
-    images: Sequence[Tensor] = ()
-    videos: Sequence[Tensor] = ()
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn: temperature 0 takes the likeliest.
+    """How the next token is drawn: temperature 0 takes the likeliest, top_k 0 bounds nothing.
 
-    Draws depend on seed and the sample's place in the list alone, not on how samples fell into batches.
+    Draws depend on seed and the sample's place in the list alone, not on how samples fell into batches. InputError
+    where a number is none of its kind.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.temperature) or self.temperature < 0:
+            raise InputError(
+                f"temperature {self.temperature!r}: give 0 (the likeliest token) or a number above it"
+            )
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise InputError(f"top_p {self.top_p!r}: give a share above 0, at most 1 (all tokens)")
+        if not _is_whole(self.top_k) or self.top_k < 0:
+            raise InputError(f"top_k {self.top_k!r}: give a whole number of tokens, or 0 for all")
 
 
 GREEDY = Sampling()
@@ -121,12 +131,12 @@ def generate_each(
     skip: places whose answers are had. A batch of none but such is not run; the others stay as they would be,
     so that what is still answered comes out to the last bit as in one go.
     """
-    decoder = Decoder(model, tokenizer, samples, sampling, template)
+    decoder = Decoder(model, tokenizer, samples, max_new_tokens, sampling, template)
     for batch in plan(samples, decoder.placeholders, batch_tokens, max_new_tokens):
         if skip and all(row in skip for row in batch.rows):
             continue
         answers: dict[int, list[int]] = {row: [] for row in batch.rows}
-        for step in decoder.run(batch, max_new_tokens):
+        for step in decoder.run(batch):
             for row, token in step:
                 answers[row].append(token)
         yield from answers.items()
@@ -143,11 +153,11 @@ def stream(
     template: str = "v1",
 ) -> Iterator[str]:
     """Pieces of one answer as they come; joined they are what `generate` returns."""
-    decoder = Decoder(model, tokenizer, [sample], sampling, template)
+    decoder = Decoder(model, tokenizer, [sample], max_new_tokens, sampling, template)
     (batch,) = plan([sample], decoder.placeholders, 1, max_new_tokens)
     ids: list[int] = []
     said = ""
-    for ((_, token),) in decoder.run(batch, max_new_tokens):
+    for ((_, token),) in decoder.run(batch):
         ids.append(token)
         text = prompts.decode(ids, tokenizer, template)
         # Half a character decodes to the replacement mark, and what ends a text may yet be stripped.
@@ -161,67 +171,23 @@ def stream(
         _warn(model, 0, len(ids))
 
 
-@dataclass
-class Batch:
-    """Rows answered together.
-
-    Row i continues prefix `which[i]`; a prefix stands for every row that shares it.
-    """
-
-    rows: list[int] = field(default_factory=list)
-    which: list[int] = field(default_factory=list)
-    prefixes: list[int] = field(default_factory=list)  # a row that has this prefix, for each
-    cut: dict[int, int] = field(default_factory=dict)  # length of each row's prefix
-
-
-def plan(
-    samples: Sequence[Sample], placeholders: tuple[int, int], batch_tokens: int, new: int
-) -> list[Batch]:
-    """Batches of at most `batch_tokens` (one row at least), one prefix's samples together, longest first."""
-    cuts = [_cut(sample.prompt_ids, placeholders) for sample in samples]
-    groups: dict[Any, list[int]] = {}
-    for number, (sample, cut) in enumerate(zip(samples, cuts, strict=True)):
-        media = (*map(id, sample.images), *map(id, sample.videos))
-        key = (tuple(sample.prompt_ids[:cut]), media) if cut else number
-        groups.setdefault(key, []).append(number)
-    rest = {number: len(sample.prompt_ids) - cuts[number] for number, sample in enumerate(samples)}
-    ordered = sorted(groups.values(), key=lambda g: (-cuts[g[0]], -max(rest[n] for n in g)))
-    batches: list[Batch] = []
-    head = tail = 0
-    for group in ordered:
-        for place, number in enumerate(sorted(group, key=lambda n: -rest[n])):
-            current = batches[-1] if batches else None
-            head_, tail_ = max(head, cuts[number]), max(tail, rest[number])
-            full = current is None or (len(current.rows) + 1) * (head_ + tail_ + new) > batch_tokens
-            # Rows without a prefix would be padding from end to end in the prefixes' pass.
-            if full or (cuts[number] == 0) != (cuts[batches[-1].rows[0]] == 0):
-                batches.append(Batch())
-                head_, tail_ = cuts[number], rest[number]
-            head, tail, current = head_, tail_, batches[-1]
-            if cuts[number] and (place == 0 or not current.rows):
-                current.prefixes.append(number)
-            current.which.append(len(current.prefixes) - 1)
-            current.rows.append(number)
-            current.cut[number] = cuts[number]
-    return batches
-
-
-def _cut(ids: Sequence[int], placeholders: tuple[int, int]) -> int:
-    """Length of the prefix up to the last visual token; 0 where nothing is left after it."""
-    last = max((place for place, token in enumerate(ids) if token in placeholders), default=-1) + 1
-    return 0 if last == len(ids) else last
-
-
 class Decoder:
     """A model at work on a list of samples: features of media still to be used, and how tokens are drawn."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, samples: Sequence[Sample], sampling: Sampling, template: str
+        self,
+        model: Any,
+        tokenizer: Any,
+        samples: Sequence[Sample],
+        max_new_tokens: int,
+        sampling: Sampling,
+        template: str,
     ) -> None:
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.samples = samples
         self.tokenizer = tokenizer
         self.sampling = sampling
+        self.max_new_tokens = max_new_tokens
         self.template = template
         self.device = next(self.model.parameters()).device
         config = self.model.config
@@ -232,18 +198,20 @@ class Decoder:
         self.features: dict[int, Tensor] = {}
         self.positions = positions_of(config)
         _check(samples)
+        if not _is_whole(max_new_tokens) or max_new_tokens < 1:
+            raise InputError(f"max_new_tokens {max_new_tokens!r}: give a whole number from 1 on")
         for number, sample in enumerate(samples):
             visual = sum(token in self.placeholders for token in sample.prompt_ids)
             check_length(len(sample.prompt_ids), config, visual, f"sample {number}")
 
-    def run(self, batch: Batch, max_new_tokens: int) -> Iterator[list[tuple[int, int]]]:
+    def run(self, batch: Batch) -> Iterator[list[tuple[int, int]]]:
         """Step by step, (sample, token) of every row still going."""
         logits, state = self._prefill(batch)
         rows = list(batch.rows)
         going = dict.fromkeys(rows, True)
         said: dict[int, list[int]] = {row: [] for row in rows}
         draws = {row: torch.Generator().manual_seed(self.sampling.seed * 1_000_003 + row) for row in rows}
-        for step in range(max_new_tokens):
+        for step in range(self.max_new_tokens):
             tokens = self._pick(logits, [draws[row] for row in rows])
             events = [(row, token) for row, token in zip(rows, tokens.tolist(), strict=True) if going[row]]
             for row, token in events:
@@ -251,7 +219,7 @@ class Decoder:
                 going[row] = not self._ended(said[row]) and not self._full(row, said[row])
             yield events
             left = [place for place, row in enumerate(rows) if going[row]]
-            if not left or step + 1 == max_new_tokens:
+            if not left or step + 1 == self.max_new_tokens:
                 return
             if len(left) <= 0.75 * len(rows):
                 rows = [rows[place] for place in left]
@@ -270,7 +238,7 @@ class Decoder:
 
     def _pick(self, logits: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
         how = self.sampling
-        if how.temperature == 0:
+        if how.temperature < COLDEST:  # beyond it scores leave float32
             return logits.argmax(dim=-1)
         scores = _warp(logits.float() / how.temperature, how)
         noise = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=g) for g in draws])

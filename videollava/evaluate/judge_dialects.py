@@ -68,9 +68,10 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|billing", re.IGNORECASE)
-# "Please retry in 36.07s", "try again in 1m12s", "after 250ms"; a bound by the minute is said like an empty account.
+# "Please retry in 36.07s", "try again in 1m12s"; a bound by the minute is said like an empty account.
 _LATER = re.compile(
-    r"\b(?:re)?try(?: again)? (?:in|after) (?:(\d+)\s*m(?:in(?:ute)?s?)?\b\s*)?(?:(\d+(?:\.\d+)?)\s*(ms|millisec|s))?",
+    r"\b(?:re)?try(?: again)? (?:in|after) (?:(\d+)\s*m(?:in(?:ute)?s?)?(?!s)\s*)?"
+    r"(?:(\d+(?:\.\d+)?)\s*(ms|millisec|s))?",
     re.IGNORECASE,
 )
 _NAMED = (

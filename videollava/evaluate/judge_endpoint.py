@@ -37,7 +37,7 @@ from videollava.evaluate.judge_dialects import (
     unpacked,
 )
 from videollava.evaluate.judge_prompts import Ask
-from videollava.evaluate.positions import positions_of
+from videollava.model.positions import positions_of
 from videollava.scrub import HIDDEN, scrub
 
 __all__ = [

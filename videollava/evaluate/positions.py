@@ -1,4 +1,4 @@
-"""How many tokens a language model has places for, and what a prompt that has more is told."""
+"""What a prompt that has more tokens than a language model has positions is told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.model.positions import positions_of
 
-__all__ = ["Refused", "TooLong", "check_length", "positions_of"]
+__all__ = ["Refused", "TooLong", "check_length"]
 
 
 class TooLong(InputError):

@@ -20,7 +20,8 @@ from videollava.data.prompts import decode, expand, marked, prompt
 from videollava.data.records import Turn
 from videollava.errors import InputError
 from videollava.evaluate.answers import AnswerLog, Given
-from videollava.evaluate.generate import Sample, generate_each, is_cut
+from videollava.evaluate.batches import Sample
+from videollava.evaluate.generate import generate_each, is_cut
 from videollava.evaluate.media import Encode, media_of
 from videollava.evaluate.positions import check_length
 from videollava.evaluate.questions import Item, Medium

@@ -67,6 +67,10 @@ def convert(
     if base is None and to == "ours" and original.holds_projector_alone(source):
         return _write(target, lambda aside: original.write_projector(source, aside))
     if (source / PROJECTOR_CONFIG).is_file():
+        if base is not None:
+            raise InputError(
+                f"{source}: a projector alone stays one, without the base {base}: leave the base out"
+            )
         return _write(target, lambda aside: _convert_projector(source, aside, to))
     opened = open_checkpoint(source, base)
     if isinstance(opened, Adapted) and to == "original" and not isinstance(opened.base, original.Source):

@@ -7,7 +7,7 @@ a.answer("what color is the shape?", images=["x.png"])
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from videollava.data.admission.addresses import Limits
 from videollava.data.admission.given import Given, Policy, listed, open_image, open_video
 from videollava.data.media import frames_to_pixels, image_to_pixels
 from videollava.errors import InputError
-from videollava.evaluate.generate import Sample, Sampling, generate
+from videollava.evaluate.batches import Sample
+from videollava.evaluate.generate import Sampling, generate
 from videollava.evaluate.positions import Refused, TooLong
 from videollava.evaluate.predict import prompt_sample
 from videollava.model import checkpoint
@@ -44,18 +45,30 @@ def load(
 
     Raises InputError where there is no such model.
     """
-    folder = Path(source)
+    folder = Path(source).expanduser()
     if str(source).startswith("models:"):
         from videollava.registry import resolve
 
         folder = resolve(str(source))
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = _device(device)
     loaded = checkpoint.load(folder, dtype=dtype, device=where)
     limits = Limits.from_environment()
     if private_addresses is not None:
         limits = replace(limits, private=private_addresses)
     roots = None if media_roots is None else tuple(map(Path, media_roots))
     return Assistant(loaded.model, loaded.tokenizer, Policy(limits, roots))
+
+
+def _device(name: str | None) -> str:
+    """The device of that name. InputError where this machine has none."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        raise InputError(f"device {name!r}: not on this machine; there are {', '.join(there)}") from error
+    return name
 
 
 class Assistant:
@@ -83,19 +96,24 @@ class Assistant:
         return self.answer_batch([sample], max_new_tokens, temperature)[0]
 
     def answer_batch(
-        self, samples: Sequence[Mapping[str, Any]], max_new_tokens: int = 128, temperature: float = 0.0
+        self, samples: Iterable[Mapping[str, Any]], max_new_tokens: int = 128, temperature: float = 0.0
     ) -> list[str]:
         """Answers, in order, to `{"question", "images"?, "videos"?}` mixed as they come.
 
+        max_new_tokens: tokens of an answer, 1 or more. temperature: 0 for the likeliest ones, else of the draw.
         Raises Refused where a prompt is too long for the model: the others are answered, and are in the error.
         """
-        prepared, refusals = {}, {}
+        sampling = Sampling(temperature=temperature)
+        if not isinstance(samples, Iterable) or isinstance(samples, str | bytes | Mapping):
+            raise InputError(
+                f"samples: give a list of question, images, videos; found {type(samples).__name__}"
+            )
+        samples, prepared, refusals = list(samples), {}, {}
         for number, sample in enumerate(samples):
             try:
                 prepared[number] = self._sample(sample, number)
             except TooLong as error:
                 refusals[number] = str(error)
-        sampling = Sampling(temperature=temperature)
         found = generate(
             self.model, self.tokenizer, list(prepared.values()), max_new_tokens, sampling=sampling
         )

@@ -29,6 +29,7 @@ __all__ = ["MFU", "Disk", "Hardware", "Outlook", "StageOutlook", "hardware_of", 
 
 Stage = Literal["pretrain", "finetune"]
 Choice = tuple[str, bool]  # deepspeed, gradient checkpointing
+MOST_GPUS = 1_000_000
 MFU = 0.40
 FILLED = 0.96  # of a device's memory: more runs into the allocator's holes
 CHECKPOINT_BYTES = 12  # a learned weight and its two moments, in float32
@@ -113,8 +114,8 @@ class Outlook:
 
 def hardware_of(kind: str, gpus: int) -> Hardware:
     """The named kind; "" is what this machine has: its GPUs, or its CPU and main memory."""
-    if gpus < 1:
-        raise InputError(f"--gpus {gpus}: at least 1")
+    if not 1 <= gpus <= MOST_GPUS:
+        raise InputError(f"--gpus {gpus}: at least 1, at most {MOST_GPUS:,}")
     if not kind:
         return _here(gpus)
     if kind not in DEVICE_GIB:

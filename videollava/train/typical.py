@@ -15,6 +15,7 @@ from videollava.train.cost import Prices
 
 __all__ = ["MEDIUM_BYTES", "Samples", "parse_samples", "typical_lengths"]
 
+MOST = 10**12  # samples of a stage
 DRAWN = 100_000  # this many are laid out; the rest follows in proportion
 # Text tokens (from, to) of the conversation of an image, a video and a text, and the share of them that is learned.
 # With the stated numbers of samples these have the original training sets' mean length, padding (1.64 and 2.93 times)
@@ -50,6 +51,8 @@ def parse_samples(texts: list[str]) -> dict[str, Samples]:
         if stage not in TEXTS or len(counts) != 3 or not all(count.strip().isdigit() for count in counts):
             raise InputError(f"--samples {text}: write STAGE=IMAGES,VIDEOS,TEXTS (the paper's: {PAPER})")
         found[stage] = Samples(*map(int, counts))
+        if not 0 < found[stage].total <= MOST:
+            raise InputError(f"--samples {text}: {stage} needs at least one sample, and at most {MOST:,}")
     return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from videollava.errors import InputError
 from videollava.model.formats import adapted, clip, hf, languagebind, original, ours
-from videollava.model.formats.files import read_config
+from videollava.model.formats.files import has_weights, read_config
 from videollava.model.formats.tables import HEAD, is_said_tied
 
 __all__ = ["Format", "Opened", "detect", "expected_specs", "open_checkpoint"]
@@ -75,7 +75,7 @@ def detect(folder: Path) -> Format:
 
 def open_checkpoint(folder: Path, base: Path | str | None = None) -> Opened:
     """Open a folder of any format, an adapter with its base. base: what a LoRA or projector-only folder was trained
-    on, by default the one it names.
+    on, by default the one it names; InputError where the folder needs none.
     """
     try:
         return _open(folder, base)
@@ -89,6 +89,11 @@ def _open(folder: Path, base: Path | str | None) -> Opened:
     if adapted.holds_adapter(folder):
         return adapted.open_adapted(folder, base, open_checkpoint, expected_specs)
     form = detect(folder)
+    if base is not None and (form != "original" or has_weights(folder)):
+        raise InputError(
+            f"{folder}: has all weights of its own, and nothing of the base {base} would be in the result: leave the "
+            "base out (it is for an adapter, or a projector alone)"
+        )
     if form == "ours":
         return ours.open_source(folder)
     if form == "original":
