@@ -110,6 +110,56 @@ def test_gold_given_twice_is_all_used(files: list[str], capsys: pytest.CaptureFi
         assert (figures["n"], figures["accuracy"], figures["missing"]) == (2, 50.0, 0)
 
 
+def test_gold_that_contradicts_itself_is_refused(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, *answers = files
+    other = tmp_path / "other.json"
+    other.write_text(Path(one).read_text().replace('"yes"', '"no"'))
+    status, _, error = run(capsys, "score", "gqa", "--gold", one, "--gold", str(other), *answers)
+    assert status == 2
+    assert f"{one} and {other} have 'a' with different contents" in error
+    other.write_text(Path(one).read_text())  # the same twice, and a file beside its folder, are that file
+    for gold in ([one, str(other)], [one, one], [str(tmp_path), two]):
+        status, out, error = run(capsys, "score", "gqa", "--gold", *gold, *answers, "--json")
+        assert (status, error) == (0, "")
+        assert json.loads(out)["accuracy"] in (50.0, 100.0)
+
+
+def test_gold_in_parts_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SEED-Bench in two files: the second counts as the first does."""
+    for name, number, letter in (("a", 1, "A"), ("b", 2, "B")):
+        row = {"question_id": number, "answer": letter, "question_type_id": 1}
+        row |= {f"choice_{option}": option for option in "abcd"}
+        whole = {"question_type": {"Scene": 1}, "questions": [row]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(whole))
+    (tmp_path / "said.jsonl").write_text(
+        '{"question_id": 1, "prediction": "A"}\n{"question_id": 2, "prediction": "A"}\n'
+    )
+    gold = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    _, out, _ = run(
+        capsys, "score", "seed", "--gold", *gold, "--answers", str(tmp_path / "said.jsonl"), "--json"
+    )
+    assert (json.loads(out)["n"], json.loads(out)["accuracy"]) == (2, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[" * 100_000, "nested too deep"),
+        (b'[{"questionId": "a"}]'.decode().encode("utf-16"), "save it as UTF-8"),
+        (b"\x1f\x8b\x08\x00", "unpack it if it is an archive"),
+    ],
+)
+def test_files_that_are_no_answers(
+    content: bytes, says: str, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "said.json").write_bytes(content)
+    status, _, error = run(capsys, "score", "gqa", "--gold", *files)
+    assert (status, len(error.splitlines())) == (2, 1)
+    assert says in error
+
+
 def test_gold_of_another_benchmark_is_told(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,8 +52,10 @@ def _run_score(arguments: Arguments) -> None:
 
 
 def _say_unused(given: Iterable[Path], used: Collection[Path], what: str) -> None:
+    files = {file.resolve() for file in used}
     for path in given:
-        if not any(file == path or path in file.parents for file in used):
+        place = path.resolve()
+        if not any(file == place or place in file.parents for file in files):
             print(f"note: {path}: nothing in it is {what}; not used", file=sys.stderr)
 
 

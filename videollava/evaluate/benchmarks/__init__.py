@@ -60,7 +60,7 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> Benchmark:
     """The benchmark of an id; InputError with the nearest id for another name."""
     if name not in _BENCHMARKS:
-        near = difflib.get_close_matches(name, _BENCHMARKS, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name.lower(), _BENCHMARKS, n=1, cutoff=0.4)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(f"no benchmark {name!r}{hint}; there are: {', '.join(_BENCHMARKS)}")
     return _BENCHMARKS[name]

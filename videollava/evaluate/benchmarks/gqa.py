@@ -10,7 +10,7 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.evaluate.benchmarks.image_questions import asked, llava_questions
 from videollava.evaluate.benchmarks.interface import SHORT, Benchmark, Question
-from videollava.evaluate.benchmarks.reading import Document, documents, find, named, read_answers
+from videollava.evaluate.benchmarks.reading import Document, documents, find, named, read_answers, unite
 from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
 
 __all__ = ["BENCHMARK", "questions", "score"]
@@ -90,7 +90,7 @@ def _balanced(found: Sequence[Document]) -> dict[str, dict[str, Any]]:
         raise InputError(
             f"{named(found)}: no GQA questions: one JSON object of questions by id, with types and answers"
         )
-    whole = {key: question for document in golds for key, question in document.value.items()}
+    whole = unite((document, document.value) for document in golds)
     return {key: question for key, question in whole.items() if question.get("isBalanced", True)}
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "read_answers",
     "records",
     "rows_with",
+    "unite",
     "use",
     "watch",
 ]
@@ -84,27 +85,31 @@ def absent(cell: str | None) -> bool:
 
 
 def documents(paths: Sequence[Path]) -> list[Document]:
-    """Every file of `paths`, and of folders among them every file that is JSON or a table, parsed."""
-    found = []
+    """Every file of `paths`, and of folders among them every file that is JSON or a table, parsed; each once."""
+    files: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and looks_like_data(p))
             if not inside:
                 raise InputError(f"{path}: no JSON file or table in this folder")
-            found += [parse(file) for file in inside]
         else:
-            found.append(parse(path))
-    return found
+            inside = [path]
+        for file in inside:
+            files.setdefault(file.resolve(), file)
+    return [parse(file) for file in files.values()]
 
 
 def parse(path: Path, *, lenient: bool = False) -> Document:
     """One file's content. Broken JSON lines are an InputError, or listed in `malformed` when `lenient`."""
     if not path.is_file():
-        raise InputError(f"{path}: not found")
+        raise InputError(f"{path}: a folder; name the file in it" if path.is_dir() else f"{path}: not found")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise InputError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); unpack it if it is an archive, or save "
+            "it as UTF-8"
+        ) from error
     start = text.lstrip()[:1]
     if start and start in "{[":
         return _parse_json(path, text, lenient)
@@ -162,6 +167,20 @@ def use(files: Iterable[Path]) -> None:
     seen = _used.get()
     if seen is not None:
         seen.update(files)
+
+
+def unite(parts: Iterable[tuple[Document, Mapping[str, Any]]]) -> dict[str, Any]:
+    """What several files hold by id, as one. InputError where two of them have one id with different contents."""
+    whole: dict[str, Any] = {}
+    source: dict[str, Path] = {}
+    for document, part in parts:
+        for key, value in part.items():
+            if key in whole and whole[key] != value:
+                raise InputError(
+                    f"{source[key]} and {document.path} have {key!r} with different contents: give one of them"
+                )
+            whole[key], source[key] = value, document.path
+    return whole
 
 
 def named(found: Sequence[Document]) -> str:
@@ -248,6 +267,8 @@ def looks_like_data(path: Path) -> bool:
 def _parse_json(path: Path, text: str, lenient: bool) -> Document:
     try:
         return Document(path, json.loads(text))
+    except RecursionError as error:
+        raise InputError(f"{path}: nested too deep for a benchmark's file") from error
     except json.JSONDecodeError as error:
         whole = error
     values, lines, broken = [], [], []
@@ -256,7 +277,7 @@ def _parse_json(path: Path, text: str, lenient: bool) -> Document:
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             broken.append(number)
             continue
         values.append(value)

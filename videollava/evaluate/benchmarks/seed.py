@@ -11,7 +11,15 @@ from videollava.evaluate.benchmarks.choice_words import read_choice
 from videollava.evaluate.benchmarks.choices import lettered
 from videollava.evaluate.benchmarks.image_questions import IMAGE, VIDEO, beside, llava_questions
 from videollava.evaluate.benchmarks.interface import LETTER, Benchmark, Question
-from videollava.evaluate.benchmarks.reading import Document, documents, find, pick, read_answers, rows_with
+from videollava.evaluate.benchmarks.reading import (
+    Document,
+    documents,
+    find,
+    pick,
+    read_answers,
+    rows_with,
+    unite,
+)
 from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, read_otherwise, result
 
 __all__ = ["BENCHMARK", "questions", "score"]
@@ -61,8 +69,9 @@ def _options(row: Mapping[str, Any]) -> dict[str, str]:
 def _golds(found: Sequence[Document]) -> tuple[dict[str, dict[str, Any]], Mapping[Any, str]]:
     whole = find(found, _is_benchmark)
     if whole:
-        names = {number: name for name, number in whole[0].value.get("question_type", {}).items()}
-        return {str(row["question_id"]): row for row in whole[0].value["questions"]}, names
+        types = unite((document, document.value.get("question_type", {})) for document in whole)
+        rows = unite((d, {str(row["question_id"]): row for row in d.value["questions"]}) for d in whole)
+        return rows, {number: name for name, number in types.items()}
     letters = pick(found, "SEED-Bench answers (letters by id, or SEED-Bench.json)", _is_letters)
     bad = next((key for key, letter in letters.value.items() if letter not in tuple(LETTERS)), None)
     if bad is not None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from videollava.errors import InputError
 from videollava.evaluate.benchmarks.interface import Benchmark, Question
-from videollava.evaluate.benchmarks.reading import documents, find, read_answers, records, rows_with
+from videollava.evaluate.benchmarks.reading import documents, find, read_answers, records, rows_with, unite
 from videollava.evaluate.benchmarks.tally import counts, grouped, mark, percent, result
 from videollava.evaluate.normalise import exact
 
@@ -33,8 +33,8 @@ def score(
     have it.
     """
     given = read_answers(answers, texts=TEXTS)
-    listed = [row for d in find(documents(gold), rows_with("question_id", "answer")) for row in records(d)]
-    rows = {str(row["question_id"]): row for row in listed} or given.rows
+    listed = find(documents(gold), rows_with("question_id", "answer"))
+    rows = unite((d, {str(row["question_id"]): row for row in records(d)}) for d in listed) or given.rows
     wanting = next((key for key, row in rows.items() if "answer" not in row), None)
     if wanting is not None:
         raise InputError(f"{given.path}: question {wanting!r} has no 'answer', and no gold file gives one")

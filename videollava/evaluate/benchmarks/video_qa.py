@@ -18,6 +18,7 @@ from videollava.evaluate.benchmarks.reading import (
     read_answers,
     records,
     rows_with,
+    unite,
 )
 from videollava.evaluate.benchmarks.replies import read_replies
 from videollava.evaluate.benchmarks.tally import counts, mark, result
@@ -102,9 +103,10 @@ def score(
 def asks(gold: Sequence[Path], answers: Path) -> list[Ask]:
     """What to ask a judge: the gold's answers, joined by id, against ours."""
     found = documents(gold)
-    asked = {
-        str(row["question_id"]): row["question"] for q in find(found, _is_questions) for row in records(q)
-    }
+    asked = unite(
+        (document, {str(row["question_id"]): row["question"] for row in records(document)})
+        for document in find(found, _is_questions)
+    )
     golds = _golds(found)
     wanting = sorted(golds.keys() - asked.keys())
     if not golds or wanting:
