@@ -15,7 +15,7 @@ from pathlib import Path
 from flows.process import GRACE_SECONDS, Supervised
 from flows.servers.ports import own_address, reserve
 from flows.servers.probe import is_up, why_not
-from flows.servers.proxies import set_proxies_aside
+from flows.servers.proxies import check_certificates, set_proxies_aside
 from videollava.environment import ask_loopback_directly, is_loopback
 from videollava.errors import InputError
 from videollava.scrub import scrub
@@ -123,10 +123,13 @@ def prefect_server(home: Path) -> Iterator[Server]:
 
 def find_configured() -> str:
     """The configured server's address, "" where none is; InputError, within seconds, where none answers there."""
+    check_certificates()
     ask_loopback_directly()
     url = configured_url()
     if not url or is_loopback(url):
         set_proxies_aside()
+    if url and not url.lower().startswith(("http://", "https://")):
+        raise InputError(f"PREFECT_API_URL is {url}: it begins with neither http:// nor https://")
     if url and (reason := why_not(url)):
         raise InputError(
             f"PREFECT_API_URL is {url}, but no server answers there: {reason}; correct it, or unset PREFECT_API_URL"

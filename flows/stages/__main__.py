@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import argparse
 
+from flows.places.workspace import checkout
+from flows.stages.graph import stage_order
 from flows.stages.stage import StageFailed, run_stage
 from videollava.errors import InputError
 
 __all__: list[str] = []
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m flows.stages", description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("workspace", nargs="?", default=".")
+    options = parser.parse_args()
     try:
-        result = run_stage(Path(sys.argv[2] if len(sys.argv) > 2 else "."), sys.argv[1])
+        root = checkout(options.workspace)
+        stage_order(root, options.name)  # is there such a stage
+        result = run_stage(root, options.name)
     except StageFailed as failure:
         raise SystemExit(failure.status) from failure
     except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        raise SystemExit(2) from problem
+        parser.error(str(problem))
     print(f"{result.stage}: {result.outcome} in {result.seconds:.1f} s")

@@ -193,6 +193,43 @@ def test_a_socks_proxy_does_not_keep_prefect_from_loopback(
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "left"),
+    [
+        ("HTTP_PROXY", ":bad", None),
+        ("https_proxy", "http://proxy.corp:31 28x", None),
+        ("ALL_PROXY", "ftp://proxy.corp", None),
+        ("no_proxy", "intra.corp,corp:abc, 10.0.0.0/8", "intra.corp,10.0.0.0/8"),
+        ("NO_PROXY", "münchen.corp,*.corp", "*.corp"),
+    ],
+)
+def test_what_httpx_cannot_read_does_not_keep_prefect_from_loopback(
+    standing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, left: str | None
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PREFECT_API_URL", standing)
+    with server.prefect_server(tmp_path) as found:
+        assert found == server.Server(standing)
+    if left is None:
+        assert name not in os.environ
+        assert stage_environment(tmp_path)[name] == value
+    else:
+        assert os.environ[name].startswith(left)
+        assert stage_environment(tmp_path)[name].startswith(value.replace(", ", ","))
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_file_of_certificates_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    if content:
+        (tmp_path / "ca.pem").write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with pytest.raises(InputError, match=r"SSL_CERT_FILE is .*ca.pem, but no certificates can be read"):
+        server.find_configured()
+
+
+@pytest.mark.parametrize(
     ("settings", "wants", "extra"),
     [
         ({"PREFECT_API_KEY": KEY}, f"Bearer {KEY}", ("", "")),
@@ -257,7 +294,8 @@ def test_a_wrong_key_is_said_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch) 
         ("{nowhere}", "nothing answers"),
         ("{standing}/v2", "is no Prefect API .HTTP 404.; its address usually ends in /api"),
         ("{bare}", "is no Prefect API .HTTP 404.; its address usually ends in /api"),
-        ("ftp://prefect.corp/api", "unsupported protocol|URL scheme|valid URL|http"),
+        ("ftp://prefect.corp/api", "begins with neither http:// nor https://"),
+        ("prefect.corp:4200", "begins with neither http:// nor https://"),
     ],
 )
 def test_a_wrong_address_is_said_within_seconds(
