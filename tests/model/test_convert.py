@@ -264,6 +264,19 @@ def test_a_projector_alone_goes_to_the_original(model: Any, tmp_path: Path) -> N
     assert json.loads((tmp_path / "back/projector.json").read_text()) == {"projector_type": "mlp2x_gelu"}
 
 
+@pytest.mark.parametrize("to", ["ours", "original"])
+def test_a_base_that_would_not_be_used_is_refused(saved: Path, tmp_path: Path, to: convert.Target) -> None:
+    with pytest.raises(
+        InputError, match=r"has all weights of its own, and nothing of the base .* leave the base out"
+    ):
+        convert.convert(saved, tmp_path / "out", to, base=saved)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "projector").mkdir()
+    (tmp_path / "projector/projector.json").write_text(json.dumps({"projector_type": "mlp2x_gelu"}))
+    with pytest.raises(InputError, match="a projector alone stays one, without the base"):
+        convert.convert(tmp_path / "projector", tmp_path / "out", to, base=saved)
+
+
 MEASURE = """
 import resource, sys
 from videollava.model.convert import convert

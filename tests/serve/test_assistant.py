@@ -111,6 +111,29 @@ def test_samples_that_are_none(assistant: Assistant) -> None:
     with pytest.raises(InputError, match="sample 0: give question, images, videos; found image, question"):
         assistant.answer_batch([{"question": QUESTION, "image": "x.png"}])
 
+    for nothing in (None, "what?", {"question": QUESTION}, 5):
+        with pytest.raises(InputError, match="samples: give a list of question, images, videos; found"):
+            assistant.answer_batch(nothing)  # type: ignore[arg-type]
+    assert assistant.answer_batch(sample for sample in [{"question": QUESTION}]) == [
+        assistant.answer(QUESTION)
+    ]
+
+
+@pytest.mark.parametrize(
+    "choices", [{"max_new_tokens": 0}, {"max_new_tokens": -1}, {"temperature": -1.0}, {"temperature": np.nan}]
+)
+def test_numbers_that_no_answer_has(assistant: Assistant, choices: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(choices))):
+        assistant.answer(QUESTION, **choices)
+    whole = {"max_new_tokens": np.int64(3), "temperature": np.float32(0)}  # as arrays hold them
+    assert assistant.answer(QUESTION, **whole) == assistant.answer(QUESTION, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus", ""])
+def test_a_device_that_is_not_there(model_folder: Path, device: str) -> None:
+    with pytest.raises(InputError, match=r"not on this machine; there are cpu"):
+        load(model_folder, device=device)
+
 
 def test_ask_takes_addresses_where_private_networks_are_allowed(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -26,7 +26,8 @@ SHOWN = 200  # characters of a reply in an error
 class Limits:
     """How hard a judge is asked, and how its replies are read. `retries` bounds the calls of one ask beyond its
     first, `max_calls` those of all; `per_minute` 0 sets no rate. Waits after a failure start at `pause` seconds,
-    double, and end at `longest_pause`. Prices are in currency units for a million tokens, 0 where unknown.
+    double, and end at `longest_pause`; what a server asks for
+    counts where it is longer, to ten minutes. Prices are in currency units for a million tokens, 0 where unknown.
     max_unread: the share of answers without a readable reply, above which all ends. max_tokens: of a reply, 0 for
     what the prompt needs.
     """
@@ -184,7 +185,7 @@ class Run:
                     self.calls += 1
                     self._free_at = now + (60 / self.limits.per_minute if self.limits.per_minute else 0.0)
                     return True
-            self.stop.wait(wait)
+            self.stop.wait(min(wait, PATIENCE))
         return False
 
     def _hold(self, failure: Transient, failures: int) -> None:
@@ -193,7 +194,8 @@ class Run:
             self.problem = f"{failure}; it asks to wait {failure.after:,.0f} s: start again then"
             self.stop.set()
             return
-        pause = max(failure.after, min(self.limits.longest_pause, self.limits.pause * 2 ** (failures - 1)))
+        doubled = self.limits.pause * 2.0 ** min(failures - 1, 64)
+        pause = max(failure.after, min(self.limits.longest_pause, doubled))
         if failure.throttled:
             with self._lock:
                 self._free_at = max(self._free_at, time.monotonic() + pause)

@@ -292,13 +292,15 @@ class Judge(Section):
     )
     replies: str = Field("", description="kind replay: the file")
     concurrency: Annotated[Count, Field(le=1024)] = Field(4, description="calls at a time")
-    retries: Whole = Field(5, description="further calls for one answer")
+    retries: Annotated[Whole, Field(le=1000)] = Field(5, description="further calls for one answer")
     max_calls: Whole = Field(10_000, description="calls in all")
     per_minute: Amount = Field(0.0, description="calls a minute; 0: no bound")
     timeout: Annotated[Positive, Field(le=86_400)] = Field(60.0, description="seconds of one call")
     price_in: Amount = Field(0.0, description="of a million tokens sent; 0: unknown")
     price_out: Amount = Field(0.0, description="of a million tokens received; 0: unknown")
-    runs: Count = Field(1, description="times each answer is graded, where the score averages runs (MM-Vet)")
+    runs: Annotated[Count, Field(le=1000)] = Field(
+        1, description="times each answer is graded, where the score averages runs (MM-Vet)"
+    )
     reader: Literal["official", "tolerant"] = Field(
         "official",
         description="tolerant: also replies in code fences, after reasoning, in words; named in the score",
