@@ -249,6 +249,34 @@ def test_what_our_commands_would_drop_is_refused(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["judge", "msvd", "--answers", "a", "--out", "file"], "file: no folder; name one"),
+        (["judge", "msvd", "--answers", "a", "--out", "file/below/it"], "file: no folder; name one"),
+        (["judge", "msvd", "--answers", "a", "--out", "broken"], "broken: no folder; name one"),
+        (["evaluate", "--model", "m", "--out", "file"], "file: no folder; name one"),
+        (["convert", "m", "file"], "file: no folder; name one"),
+        (["merge", "m", "file"], "file: no folder; name one"),
+        (["submission", "vqav2", "--questions", "q", "--answers", "a", "--out", "folder"], "name a file"),
+    ],
+)
+def test_places_that_cannot_be_written_are_told_before_any_work(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("folder").mkdir()
+    Path("broken").symlink_to("nowhere")
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert says in capsys.readouterr().err
+
+
 def test_ranks_that_are_no_numbers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videollava.command import Arguments, Command, Parser, add_params
+from videollava.command import Arguments, Command, Parser, add_params, folder_to_write
 from videollava.environment import ask_loopback_directly, end_with_supervisor
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
@@ -65,7 +65,9 @@ def _stage(name: str) -> Command:
         add_params(parser)
         if name == "evaluate":
             parser.add_argument("--model", type=Path, help="another model folder than models/videollava")
-            parser.add_argument("--out", type=Path, help="where its predictions, report and metrics.json go")
+            parser.add_argument(
+                "--out", type=folder_to_write, help="where its predictions, report and metrics.json go"
+            )
             parser.add_argument(
                 "--champion", type=Path, help="with --model: an evaluation folder to compare with"
             )
@@ -267,7 +269,7 @@ def _run_track(arguments: Arguments) -> int:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a folder of any known format, or a hub id")
-    parser.add_argument("target", type=Path)
+    parser.add_argument("target", type=folder_to_write)
     parser.add_argument("--to", choices=("ours", "original", "transformers"), default="ours")
     _add_conversion(parser)
 
@@ -299,7 +301,7 @@ def _say_converted(done: Any) -> None:
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", help="a LoRA folder, ours or the original's")
-    parser.add_argument("target", type=Path)
+    parser.add_argument("target", type=folder_to_write)
     _add_conversion(parser)
 
 

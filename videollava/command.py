@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["Arguments", "Command", "Parser", "add_params"]
+__all__ = ["Arguments", "Command", "Parser", "add_params", "file_to_write", "folder_to_write"]
 
 Arguments = argparse.Namespace
 
@@ -69,6 +70,26 @@ class _Once(argparse.Action):
         if option_string:
             namespace.given = given | {self.dest}
         setattr(namespace, self.dest, values)
+
+
+def folder_to_write(text: str) -> Path:
+    """The folder of an argument. ArgumentTypeError where it could not be made or written to, before any work."""
+    path = Path(text)
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there}: no folder; name one, or a new one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{there}: not writable; name another folder")
+    return path
+
+
+def file_to_write(text: str) -> Path:
+    """The file of an argument, likewise."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: a folder; name a file")
+    folder_to_write(str(path.parent))
+    return path
 
 
 def add_params(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from videollava.command import Arguments, Command, add_params
+from videollava.command import Arguments, Command, add_params, file_to_write, folder_to_write
 from videollava.errors import InputError
 
 __all__ = ["SCORING"]
@@ -70,7 +70,7 @@ def _add_submission(parser: argparse.ArgumentParser) -> None:
         help="the benchmark's question files; may be repeated",
     )
     parser.add_argument("--answers", type=Path, required=True, help="the predictions")
-    parser.add_argument("--out", type=Path, required=True, help="the file to upload")
+    parser.add_argument("--out", type=file_to_write, required=True, help="the file to upload")
 
 
 def _run_submission(arguments: Arguments) -> None:
@@ -89,7 +89,10 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     _add_gold(parser)
     parser.add_argument("--answers", type=Path, required=True, help="the predictions")
     parser.add_argument(
-        "--out", type=Path, required=True, help="a folder for the replies and what was judged so far"
+        "--out",
+        type=folder_to_write,
+        required=True,
+        help="a folder for the replies and what was judged so far",
     )
 
 
