@@ -13,7 +13,14 @@ from flows.places.lock import hold
 from flows.places.scm import settle_scm
 from flows.storage import share
 from videollava.errors import InputError
-from videollava.params import load_params, parse_params, profile_names, profile_text, split_overrides
+from videollava.params import (
+    load_params,
+    parse_params,
+    profile_names,
+    profile_text,
+    read_mapping,
+    split_overrides,
+)
 
 __all__ = ["apply_params", "checkout", "occupy", "repository"]
 
@@ -40,6 +47,10 @@ def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -
     replaces the file: refused (InputError) while it holds edits that neither git nor a profile has.
     """
     file = root / "params.yaml"
+    if not profile and not file.is_file():
+        load_params(file)  # says how to write one
+    if file.is_file():
+        read_mapping(file)  # says what is wrong with it as YAML
     before = file.read_text() if file.is_file() else ""
     text, changes = before, []
     if profile and (not before or load_params(file).profile != profile):

@@ -62,6 +62,8 @@ def _stages(workspace: Path) -> dict[str, Any]:
     stages = read_yaml(workspace / "dvc.yaml").get("stages") or {}
     if not stages:
         raise InputError(f"{workspace / 'dvc.yaml'}: no stages; run from the repository root")
+    if not isinstance(stages, Mapping) or not all(isinstance(one, Mapping) for one in stages.values()):
+        raise InputError(f"{workspace / 'dvc.yaml'}: stages must be a mapping of names to stages")
     return dict(stages)
 
 

@@ -110,16 +110,23 @@ def library_versions() -> dict[str, str]:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; empty where there is no file."""
+    """The mapping in a YAML file; empty where there is no file, InputError where something else is in it."""
     import yaml
 
     if not file.is_file():
         return {}
     try:
-        raw = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not valid YAML: {error}") from error
+        text = file.read_text(encoding="utf-8")
+        raw = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not valid YAML{_merging(file)}: {error}") from error
+    if raw is not None and not isinstance(raw, dict):
+        raise InputError(f"{file}: must be a mapping of keys, not {type(raw).__name__}{_merging(file)}")
     return raw or {}
+
+
+def _merging(file: Path) -> str:
+    return " (a merge left its marks in it: resolve it)" if b"<<<<<<< " in file.read_bytes() else ""
 
 
 def digest(value: Any) -> str:

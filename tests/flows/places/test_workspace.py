@@ -25,6 +25,26 @@ def test_the_repository_is_the_one_this_code_is_in() -> None:
     assert (repository() / ".git").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "not found; write one"),
+        (b"a: [\n", "not valid YAML"),
+        (b"\xff\xfe", "not valid YAML"),
+        (b"- x\n", "mapping"),
+    ],
+)
+def test_parameters_that_cannot_be_read_are_said_at_once(
+    workspace: Path, content: bytes | None, reason: str
+) -> None:
+    file = workspace / "params.yaml"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        apply_params(workspace)
+    with pytest.raises(InputError, match=reason):
+        apply_params(workspace, overrides=["seed=1"])
+
+
 def test_only_a_checkout_is_worked_in(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(workspace.parent))
     assert checkout(f"~/{workspace.name}") == workspace

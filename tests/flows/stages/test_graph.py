@@ -58,6 +58,10 @@ def test_our_own_order() -> None:
         ("stages: {a: {deps: [y], outs: [x]}, b: {deps: [x], outs: [y]}}", "need each other: "),
         ("stages: {}", "no stages"),
         ("stages: [", "not valid YAML"),
+        ("stages: [a, b]", "mapping of names"),
+        ("stages: {a: }", "mapping of names"),
+        ("a word", "mapping of keys, not str"),
+        ("stages:\n<<<<<<< HEAD\n  a: {}\n=======\n>>>>>>> x\n", "a merge left its marks in it"),
     ],
 )
 def test_a_broken_graph_is_refused(tmp_path: Path, text: str, message: str) -> None:
