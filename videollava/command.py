@@ -64,7 +64,7 @@ class _Once(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        given = getattr(namespace, "given", frozenset())
+        given: frozenset[str] = getattr(namespace, "given", frozenset())
         if option_string and self.dest in given:
             raise argparse.ArgumentError(self, "given twice; it takes one value")
         if option_string:

@@ -47,7 +47,8 @@ def model_folder(micro: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The micro model, saved."""
     from videollava.model import checkpoint
 
-    return checkpoint.save(*micro, tmp_path_factory.mktemp("model") / "videollava")
+    model, tokenizer = micro
+    return checkpoint.save(model, tokenizer, tmp_path_factory.mktemp("model") / "videollava")
 
 
 @pytest.fixture

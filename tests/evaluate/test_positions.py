@@ -82,8 +82,9 @@ def test_visual_tokens_count(micro: Any) -> None:
 @pytest.mark.parametrize("question", ["", "  \n", "<image>\n"])
 def test_an_empty_question_is_refused(micro: Any, question: str) -> None:
     images = [torch.zeros(3, 16, 16)] if "<image>" in question else []
+    model, tokenizer = micro
     with pytest.raises(InputError, match="sample 0: the question is empty"):
-        prompt_sample(*micro, question, images, [], "sample 0")
+        prompt_sample(model, tokenizer, question, images, [], "sample 0")
 
 
 def test_an_answer_ends_with_the_positions_and_says_so(micro: Any) -> None:

@@ -146,7 +146,7 @@ def test_pope_words(text: str, yes: bool) -> None:
 
 def test_pope_joins_by_question_not_by_place(write: Write) -> None:
     """Answers shuffled, one missing: the official script would pair every answer with another's label."""
-    labels = [
+    labels: list[dict[str, Any]] = [
         {
             "question_id": n,
             "image": f"{n}.jpg",
