@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -90,6 +91,7 @@ def _wait_for_page(url: str, running: Supervised) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m flows.ui", description=__doc__).parse_args()
     try:
         serve(Path.cwd())
     except KeyboardInterrupt:

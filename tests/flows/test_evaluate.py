@@ -11,6 +11,7 @@ import flows.evaluate
 import flows.stages.remote
 from flows.evaluate import have_questions
 from flows.places.lock import hold
+from flows.stages.stage import push_stage
 from videollava.errors import InputError
 
 REMOTE = "[core]\n    remote = far\n['remote \"far\"']\n    url = {}\n"
@@ -37,6 +38,16 @@ def test_what_the_remote_lacks_is_said_in_dvcs_words(workspace: Path) -> None:
     (workspace / ".dvc" / "config.local").write_text(REMOTE.format(workspace.parent / "remote"))
     with pytest.raises(InputError, match=r"cannot bring them \(.*data/prepared"):
         have_questions(workspace, print)
+
+
+def test_what_the_remote_has_is_brought(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (finished / ".dvc" / "config.local").write_text(REMOTE.format(finished.parent / "remote"))
+    assert push_stage(finished, "fetch", lambda _: None) == ""
+    for name in (".dvc/cache", "data"):
+        shutil.rmtree(finished / name)
+    monkeypatch.setattr(flows.evaluate, "DATA", "data/raw")
+    have_questions(finished, lambda _: None)
+    assert (finished / "data" / "raw" / "toy").is_file()
 
 
 @pytest.mark.parametrize("git", [True, False])

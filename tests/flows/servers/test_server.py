@@ -426,3 +426,15 @@ def test_our_own_server_is_not_a_teams(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert not [name for name in environment if name.startswith(server.THEIRS)]
     assert "127.0.0.1" in environment["NO_PROXY"].split(",")
     assert urllib.request.proxy_bypass("127.0.0.1:4200")
+
+
+def test_the_pages_verb_takes_no_arguments_and_drops_none() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.ui", "5000"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "unrecognized arguments: 5000" in done.stderr
