@@ -14,7 +14,8 @@ from videollava.data.bounds import TooLongError, bound_of, check_bound, check_po
 from videollava.data.fetch import run as fetch
 from videollava.data.packing import Lengths, plan_epoch
 from videollava.data.prepare import run
-from videollava.data.prompts import encode
+from videollava.data.prompts import VIDEO_PLACEHOLDER, encode
+from videollava.data.records import Turn
 from videollava.data.shards import load_split
 from videollava.data.vocabulary import load_tokenizer
 from videollava.errors import InputError
@@ -55,7 +56,7 @@ def test_the_index_counts_what_training_uses(tmp_path: Path, capsys: pytest.Capt
     found = rows(tmp_path)
     assert list(found) == ["long", "short", "long-picture", "long-clip"]
     assert found["long"]["text_tokens"] == found["long"]["tokens"] == 300
-    assert found["long-picture"]["text_tokens"] == 300  # and 4 of the picture, below 310
+    assert found["long-picture"]["text_tokens"] == 299  # one is the picture's; and 4 of it, below 310
     assert (found["long-clip"]["text_tokens"], found["long-clip"]["tokens"]) == (
         295,
         310,
@@ -104,8 +105,6 @@ def test_the_issues_own_numbers(tmp_path: Path) -> None:
 
 
 def encode_row(workspace: Path, row: dict[str, Any], limit: int | None) -> Any:
-    from videollava.data.records import Turn
-
     turns = [Turn(role, text) for role, text in json.loads(row["conversations"])]
     tokenizer = load_tokenizer(workspace / "data/prepared/tokenizer")
     return encode(turns, [], tokenizer, max_text_tokens=limit)
@@ -125,15 +124,28 @@ def test_the_remedy_in_the_planners_refusal_works(tmp_path: Path) -> None:
     plan_epoch(Lengths(tokens, tokens, tokens), **options)
 
 
+def test_media_count_in_the_text_as_the_originals_placeholders(tmp_path: Path) -> None:
+    """Its collator cuts ids that hold one placeholder for a picture and one for each frame of a video."""
+    chosen = prepared(tmp_path, max_text_tokens=300)
+    found, frames = rows(tmp_path), chosen.model.frames
+    for name, kinds in (("long-picture", ["image"]), ("long-clip", ["video"]), ("long", [])):
+        turns = [Turn(role, text) for role, text in json.loads(found[name]["conversations"])]
+        whole = encode(turns, kinds, load_tokenizer(tmp_path / "data/prepared/tokenizer"))
+        ids = [[token] * (frames if token == VIDEO_PLACEHOLDER else 1) for token in whole.input_ids]
+        kept = [token for group in ids for token in group][:300]
+        assert found[name]["text_tokens"] == sum(token >= 0 for token in kept) < whole.text_tokens
+
+
 def test_each_stage_has_its_own_bound_and_positions_bound_both() -> None:
     chosen = params().replace(
-        pretrain=Train(max_text_tokens=100), finetune=Train(max_text_tokens=50, max_tokens=90)
+        pretrain=Train(max_text_tokens=100), finetune=Train(max_text_tokens=60, max_tokens=90)
     )
     pretrain, finetune = bound_of(chosen, "pretrain"), bound_of(chosen, "finetune")
     assert pretrain is not None
     assert finetune is not None
-    assert pretrain.text_limit(["image"]) == (100, "pretrain.max_text_tokens")
-    assert finetune.text_limit(["image"]) == (50, "finetune.max_text_tokens")
+    assert pretrain.text_limit(["image"]) == (99, "pretrain.max_text_tokens")
+    assert finetune.text_limit(["image"]) == (59, "finetune.max_text_tokens")
+    assert finetune.text_limit(["video", "image"]) == (56, "finetune.max_text_tokens")
     assert finetune.text_limit(["video", "video", "video"]) == (45, "finetune.max_tokens")
     assert bound_of(chosen, "align") is None
     assert bound_of(chosen, "test-any") is None

@@ -1,8 +1,9 @@
 """How long a sample may be, decided once: the index counts what training will use, and training checks that it did.
 
 Text is cut at its end, as the original's data loader does with `model_max_length` (max_text_tokens) and its model with
-`tokenizer_model_max_length` (max_tokens, visual tokens included); the language model's positions bound both. Media are
-never cut: a sample whose media or answers would go is refused.
+`tokenizer_model_max_length` (max_tokens, visual tokens included); the language model's positions bound both. Of
+max_text_tokens a picture takes one and a video one a frame: the original's DataCollatorForSupervisedDataset cuts ids
+that hold as many placeholders. Media are never cut: a sample whose media or answers would go is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class TooLongError(InputError):
 
 @dataclass(frozen=True)
 class Bound:
-    """Tokens that a sample of a stage may have: of text, and in all. image_tokens, video_tokens: of one medium."""
+    """Tokens that a sample of a stage may have: of text, and in all. image_tokens, video_tokens: of one medium.
+
+    frames: what a video counts among the tokens of text; a picture counts one.
+    """
 
     stage: str
     max_text_tokens: int
@@ -38,6 +42,7 @@ class Bound:
     positions: int
     image_tokens: int
     video_tokens: int
+    frames: int
 
     def text_limit(self, kinds: Sequence[str], where: str = "") -> tuple[int, str]:
         """Tokens of text that go with these media, and the parameter that bounds them.
@@ -45,17 +50,19 @@ class Bound:
         Raises InputError where the media leave no room.
         """
         videos = kinds.count("video")
-        visual = (len(kinds) - videos) * self.image_tokens + videos * self.video_tokens
-        tokens, name = min(
-            (self.max_text_tokens, f"{self.stage}.max_text_tokens"),
-            (self.max_tokens - visual, f"{self.stage}.max_tokens"),
-            (self.positions - visual, "model.language.positions"),
+        images = len(kinds) - videos
+        marks = images + videos * self.frames
+        visual = images * self.image_tokens + videos * self.video_tokens
+        tokens, taken, name = min(
+            (self.max_text_tokens - marks, marks, f"{self.stage}.max_text_tokens"),
+            (self.max_tokens - visual, visual, f"{self.stage}.max_tokens"),
+            (self.positions - visual, visual, "model.language.positions"),
             key=lambda bound: bound[0],
         )
         if tokens < 1:
             raise TooLongError(
-                f"{where}{': ' if where else ''}its {len(kinds)} media take {visual} tokens and {name} is "
-                f"{tokens + visual}: raise it, or give the record fewer media"
+                f"{where}{': ' if where else ''}its {len(kinds)} media take {taken} tokens and {name} is "
+                f"{tokens + taken}: raise it, or give the record fewer media"
             )
         return tokens, name
 
@@ -76,6 +83,7 @@ def bound_of(params: Params, split: str) -> Bound | None:
         model.language.positions,
         model.image_tokens,
         model.video_tokens,
+        model.frames,
     )
 
 
