@@ -13,6 +13,10 @@ from videollava.scrub import has_password, has_signature
 BASIC = "Basic dXNlcjpzZWNyZXQ="  # user:secret
 
 
+POINT = "arn:aws:s3:eu-west-1:123456789012:accesspoint/mine"
+OUTPOST = "arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/mine"
+
+
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No credentials but a test's own."""
@@ -58,6 +62,10 @@ def test_what_is_asked_for(text: str, url: str, file: str) -> None:
         ("s3://b//a.tar", "b", ("/a.tar",)),
         ("s3://b/what?#.tar", "b", ("what?#.tar",)),
         ("s3://b/小.tar", "b", ("小.tar",)),
+        (f"s3://{POINT}/x/a.tar", POINT, ("x/a.tar",)),
+        (f"s3://{POINT.replace('point/', 'point:')}/a.tar", POINT.replace("point/", "point:"), ("a.tar",)),
+        (f"s3://{OUTPOST}/a.tar", OUTPOST, ("a.tar",)),
+        ("s3://arn:aws:s3::1:accesspoint/m.mrap/a.tar", "arn:aws:s3::1:accesspoint/m.mrap", ("a.tar",)),
     ],
 )
 def test_keys_are_no_addresses(text: str, bucket: str, keys: tuple[str, ...]) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
+import zipfile
 from typing import Any
 
 import pytest
@@ -142,3 +146,65 @@ def test_a_broken_first_line_is_one_broken_line() -> None:
     found = read(b'{"id": "cut off\n{"id": 2}\n')
     assert isinstance(found[0], RecordError)
     assert found[1:] == [{"id": 2}]
+
+
+RECORDS = [llava("a"), llava("b"), llava("c")]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("head", [100, 1 << 16])
+def test_records_by_their_ids(monkeypatch: pytest.MonkeyPatch, indent: int | None, head: int) -> None:
+    monkeypatch.setattr(items, "HEAD", head)
+    nameless = {item["id"]: {key: item[key] for key in item if key != "id"} for item in RECORDS}
+    if head > 100:  # else the first is longer than what is looked at
+        assert read(json.dumps(nameless, indent=indent).encode()) == RECORDS
+    assert read(json.dumps(RECORDS[0], indent=indent).encode()) == RECORDS[:1]
+
+
+def test_lists_one_after_the_other_are_all_read() -> None:
+    one, two = json.dumps(RECORDS[:1]).encode(), json.dumps(RECORDS[1:]).encode()
+    assert read(one + two) == read(one + b"\n" + two + b"\n") == RECORDS
+    assert read(b"[]\n" + two + b"[]") == RECORDS[1:]
+    for rest in (b"]", b"x", b'{"id": 1}'):
+        with pytest.raises(InputError, match=r"file\.json: line 1: item 1"):
+            read(one + rest)
+
+
+def test_two_lists_in_an_object_are_one_too_many() -> None:
+    assert read(json.dumps({"annotations": [], "data": RECORDS, "items": []}).encode()) == RECORDS
+    with pytest.raises(InputError, match=r"holds two lists, 'data' and 'records'"):
+        read(json.dumps({"data": RECORDS, "records": RECORDS}).encode())
+    with pytest.raises(InputError, match="something follows its end"):
+        read(json.dumps({"data": RECORDS}).encode() * 2)
+    with pytest.raises(InputError, match="not JSON"):
+        read(json.dumps({"data": RECORDS}).encode()[:-1])
+
+
+@pytest.mark.parametrize("codec", ["gz", "bz2", "xz", "zstd", "lz4"])
+def test_compressed_files(codec: str) -> None:
+    import pyarrow as pa
+
+    packers = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+    def pack(data: bytes) -> bytes:
+        if codec in packers:
+            return packers[codec](data)
+        file = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(file, codec) as out:
+            out.write(data)
+        return bytes(file.getvalue())
+
+    rows = b"\n".join(json.dumps(item).encode() for item in RECORDS)
+    for data in (rows, json.dumps(RECORDS).encode(), json.dumps(RECORDS).encode("utf-16"), b""):
+        assert read(pack(data)) == (RECORDS if data else [])
+    with pytest.raises(InputError, match=r"file\.json: cannot be read to its end"):
+        read(pack(json.dumps(ITEMS * 300).encode())[:-20])
+
+
+def test_a_damaged_archive_is_named() -> None:
+    class Damaged(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise zipfile.BadZipFile("Bad CRC-32 for file 'notes.json'")
+
+    with pytest.raises(InputError, match=r"file\.json: cannot be read to its end \(Bad CRC-32"):
+        list(read_items(Damaged(b"[1]"), "file.json"))

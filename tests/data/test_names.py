@@ -369,6 +369,14 @@ def test_what_may_be_two_members_is_refused_with_both() -> None:
         ),
         ("x/a.png", ("y/a.png",), "strip: [x/] and prefix: y/ of the source"),
         ("https://host/d/a.png", ("a.png",), "strip: [https://host/d/] of the source"),
+        (
+            "/home/me/coco/val/a.png",
+            ("val/a.png",),
+            "leads outside its archive; the nearest member is 'val/a.png'",
+        ),
+        ("/home/me/coco/val/a.png", ("val/a.png",), "strip: [/home/me/coco/] of the source"),
+        ("C:/Users/me/a.png", ("a.png",), "strip: [C:/Users/me/] of the source"),
+        ("../val/a.png", ("val/a.png",), "strip: [../] of the source"),
         ("dog/a1.png", ("dog/a2.png", "cat/a1.jpeg"), "the nearest member is 'dog/a2.png'"),
         ("q.png", ("val/zzzzzz.mp4",), "there is for example 'val/zzzzzz.mp4'"),
         ("q.png", (), "not in the archives of its source"),
@@ -376,7 +384,9 @@ def test_what_may_be_two_members_is_refused_with_both() -> None:
 )
 def test_a_missing_medium_names_the_nearest(path: str, names: tuple[str, ...], said: str) -> None:
     answer = found(finder(*names), path)
-    assert answer.startswith("missing medium: not in the archives of its source")
+    outside = path.startswith(("/", "../", "C:"))
+    reason = "unsafe path: leads outside" if outside else "missing medium: not in the archives of its source"
+    assert answer.startswith(reason)
     assert said in answer
 
 
@@ -385,8 +395,12 @@ def test_the_settings_that_a_hint_names_lead_there() -> None:
         ("coco/v/a.png", "v/a.png"),
         ("a.png", "top/a.png"),
         ("https://h/d/a.png", "x/a.png"),
+        ("file:///home/me/a.png", "a.png"),
+        ("C:/Users/me/v/a.png", "v/a.png"),
+        ("/home/me/v/a.png", "v/a.png"),
     ):
         detail = found(finder(member), path)
         strip = detail.partition("strip: [")[2].partition("]")[0]
         prefix = detail.partition("prefix: ")[2].partition(" ")[0]
         assert renaming([strip] if strip else [], prefix)(path) == member
+        assert renaming([strip] if strip else [], prefix)(path.replace("/", "\\")) == member

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -144,7 +145,9 @@ def test_shards_are_cut_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_media_that_serve_training_and_test_are_counted(tmp_path: Path) -> None:
+def test_media_that_serve_training_and_test_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     chosen = params(CLIPS)
     fetch(chosen, tmp_path)
     raw = tmp_path / "data/raw/toy_clips"
@@ -156,6 +159,43 @@ def test_media_that_serve_training_and_test_are_counted(tmp_path: Path) -> None:
     tar(raw / "test.tar", clips)
     run(chosen, tmp_path)
     assert summary(tmp_path / "data/prepared")["test_media_in_training"] == 1
+    assert "1 media of test splits are also trained on" in capsys.readouterr().out
+
+
+def test_samples_that_repeat_others_are_kept_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = llava("one", image="p/1.png")
+    other = {**same, "image": "p/2.png"}
+    run(fetched(tmp_path, MEDIA, [same, other, {**same, "id": "two"}]), tmp_path)
+    counts = summary(tmp_path / "data/prepared")["splits"]["finetune"]
+    assert (counts["records"], counts["repeated"]) == (3, 1)
+    assert "finetune: 1 of 3 samples say what another says about the same media" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"data": []}'])
+def test_a_source_without_records_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="source 'mine': no record is in its annotations"):
+        run(fetched(tmp_path, MEDIA, [text]), tmp_path)
+
+
+def test_compressed_annotations_beside_and_inside_the_archives(tmp_path: Path) -> None:
+    packed = gzip.compress("".join(json.dumps(record) + "\n" for record in RECORDS).encode())
+    for name, members, files in (
+        ("inside", {"notes.jsonl.gz": packed}, {}),
+        ("beside", {}, {"n.json.gz": packed}),
+    ):
+        workspace = tmp_path / name
+        paths = [tar(workspace / "from/media.tar", MEDIA | members)]
+        for file, data in files.items():
+            (workspace / "from" / file).write_bytes(data)
+            paths.append(workspace / "from" / file)
+        chosen = params(archive_source(*paths))
+        fetch(chosen, workspace)
+        run(chosen, workspace)
+        found = summary(workspace / "data/prepared")
+        assert found["splits"]["finetune"]["records"] == len(RECORDS)
+        assert found["quarantined"]["members"] == {}
 
 
 def cut(data: bytes) -> bytes:

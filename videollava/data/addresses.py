@@ -19,6 +19,10 @@ __all__ = ["Address", "file_name", "is_address", "parse_address", "shown"]
 
 PORTS = {"http": 80, "https": 443}
 LONGEST_NAME = 200  # bytes of a file's name, so that endings can be put behind it
+# s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/KEY, also of Outposts: what stands for a bucket has slashes in it.
+_ACCESS_POINT = re.compile(
+    r"arn:[^:/]+:s3[^:/]*:[^:/]*:[^:/]*:(?:outpost[/:][^/:]+[/:])?accesspoint[/:][^/:]+(?=/|$)"
+)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
@@ -175,7 +179,8 @@ def _quoted(text: str) -> str:
 
 
 def _take_s3(scheme: str, rest: str, place: str) -> Address:
-    bucket, _, key = rest.partition("/")
+    point = _ACCESS_POINT.match(rest)
+    bucket, _, key = (point[0], "", rest[point.end() + 1 :]) if point else rest.partition("/")
     if "@" in bucket:
         raise InputError(
             f"{place}: credentials of s3 come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "

@@ -6,18 +6,15 @@ it claims to be, comes out as a Refusal with its reason.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from videollava.data.compressed import find_opener
 from videollava.data.members import DAMAGED, Member, Refusal, have_same_bytes, open_member, read_member
 from videollava.data.names import clean_name, is_junk, is_safe, zip_name
 from videollava.data.strangers import name_stranger
@@ -264,21 +261,14 @@ def _check_zip(archive: str, info: zipfile.ZipInfo, entry: int) -> Member | Refu
 
 def unpack_compressed(archive: Path, scratch: Path) -> Path:
     """A plain tar, in `scratch`, of a compressed one (gz, bz2, xz, zst, lz4); others come back as they are."""
-    openers: dict[bytes, Any] = {
-        b"\x1f\x8b": gzip.open,
-        b"BZ": bz2.open,
-        b"\xfd7": lzma.open,
-        b"\x28\xb5": partial(_open_arrow, codec="zstd"),
-        b"\x04\x22": partial(_open_arrow, codec="lz4"),
-    }
     with archive.open("rb") as file:
-        opener = openers.get(file.read(2))
+        opener = find_opener(file.read(2))
     if opener is None:
         return archive
     target = scratch / f"{archive.parent.name}-{archive.name}.plain"
     limit = max(FREE, MAX_RATIO * archive.stat().st_size)
     try:
-        with opener(archive, "rb") as source, target.open("wb") as out:
+        with opener(archive) as source, target.open("wb") as out:
             while block := source.read(1 << 20):
                 if out.tell() + len(block) > limit:
                     raise InputError(
@@ -291,10 +281,3 @@ def unpack_compressed(archive: Path, scratch: Path) -> Path:
     except DAMAGED:
         pass  # what came out before the damage is listed, and ends with a Refusal
     return target
-
-
-def _open_arrow(archive: Path, mode: str, *, codec: str) -> Any:
-    """What Python's own library cannot decompress."""
-    import pyarrow as pa
-
-    return pa.CompressedInputStream(pa.OSFile(str(archive), mode), codec)

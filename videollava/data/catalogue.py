@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from functools import cached_property
 from urllib.parse import unquote
 
 from videollava.data.archives import Member
-from videollava.data.names import clean_name, fold_name
+from videollava.data.names import clean_name, fold_name, is_safe
 
 __all__ = ["Finder", "Unfound"]
 
@@ -59,6 +60,8 @@ class Finder:
                 if found[0] in self._ambiguous:
                     return Unfound("ambiguous medium", self._ambiguous[found[0]])
                 return self._catalogue[found[0]]
+        if not is_safe(path):
+            return Unfound("unsafe path", f"leads outside its archive{self._hint(path)}")
         return Unfound("missing medium", f"not in the archives of its source{self._hint(path)}")
 
     def _alike(self, path: str) -> set[str]:
@@ -150,6 +153,6 @@ def _settings(path: str, member: str) -> str:
     if not shared:
         return ""
     strip, prefix = "/".join(path.split("/")[:-shared]), "/".join(member.split("/")[:-shared])
-    strip = strip.replace(":/", "://", 1)
+    strip = re.sub(r"^(\w{2,}:)/", r"\1//", strip)  # clean_name took one of an address's slashes
     asked = [*([f"strip: [{strip}/]"] if strip else []), *([f"prefix: {prefix}/"] if prefix else [])]
     return f": {' and '.join(asked)} of the source would lead there" if asked else ""

@@ -1,7 +1,8 @@
 """JSON arrays and JSON lines, item by item: files of millions of records take the memory of a few.
 
-Also what people make of them: an object that holds the list under a name such as "data", objects printed over several
-lines without a list around them, UTF-16, byte order marks, a comma after a line.
+Also what people make of them: an object that holds the list under a name such as "data", or the records by their ids,
+objects printed over several lines without a list around them, UTF-16, byte order marks, a comma after a line, gzip and
+its like.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any
 
+from videollava.data.compressed import find_opener
+from videollava.data.members import DAMAGED
 from videollava.data.records import TURNS, RecordError
 from videollava.errors import InputError
 
-__all__ = ["read_items"]
+__all__ = ["is_annotations", "read_items"]
 
+ENDINGS = (".json", ".jsonl", ".ndjson")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 BLOCK = 1 << 20
 HEAD = 1 << 16  # bytes that show what kind of file it is
 LONGEST = 64 << 20  # bytes of one item
@@ -29,33 +34,47 @@ WIDE = {  # by their byte order mark; the longer ones first
 }
 
 
-def read_items(file: IO[bytes], name: str) -> Iterator[Any | RecordError]:
+def is_annotations(name: str) -> bool:
+    """Whether a file of this name holds records: .json, .jsonl and the like, also compressed."""
+    plain = name.lower()
+    ending = next((end for end in COMPRESSED if plain.endswith(end)), "")
+    return plain.removesuffix(ending).endswith(ENDINGS)
+
+
+def read_items(stored: IO[bytes], name: str) -> Iterator[Any | RecordError]:
     """Items of a JSON array, of JSON lines, or of the list in an object; a malformed line comes as a RecordError.
 
     An array that is broken in the middle has no next item to go on with: InputError names the place.
     """
-    head = file.read(HEAD)
+    file = _Joined(b"", stored, name)
+    head = file.read(HEAD) or b""
+    if opener := find_opener(head):
+        file = _Joined(b"", opener(io.BufferedReader(_Joined(head, file, name))), name)
+        head = file.read(HEAD) or b""
     encoding = next((wide for mark, wide in WIDE.items() if head.startswith(mark)), "")
     if not encoding and head[:4].count(0) == 2:  # "[" or "{" and what follows, in two bytes each
         encoding = "utf-16-be" if head[0] == 0 else "utf-16-le"
-    raw: io.RawIOBase = _Joined(head, file)
+    raw: io.RawIOBase = _Joined(head, file, name)
     if encoding:
         raw = _AsUtf8(raw, encoding, name)
         head = raw.read(HEAD)
-        raw = _Joined(head, raw)
+        raw = _Joined(head, raw, name)
     stream = io.BufferedReader(raw, 1 << 16)
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):
         yield from _Cursor(stream, name).array()
     elif start.startswith(b"{") and (kind := _kind_of(start.decode("utf-8", "replace"))) != "lines":
         cursor = _Cursor(stream, name)
-        yield from cursor.listed() if kind == "object" else cursor.values()
+        ways = {"object": cursor.listed, "keyed": cursor.keyed, "values": cursor.values}
+        yield from ways[kind]()
     elif start:
         yield from _read_lines(stream, name)
 
 
 def _kind_of(text: str) -> str:
-    """What begins with "{": JSON "lines", an "object" that holds a list, or "values" printed over several lines."""
+    """What begins with "{": JSON "lines", an "object" that holds a list, one of records "keyed" by their ids, or
+    "values" printed over several lines.
+    """
     first = text.split("\n", 1)[0]
     for part in (first, text):
         try:
@@ -64,6 +83,8 @@ def _kind_of(text: str) -> str:
             continue
         if any(isinstance(value.get(key), list) for key in LISTS) and not any(key in value for key in TURNS):
             return "object"
+        if value and all(_is_record(held) for held in value.values()):
+            return "keyed"
         return "lines" if part is first or "\n" not in text[:end] else "values"
     if _is_object(text.partition("\n")[2].split("\n", 1)[0]):
         return "lines"  # the first is a broken one
@@ -77,6 +98,10 @@ def _is_object(line: str) -> bool:
         return False
 
 
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(value.get(key), list) for key in TURNS)
+
+
 def _kind_by_keys(text: str, *, one_line: bool) -> str:
     """The same of an object that is longer than the text, by its first keys."""
     decoder, position = json.JSONDecoder(), 1
@@ -88,7 +113,9 @@ def _kind_by_keys(text: str, *, one_line: bool) -> str:
                 break
             if key in LISTS and text[position] == "[":
                 return "object"
-            _, position = decoder.raw_decode(text, position)
+            value, position = decoder.raw_decode(text, position)
+            if _is_record(value):
+                return "keyed"
     except (ValueError, IndexError, RecursionError) as error:
         # Ended within a value: a long object. Broken before that: a broken line, and the others count.
         if isinstance(error, json.JSONDecodeError) and error.pos < len(text) - 16:
@@ -97,17 +124,24 @@ def _kind_by_keys(text: str, *, one_line: bool) -> str:
 
 
 class _Joined(io.RawIOBase):
-    """What has been read of a file already, and the rest."""
+    """What has been read of a file already, and the rest; InputError where that is damaged."""
 
-    def __init__(self, head: bytes, rest: Any) -> None:
-        self._head, self._rest = head, rest
+    def __init__(self, head: bytes, rest: Any, name: str) -> None:
+        self._head, self._rest, self._name = head, rest, name
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         data, self._head = self._head[: len(buffer)], self._head[len(buffer) :]
-        data = data or self._rest.read(len(buffer))
+        try:
+            data = data or self._rest.read(len(buffer))
+        except InputError:
+            raise
+        except DAMAGED as error:
+            raise InputError(
+                f"{self._name}: cannot be read to its end ({error}); fetch or pack it again"
+            ) from error
         buffer[: len(data)] = data
         return len(data)
 
@@ -177,10 +211,17 @@ class _Cursor:
 
     def array(self) -> Iterator[Any]:
         """Items of the array that begins here."""
+        yield from self._list()
+        # `cat a.json b.json`: what follows is no less meant.
+        while self._peek():
+            yield from self._list()
+
+    def _list(self) -> Iterator[Any]:
         self._expect("[")
         while self._peek() != "]":
             yield self._value()
             self._done += 1
+        self._position += 1
 
     def values(self) -> Iterator[Any]:
         """Values one after the other, to the end of the file."""
@@ -189,15 +230,40 @@ class _Cursor:
             self._done += 1
 
     def listed(self) -> Iterator[Any]:
-        """Items of the list that the object which begins here holds."""
+        """Items of the list that the object which begins here holds; InputError where it holds two."""
         self._expect("{")
-        while True:
+        chosen = ""
+        while self._peek() != "}":
             key = self._value()
             self._expect(":")
-            if key in LISTS and self._peek() == "[":
-                yield from self.array()
-                return
-            self._value()
+            if key not in LISTS or self._peek() != "[":
+                self._value()
+                continue
+            before = self._done
+            for item in self._list():
+                if chosen:
+                    raise InputError(
+                        f"{self._name}: holds two lists, {chosen!r} and {key!r}; keep the one that holds the records"
+                    )
+                yield item
+            chosen = key if self._done > before else chosen
+        self._end()
+
+    def keyed(self) -> Iterator[Any]:
+        """Values of the object that begins here, each with its key for an id."""
+        self._expect("{")
+        while self._peek() != "}":
+            key = self._value()
+            self._expect(":")
+            item = self._value()
+            yield {"id": key, **item} if isinstance(item, dict) else item
+            self._done += 1
+        self._end()
+
+    def _end(self) -> None:
+        self._position += 1
+        if self._peek():
+            raise self._broken("something follows its end", self._position)
 
     def _expect(self, mark: str) -> None:
         if self._peek() != mark:

@@ -14,6 +14,7 @@ from typing import Literal, cast, get_args
 __all__ = [
     "KINDS",
     "MediumKind",
+    "escape_marks",
     "find_marks",
     "likenesses",
     "mark",
@@ -39,6 +40,11 @@ def mark(kind: MediumKind) -> str:
 def word(kind: MediumKind) -> str:
     r"""The same letters where they are no mark, in a conversation with media: `\<image>`."""
     return rf"\<{kind}>"
+
+
+def escape_marks(text: str) -> str:
+    r"""The text with its marks as words: `<image>` becomes `\<image>`."""
+    return _MARK.sub(lambda found: rf"\<{found[2]}>", text) if "<" in text else text
 
 
 def find_marks(text: str) -> list[MediumKind]:

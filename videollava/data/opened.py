@@ -10,6 +10,7 @@ from pathlib import Path
 from videollava.data.archives import AMBIGUOUS, Member, Refusal, list_members, tell_apart, unpack_compressed
 from videollava.data.catalogue import Finder, Unfound
 from videollava.data.inspection import Inspected
+from videollava.data.items import is_annotations
 from videollava.data.names import is_junk
 from videollava.data.parts import group_parts, join_parts
 from videollava.data.quarantine import Quarantine
@@ -45,7 +46,7 @@ class Opened:
         return read_records(self.source, self.folder, self.catalogue)
 
     def find_wanted(self) -> int:
-        """Note the media that records ask for; how many entries the source has."""
+        """Note the media that records ask for; how many entries the source has, InputError where it has none."""
         count = 0
         for entry in self.entries():
             count += 1
@@ -53,6 +54,10 @@ class Opened:
                 name = self._name_of(medium.path)
                 if name:
                     self.wanted.setdefault(name, medium.kind)
+        if not count:
+            raise InputError(
+                f"source {self.source.name!r}: no record is in its annotations; mend them or drop it"
+            )
         return count
 
     def resolve(self, entry: tuple[str, Record] | Rejected) -> Row | Rejected:
@@ -103,7 +108,7 @@ def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine
     if not folder.is_dir():
         raise InputError(f"{folder}: not found; run `videollava fetch` first")
     opened = Opened(source, folder)
-    files = [file for file in sorted(folder.iterdir()) if not file.name.lower().endswith((".json", ".jsonl"))]
+    files = [file for file in sorted(folder.iterdir()) if not is_annotations(file.name)]
     for group in group_parts(files):
         for found in _list(group, scratch):
             other = None if isinstance(found, Refusal) else opened.catalogue.setdefault(found.name, found)

@@ -99,7 +99,7 @@ def _build(params: Params, workspace: Path, building: Path) -> None:
         bar = _bar(progress, "records", count)
         splits = _write_splits(tasks, building, len(media), pool, quarantine, bar, _bounds(params))
         quarantine.check(params.prepare.max_quarantined, workspace / QUARANTINE)
-    _say(splits["splits"], _bounds(params), sources)
+    _say(splits, _bounds(params), sources)
     summary = {**splits, "media": _count_media(media, sources), "quarantined": quarantine.summary()}
     (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
@@ -236,6 +236,7 @@ def _write_splits(
     writers: dict[str, SplitWriter] = {}
     totals: dict[str, Counter[str]] = {}
     trained, tested = bytearray(media), bytearray(media)
+    seen: set[int] = set()
     for size, results in pool.stream(encode_rows, tasks):
         advance(size)
         for result in results:
@@ -247,6 +248,9 @@ def _write_splits(
                 writers[split], totals[split] = SplitWriter(folder, split, bounds.get(split)), Counter()
             writers[split].add(row)
             totals[split].update(_counts(row))
+            same = hash((split, row["conversations"], *row["media"]))
+            totals[split].update({"repeated": 1} if same in seen else {})
+            seen.add(same)
             for number in row["media"]:
                 (tested if split.startswith("test-") else trained)[number] = 1
     for writer in writers.values():
@@ -260,9 +264,14 @@ def _counts(row: Mapping[str, Any]) -> dict[str, int]:
     return {"records": 1, **{name: row[name] for name in COUNTED}, **cut, **words}
 
 
-def _say(splits: Mapping[str, Mapping[str, int]], bounds: Mapping[str, Bound], sources: list[Opened]) -> None:
-    """What was done to records that are kept."""
-    for split, counts in splits.items():
+def _say(found: Mapping[str, Any], bounds: Mapping[str, Bound], sources: list[Opened]) -> None:
+    """What was done to records that are kept, and what about them a person would want to know."""
+    for split, counts in found["splits"].items():
+        if counts.get("repeated"):
+            print(
+                f"{split}: {counts['repeated']:,} of {counts['records']:,} samples say what another says about the "
+                "same media; all are kept"
+            )
         if counts.get("cut_records"):
             bound = bounds[split]
             print(
@@ -274,6 +283,10 @@ def _say(splits: Mapping[str, Mapping[str, int]], bounds: Mapping[str, Bound], s
             print(
                 f"{split}: {counts['marks_as_words']:,} marks such as <image> in conversations without media are words"
             )
+    if found["test_media_in_training"]:
+        print(
+            f"{found['test_media_in_training']:,} media of test splits are also trained on: scores flatter the model"
+        )
     for opened in sources:
         if opened.renamed:
             path, name = next(iter(opened.renamed.items()))

@@ -10,7 +10,7 @@ from typing import Any
 
 from videollava.data.addresses import file_name, is_address
 from videollava.data.archives import Member, open_member
-from videollava.data.items import read_items
+from videollava.data.items import is_annotations, read_items
 from videollava.data.marks import MediumKind, mark
 from videollava.data.names import clean_name, renaming
 from videollava.data.records import Medium, Record, RecordError, Turn, from_llava
@@ -242,16 +242,12 @@ def _name_of(entry: Any, index: int) -> str:
 
 
 def _annotations(source: Source, folder: Path, catalogue: Catalogue) -> tuple[str, Any]:
-    """The annotation file: as named, or the only .json or .jsonl beside or inside the archives."""
+    """The annotation file: as named, or the only .json or .jsonl (also compressed) beside or inside the archives."""
     where = f"params.yaml: fetch.sources: {source.name}"
     wanted = source.annotations
     wanted = file_name(wanted, where) if is_address(wanted) else clean_name(wanted)
     beside = {file.name for file in folder.iterdir()} - {"source.json"}
-    names = (
-        [wanted]
-        if wanted
-        else [n for n in sorted({*beside, *catalogue}) if n.lower().endswith((".json", ".jsonl"))]
-    )
+    names = [wanted] if wanted else [n for n in sorted({*beside, *catalogue}) if is_annotations(n)]
     if len(names) != 1 or names[0] not in {*beside, *catalogue}:
         raise InputError(
             f"{where}: annotations: {wanted or 'not named'}; "

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from videollava.data.content import PartError, join_parts, media_of_parts
 from videollava.data.marks import KINDS, MediumKind, find_marks, likenesses, mark, word
-from videollava.data.names import clean_name, is_safe
+from videollava.data.names import clean_name
 from videollava.errors import InputError
 
 __all__ = ["Medium", "MediumKind", "Record", "RecordError", "Role", "Turn", "from_llava", "mark", "to_llava"]
@@ -48,7 +49,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """`path` is the member's name in its source's archives."""
+    """`path` names a member of its source's archives; it is looked up there and nowhere else, and may lead outside."""
 
     kind: MediumKind
     path: str
@@ -71,7 +72,7 @@ def from_llava(item: Any, source: str, where: str = "", rename: Callable[[str], 
     Args:
         item: `{"id", "image": path or [paths], "video": ..., "conversations": [{"from", "value"}], "kind"?}`; also
             with user and assistant, role and content, messages, and images, video_path and the like. A path that
-            is empty, null or "None" is none.
+            is empty, null or "None" is none. A turn's content may be a list of parts (content.py).
         source: name of the source in params.yaml.
         where: file and place, for the error's text.
         rename: from a path as written to the name that its member should have.
@@ -83,6 +84,7 @@ def from_llava(item: Any, source: str, where: str = "", rename: Callable[[str], 
         raise RecordError("malformed record", f"{where or source}: not an object but {type(item).__name__}")
     name = _id(item.get("id"), where or source)
     place = f"{where or source}: record {name!r}"
+    item = _without_parts(item, place)
     paths = {kind: _paths(item, kind, place, rename) for kind in KINDS}
     turns = _turns(_conversation(item), place, with_media=any(paths.values()))
     media = _in_order(turns, paths, item, place)
@@ -111,6 +113,42 @@ def _id(raw: Any, place: str) -> str:
     if isinstance(raw, bool) or not isinstance(raw, str | int) or raw == "":
         raise RecordError("malformed record", f"{place}: field id: must be text or a number; give it one")
     return str(raw)
+
+
+def _without_parts(item: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """The item with lists of parts as texts with marks, and with the media that they name in its fields."""
+    turns = _conversation(item)
+    if not isinstance(turns, list) or not any(isinstance(_content(turn), list) for turn in turns):
+        return item
+    plain = dict(item)
+    try:
+        media = media_of_parts(map(_content, turns))
+        texts = [join_parts(_content(turn), with_media=bool(media)) for turn in turns]
+    except PartError as error:
+        raise RecordError("malformed turn", f"{place}: field conversations: {error}") from error
+    for kind, named in media.items():
+        paths = [path for path in named if path is not None]
+        if not paths and not any(field in item for field in FIELDS[kind]):
+            raise RecordError(
+                "marks and media differ",
+                f"{place}: {len(named)} parts are of kind {kind} and nothing names a file; add a field {kind}",
+            )
+        if paths and len(paths) < len(named):
+            raise RecordError(
+                "malformed turn",
+                f"{place}: {len(named)} parts are of kind {kind} and {len(paths)} of them name a file",
+            )
+        if paths:
+            # Beside another field of the kind: _paths compares them.
+            plain[next((field for field in FIELDS[kind] if field not in item), kind)] = paths
+    said = zip(turns, texts, strict=True)
+    turns = [{**turn, "value": text} if isinstance(turn, Mapping) else turn for turn, text in said]
+    return {**{name: plain[name] for name in plain if name not in TURNS}, TURNS[0]: turns}
+
+
+def _content(turn: Any) -> Any:
+    """What a turn says, under either name; None where it is no turn."""
+    return turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
 
 
 def _conversation(item: Mapping[str, Any]) -> Any:
@@ -143,7 +181,7 @@ def _turns(raw: Any, place: str, *, with_media: bool) -> tuple[Turn, ...]:
 
 def _turn(entry: Any, place: str, *, with_media: bool) -> Turn:
     said, text = (
-        (entry.get("from", entry.get("role")), entry.get("value", entry.get("content")))
+        (entry.get("from", entry.get("role")), _content(entry))
         if isinstance(entry, Mapping)
         else (None, None)
     )
@@ -151,7 +189,7 @@ def _turn(entry: Any, place: str, *, with_media: bool) -> Turn:
     if role is None or not isinstance(text, str):
         raise RecordError(
             "malformed turn",
-            f'{place}: must be {{"from": "human" or "gpt", "value": text}}{_turn_hint(said, text)}; '
+            f'{place}: must be {{"from": "human" or "gpt", "value": text}}{_turn_hint(said)}; '
             "correct or drop the record",
         )
     if role == "gpt" and not text.strip():
@@ -172,11 +210,9 @@ def _turn(entry: Any, place: str, *, with_media: bool) -> Turn:
     return Turn(role, text)
 
 
-def _turn_hint(said: Any, text: Any) -> str:
+def _turn_hint(said: Any) -> str:
     if isinstance(said, str) and said.strip().lower() == "system":
         return ", and the templates have a system prompt of their own"
-    if isinstance(text, list):
-        return f", and a text, not a list of {len(text)} parts"
     return ""
 
 
@@ -189,17 +225,7 @@ def _paths(item: Mapping[str, Any], kind: MediumKind, place: str, rename: Callab
         raise RecordError(
             "malformed record", f"{place}: fields {' and '.join(given)} name different media; keep one"
         )
-    names = []
-    for path in found[given[0]] if given else []:
-        name = rename(path)
-        if not is_safe(name):
-            raise RecordError(
-                "unsafe path",
-                f"{place}: field {given[0]}: {path!r} leads outside its archive; write the name of its member, or "
-                "set the source's `strip` to what comes before that",
-            )
-        names.append(name)
-    return names
+    return [rename(path) for path in found[given[0]]] if given else []
 
 
 def _listed(raw: Any, place: str) -> list[str]:
