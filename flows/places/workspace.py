@@ -11,6 +11,7 @@ from flows.places.clones import drop_old_clones, have_clone
 from flows.places.git import ask_git, run_git
 from flows.places.lock import hold
 from flows.places.scm import settle_scm
+from flows.stages.graph import check_params
 from flows.storage import share
 from videollava.errors import InputError
 from videollava.params import (
@@ -44,8 +45,11 @@ def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -
     """Write a profile and overrides ("finetune.epochs=3") into params.yaml; what changed, in words.
 
     params.yaml is the one truth that DVC reads, so a change stays there, for git to show. Another profile
-    replaces the file: refused (InputError) while it holds edits that neither git nor a profile has.
+    replaces the file: refused (InputError) while it holds edits that neither git nor a profile has. So is one that
+    lacks a parameter which a stage of dvc.yaml names.
     """
+    import yaml
+
     file = root / "params.yaml"
     if not profile and not file.is_file():
         load_params(file)  # says how to write one
@@ -62,6 +66,7 @@ def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -
         text = profile_text(profile)
         changes.append(f"profile {profile}")
     text = _override(text, overrides, file)
+    check_params(root, yaml.safe_load(text) or {})
     if text != before:
         changes += [f"{item}" for item in overrides]
         aside = file.with_name("params.yaml.tmp")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.params import Params
 from videollava.registry.manifest import MODEL
 from videollava.tracking.lineage import read_yaml
 
-__all__ = ["kept_stages", "stage_inputs", "stage_order", "stage_outputs"]
+__all__ = ["check_params", "kept_stages", "stage_inputs", "stage_order", "stage_outputs"]
 
 
 def stage_order(workspace: Path, target: str = "") -> list[str]:
@@ -56,6 +58,34 @@ def kept_stages(workspace: Path) -> set[str]:
 def stage_inputs(workspace: Path, stage: str) -> list[str]:
     """Paths a stage reads."""
     return list(_stages(workspace)[stage].get("deps") or ())
+
+
+def check_params(workspace: Path, values: Mapping[str, Any]) -> None:
+    """InputError names what stages read and params.yaml (`values`) lacks, and what to write: DVC has no defaults.
+
+    Without this a params.yaml of before a parameter was named would end the run at its stage, hours later.
+    """
+    stages = _stages(workspace).values()
+    # What else a stage may name are keys of other files.
+    named = dict.fromkeys(
+        name for entry in stages for name in entry.get("params") or () if isinstance(name, str)
+    )
+    defaults = Params().model_dump(mode="json")
+    lacking = [name for name in named if _held(values, name) is ... and _held(defaults, name) is not ...]
+    if lacking:
+        lines = ", ".join(f"`{name}: {json.dumps(_held(defaults, name))}`" for name in lacking)
+        raise InputError(
+            f"{workspace / 'params.yaml'}: stages read what it lacks; add {lines}, each under its section"
+        )
+
+
+def _held(values: Any, name: str) -> Any:
+    """The value of a.b.c in nested mappings; ... where there is none."""
+    for key in name.split("."):
+        if not isinstance(values, Mapping) or key not in values:
+            return ...
+        values = values[key]
+    return values
 
 
 def _stages(workspace: Path) -> dict[str, Any]:

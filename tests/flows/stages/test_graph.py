@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.stages.graph import stage_inputs, stage_order, stage_outputs
+from flows.stages.graph import check_params, stage_inputs, stage_order, stage_outputs
 from videollava.errors import InputError
 from videollava.params import Params, profile_names, profile_text
 
@@ -108,6 +108,24 @@ def test_every_profile_has_the_parameters_that_stages_name(name: str) -> None:
             for part in key.split("."):
                 assert part in node, f"profile {name} lacks {key}, which dvc.yaml: {stage} names"
                 node = node[part]
+
+
+def test_what_params_yaml_lacks_is_named_with_its_default() -> None:
+    values = yaml.safe_load(profile_text("tiny"))
+    check_params(REPOSITORY, values)
+    del values["finetune"]["max_text_tokens"], values["finetune"]["max_tokens"], values["model"]["frames"]
+    with pytest.raises(InputError) as caught:
+        check_params(REPOSITORY, values)
+    said = str(caught.value)
+    assert (
+        "add `model.frames: 8`, `finetune.max_text_tokens: 2048`, `finetune.max_tokens: 3072`, each under"
+        in said
+    )
+    for bases in (None, 7):
+        with pytest.raises(InputError, match=r"`bases\.language: |`pretrain: \{"):
+            check_params(
+                REPOSITORY, {key: values[key] for key in values if key != "pretrain"} | {"bases": bases}
+            )
 
 
 def test_every_section_of_a_stage_is_among_its_parameters() -> None:
