@@ -307,9 +307,53 @@ def test_decord_reads_plain_files_alone(monkeypatch: pytest.MonkeyPatch, whole: 
         clip(8, pix="yuv420p10le"),
         clip(8, kind="mpegts"),
         open_groups(),
+        clip(8, kind="flv", bf="2"),
+        remuxed(clip(8), "mp4", movflags="frag_keyframe+empty_moov"),
+        clip(8, **{"x264-params": "tff=1"}),
+        clip(8, **{"x264-params": "crop-rect=8,4,0,0"}),
     ):
         read_frames(other, 3)
     assert read == [True, True]
+
+
+def test_the_last_picture_of_a_flash_file() -> None:
+    check(clip(30, kind="flv", bf="3", g="12"), list(range(30)))
+
+
+def test_what_a_picture_cuts_off_is_not_shown() -> None:
+    data = clip(4, **{"x264-params": "crop-rect=16,0,0,0:qp=0"})
+    assert np.array_equal(read_frames(data, 4), read_frames(clip(4, **{"x264-params": "qp=0"}), 4)[:, :, 16:])
+
+
+def with_sequence_header(data: bytes, other: bytes) -> bytes:
+    """The clip, with the other one's parameters before its second key frame's units."""
+    av = pytest.importorskip("av")
+
+    with av.open(io.BytesIO(other)) as source:
+        header = source.streams.video[0].codec_context.extradata
+    units = struct.pack(">I", int.from_bytes(header[6:8])) + header[8 : 8 + int.from_bytes(header[6:8])]
+    file, keys = io.BytesIO(), 0
+    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format="mp4") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                keys += packet.is_keyframe
+                changed = av.Packet(
+                    units + bytes(packet) if packet.is_keyframe and keys == 2 else bytes(packet)
+                )
+                changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+                changed.is_keyframe, changed.stream = packet.is_keyframe, stream
+                target.mux(changed)
+    return file.getvalue()
+
+
+def test_another_sequence_header_in_the_stream_is_not_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, asked = clip(30, g="10"), []
+    monkeypatch.setattr(video, "read_plain", lambda *given: asked.append(given))
+    read_frames(with_sequence_header(data, data), 3)
+    assert len(asked) == 1  # the same one again is
+    read_frames(with_sequence_header(data, clip(2, g="10", level="5.1")), 3)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("width", [*range(64, 132, 2), 322])

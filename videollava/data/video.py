@@ -24,9 +24,9 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from videollava.data.admission.containers import AVI, ISO, Container
+from videollava.data.admission.containers import AVI, ISO, MATROSKA, Container
 from videollava.data.admission.opening import Source, open_medium, refuse_others, unreadable
-from videollava.data.plain_video import is_idr, is_plain, read_plain
+from videollava.data.plain_video import is_plain, keeps_plain, read_plain
 
 __all__ = ["frame_indices", "measure_video", "read_frames"]
 
@@ -124,6 +124,7 @@ def _opened(file: BinaryIO, container: Container) -> Iterator[tuple[Any, Any]]:
         if stream.disposition & av.stream.Disposition.attached_pic:
             raise ValueError("its only picture is a cover")
         stream.codec_context.thread_count = 1
+        stream.codec_context.flags |= av.codec.context.Flags.unaligned  # else a crop at the left is not exact
         yield demuxer, stream
 
 
@@ -147,7 +148,7 @@ def _scan(demuxer: Any, stream: Any, container: Container) -> _Timeline:
     packets = []
     damaged = packed = False
     vp8, avi = stream.codec_context.name == "vp8", container is AVI
-    plain = is_plain(stream.codec_context)
+    plain = container in (ISO, MATROSKA) and is_plain(stream.codec_context)
     header = stream.codec_context.extradata if plain else b""
     for packet in demuxer.demux(stream):
         if packet.size:
@@ -155,7 +156,7 @@ def _scan(demuxer: Any, stream: Any, container: Container) -> _Timeline:
             packets.append((packet.pts, packet.dts, packet.is_keyframe, hidden))
             damaged = damaged or packet.is_corrupt
             packed = packed or (avi and packet.size < _EMPTY)
-            plain = plain and (not packet.is_keyframe or is_idr(bytes(packet), header))
+            plain = plain and keeps_plain(bytes(packet), header, packet.is_keyframe)
     _check_complete(stream, container, len(packets), damaged)
     times = [pts for pts, _, _, _ in packets]
     if None in times or len(set(times)) < len(times) or not packets[0][2]:
@@ -164,6 +165,8 @@ def _scan(demuxer: Any, stream: Any, container: Container) -> _Timeline:
     shown = sorted(pts for pts, _, _, hidden in packets if not hidden and pts >= begins)
     keys = sorted(pts for pts, _, key, _ in packets if key)
     whole = plain and len(shown) == len(packets)
+    if container is ISO:  # fragments are not in its header
+        whole = whole and stream.frames == len(packets)
     return _Timeline(shown, keys, len(shown), not packed and _tells_all(packets, stream, container), whole)
 
 
