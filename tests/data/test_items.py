@@ -184,11 +184,11 @@ def test_two_lists_in_an_object_are_one_too_many() -> None:
 def test_compressed_files(codec: str) -> None:
     import pyarrow as pa
 
-    packers = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+    packers: dict[str, Any] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 
     def pack(data: bytes) -> bytes:
         if codec in packers:
-            return packers[codec](data)
+            return bytes(packers[codec](data))
         file = pa.BufferOutputStream()
         with pa.CompressedOutputStream(file, codec) as out:
             out.write(data)

@@ -404,3 +404,8 @@ def test_the_settings_that_a_hint_names_lead_there() -> None:
         prefix = detail.partition("prefix: ")[2].partition(" ")[0]
         assert renaming([strip] if strip else [], prefix)(path) == member
         assert renaming([strip] if strip else [], prefix)(path.replace("/", "\\")) == member
+
+
+def test_a_dot_in_a_name_is_no_ending() -> None:
+    assert found(finder("v_x.12.mp4"), "v_x.12") == "v_x.12.mp4"
+    assert found(finder("a.png.mp4"), "a.png").startswith("missing medium")

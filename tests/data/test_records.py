@@ -251,3 +251,38 @@ def test_parts_that_mean_nothing_are_named(item: dict[str, Any], said: str) -> N
         from_llava(item, "mine", "file.json: entry 3")
     assert said in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("item", "reason", "said"),
+    [
+        ({**llava("a"), "id": "x\ud800"}, "invalid text", "field id"),
+        ({**llava("a"), "kind": "x\ud800"}, "invalid text", "field kind"),
+        ({**llava("a"), "image": "data:image/png;base64,AA"}, "malformed record", "put them into an archive"),
+        (
+            {**llava("a"), "images": [{"bytes": "AA", "path": None}]},
+            "malformed record",
+            "put them into an archive",
+        ),
+        ({**llava("a"), "img": "x/1.PNG"}, "unknown medium field", "holds 'x/1.PNG'"),
+        ({**llava("a"), "video_name": ["1.mp4"]}, "unknown medium field", "or leave it out"),
+        (
+            {**turns(("human", "<image>q"), ("gpt", "a")), "files": ["1.png"]},
+            "unknown medium field",
+            "to image,",
+        ),
+        (
+            {**turns(("human", "<video>q"), ("gpt", "a")), "meta": {"f": "1.mp4"}},
+            "unknown medium field",
+            "to video,",
+        ),
+    ],
+)
+def test_media_are_not_lost_nor_letters_that_no_table_takes(
+    item: dict[str, Any], reason: str, said: str
+) -> None:
+    with pytest.raises(RecordError) as caught:
+        from_llava(item, "mine", "file.json: entry 3")
+    assert caught.value.reason == reason
+    assert said in str(caught.value)
+    assert from_llava({**llava("a"), "origin": "https://host/1.png", "image_count": 0}, "mine").media == ()

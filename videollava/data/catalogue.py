@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from videollava.data.archives import Member
 from videollava.data.names import clean_name, fold_name, is_safe
+from videollava.data.records import MEDIA_ENDINGS
 
 __all__ = ["Finder", "Unfound"]
 
@@ -71,7 +72,7 @@ class Finder:
         return found
 
     def _unnamed_ending(self, path: str) -> set[str]:
-        if "." in path.rpartition("/")[2]:
+        if path.lower().endswith(MEDIA_ENDINGS):
             return set()
         return set(self._stems.get(fold_name(path), ()))
 

@@ -22,6 +22,8 @@ from videollava.params import Source
 
 __all__ = ["Opened", "open_source"]
 
+LONGEST = 300  # characters of a path in a reason
+
 
 @dataclass
 class Opened:
@@ -74,9 +76,11 @@ class Opened:
             elif name in self.broken:
                 reason, detail = self.broken[name].reason, self.broken[name].detail
             elif self.wanted[name] != medium.kind:
-                reason, detail = "medium of two kinds", f"elsewhere it is a {self.wanted[name]}"
+                reason, detail = "medium of two kinds", f"elsewhere its kind is {self.wanted[name]}"
             if reason:
-                return Rejected(self.source.name, split, record.id, reason, f"{medium.path}: {detail}")
+                return Rejected(
+                    self.source.name, split, record.id, reason, f"{medium.path[:LONGEST]}: {detail}"
+                )
             numbers.append(self.numbers[name])
         return Row(split, record, tuple(numbers))
 

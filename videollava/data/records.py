@@ -11,7 +11,18 @@ from videollava.data.marks import KINDS, MediumKind, find_marks, likenesses, mar
 from videollava.data.names import clean_name
 from videollava.errors import InputError
 
-__all__ = ["Medium", "MediumKind", "Record", "RecordError", "Role", "Turn", "from_llava", "mark", "to_llava"]
+__all__ = [
+    "MEDIA_ENDINGS",
+    "Medium",
+    "MediumKind",
+    "Record",
+    "RecordError",
+    "Role",
+    "Turn",
+    "from_llava",
+    "mark",
+    "to_llava",
+]
 
 Role = Literal["human", "gpt"]
 
@@ -31,6 +42,9 @@ MEDIA_ENDINGS = (
     *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv"),
     *(".wav", ".mp3", ".flac", ".ogg", ".m4a"),
 )
+
+# In names of fields of others that hold one.
+MEDIA_NAMES = ("image", "img", "picture", "photo", "video", "clip", "audio", "media", "medium")
 
 
 class RecordError(InputError):
@@ -91,6 +105,8 @@ def from_llava(item: Any, source: str, where: str = "", rename: Callable[[str], 
     kind = item.get("kind", "")
     if not isinstance(kind, str):
         raise RecordError("malformed record", f"{place}: field kind: must be text, not {type(kind).__name__}")
+    _check_text(name, f"{where or source}: field id")
+    _check_text(kind, f"{place}: field kind")
     return Record(name, source, turns, media, kind)
 
 
@@ -194,13 +210,7 @@ def _turn(entry: Any, place: str, *, with_media: bool) -> Turn:
         )
     if role == "gpt" and not text.strip():
         raise RecordError("empty answer", f"{place}: the answer is empty; fill it in or drop the record")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RecordError(
-                "invalid text", f"{place}: half a surrogate pair; save the text as UTF-8 again"
-            ) from error
+    _check_text(text, place)
     if role == "gpt" and with_media and (marks := find_marks(text)):
         raise RecordError(
             "mark in an answer",
@@ -208,6 +218,16 @@ def _turn(entry: Any, place: str, *, with_media: bool) -> Turn:
             f"or write {word(marks[0])} for the mere word",
         )
     return Turn(role, text)
+
+
+def _check_text(text: str, place: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RecordError(
+                "invalid text", f"{place}: half a surrogate pair; save the text as UTF-8 again"
+            ) from error
 
 
 def _turn_hint(said: Any) -> str:
@@ -231,12 +251,22 @@ def _paths(item: Mapping[str, Any], kind: MediumKind, place: str, rename: Callab
 def _listed(raw: Any, place: str) -> list[str]:
     """Paths that a field holds; nothing in all its forms is none."""
     values = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else [raw]
+    if any(_has_bytes(value) for value in values):
+        raise RecordError(
+            "malformed record", f"{place}: holds bytes; put them into an archive and name its member"
+        )
     values = [value["path"] if isinstance(value, Mapping) and "path" in value else value for value in values]
     values = [value.strip("\r\n\t") if isinstance(value, str) else value for value in values]
     paths = [value for value in values if not _is_nothing(value)]
     if not all(isinstance(path, str) for path in paths):
         raise RecordError("malformed record", f"{place}: must be a path or a list of paths")
     return paths
+
+
+def _has_bytes(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value.get("bytes")) and not value.get("path")
+    return isinstance(value, str) and value.startswith("data:")
 
 
 def _is_nothing(value: Any) -> bool:
@@ -269,7 +299,10 @@ def _in_order(
 
 
 def _check_none_lost(item: Mapping[str, Any], marks: Sequence[MediumKind], place: str) -> None:
-    """A mark where no medium is named is a word, but not beside a field that has a medium or should have one."""
+    """A mark where no medium is named is a word, but not beside a field that has a medium or should have one.
+
+    Nor is a record about text alone that names a medium where nobody looks.
+    """
     for kind in marks:
         if any(field in item for field in FIELDS[kind]):
             raise RecordError(
@@ -278,10 +311,18 @@ def _check_none_lost(item: Mapping[str, Any], marks: Sequence[MediumKind], place
                 "name the medium, or leave the field out where only the word is meant",
             )
     known = {field for fields in FIELDS.values() for field in fields}
-    for field, value in item.items() if marks else ():
-        if field not in known and isinstance(value, str) and value.lower().endswith(MEDIA_ENDINGS):
+    for field, value in item.items():
+        path = "" if field in known else _medium_in(value)
+        if path and (marks or any(name in field.lower() for name in MEDIA_NAMES)):
             raise RecordError(
                 "unknown medium field",
-                f"{place}: field {field}: holds {value[:80]!r} and no field names the medium of {mark(marks[0])}; "
-                f"rename it to {marks[0]}",
+                f"{place}: field {field}: holds {path[:80]!r} and no field that is known names a medium; "
+                f"rename it to {marks[0] if marks else 'image or video, and mark its place'}, or leave it out",
             )
+
+
+def _medium_in(value: Any) -> str:
+    """The first path to a medium in a value, a list or an object; "" for none."""
+    held = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else (value,)
+    paths = (one for one in held if isinstance(one, str) and one.lower().endswith(MEDIA_ENDINGS))
+    return next(paths, "")
