@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-from videollava.scrub import scrub
+from videollava.scrub import scrub, scrub_all
 
-__all__ = ["hide_in_failures", "hide_in_logs", "scrub_all", "show_link", "show_table", "show_text"]
+__all__ = ["hide_in_failures", "hide_in_logs", "show_link", "show_table", "show_text"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,14 +78,3 @@ def show_text(markdown: str, key: str, description: str) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     create_markdown_artifact(scrub(markdown), key=key, description=scrub(description))
-
-
-def scrub_all(value: Any) -> Any:
-    """Every text in a nested value scrubbed."""
-    if isinstance(value, str):
-        return scrub(value)
-    if isinstance(value, Mapping):
-        return {name: scrub_all(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [scrub_all(item) for item in value]
-    return value

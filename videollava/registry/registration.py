@@ -16,7 +16,7 @@ from videollava.registry.manifest import Manifest, cache_of, folder_key, read_ma
 from videollava.registry.refusals import answered, is_missing
 from videollava.registry.store import Store
 from videollava.registry.versions import Version, list_versions, open_store, read_version
-from videollava.scrub import scrub
+from videollava.scrub import scrub_all
 from videollava.tracking.lineage import Lineage, flatten, library_versions, read_lineage, stage_key
 from videollava.tracking.troubles import explain, is_from_store
 
@@ -81,7 +81,7 @@ def register(
         source=info.model_uri,
         run_id=run_id,
         model_id=info.model_id,
-        tags={name: scrub(text) for name, text in tags.items()},
+        tags=tags,
         description=_description(metrics),
     )
     return read_version(created), True
@@ -95,7 +95,7 @@ def note_evaluation(
     """
     client = open_store(workspace, tracking).client
     stamp, report = int(time.time()), out / "report.html"
-    tag = scrub(json.dumps(scores))
+    tag = json.dumps(scrub_all(scores))
 
     def on_run() -> None:
         for name, text in flatten(scores).items():
@@ -218,13 +218,12 @@ def _signature() -> Any:
 
 def _tags(manifest: Manifest, lineage: Lineage, metrics: Mapping[str, Any], params: Params) -> dict[str, str]:
     scores = {f"score.{name}": text for name, text in flatten(metrics).items() if name.count(".") == 1}
+    told = {"profile": params.profile, **scores, **lineage.tags()}
     return {
         "key": manifest.key,
         "manifest_sha256": manifest.sha256,
-        "profile": params.profile,
-        "metrics": json.dumps(metrics, sort_keys=True),
-        **scores,
-        **lineage.tags(),
+        "metrics": json.dumps(scrub_all(metrics), sort_keys=True),  # read again: no text to cut in
+        **scrub_all(told),
     }
 
 
