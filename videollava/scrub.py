@@ -223,4 +223,4 @@ def _is_place(value: str) -> bool:
 
 
 def _forms(value: str) -> set[str]:
-    return {value, quote(value, safe=""), quote_plus(value), unquote(value)}
+    return {value, repr(value)[1:-1], quote(value, safe=""), quote_plus(value), unquote(value)}

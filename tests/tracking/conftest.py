@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import yaml
 from videollava.params import Params, Tracking, parse_params
 
 TRACKING = Tracking()
+Answer = tuple[int, str, str]
 FILES = {"config.json": '{"model_type": "toy"}', "model.safetensors": "weights"}
 
 
@@ -95,3 +98,36 @@ def trained(workspace: Path) -> Callable[..., Any]:
 def store_object() -> Callable[..., str]:
     """Puts bytes into a DVC cache: (cache, content, suffix) -> their name."""
     return put
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], str]]:
+    """Starts what answers every request alike: (status, content type, body) -> its address."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    running: list[ThreadingHTTPServer] = []
+
+    def start(answer: Answer) -> str:
+        status, kind, body = answer
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        running.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{running[-1].server_address[1]}"
+
+    yield start
+    for one in running:
+        one.shutdown()
+        one.server_close()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +19,6 @@ from videollava.tracking.store import connect, find_run, tracking_uri
 
 AT = Tracking()
 SECRETS = ("hunter2", "AKIAABCDEFGHIJKLMNOP", "wJalrXUtnFEMI")
-Answer = tuple[int, str, str]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], str]]:
-    """Starts what answers every request alike: (status, content type, body) -> its address."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    running: list[ThreadingHTTPServer] = []
-
-    def start(answer: Answer) -> str:
-        status, kind, body = answer
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        running.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{running[-1].server_address[1]}"
-
-    yield start
-    for one in running:
-        one.shutdown()
-        one.server_close()
 
 
 def write_run(workspace: Path, parent: str = "", key: str = "k" * 64) -> Journal:

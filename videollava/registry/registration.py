@@ -39,8 +39,13 @@ def read_metrics(workspace: Path) -> dict[str, dict[str, Any]]:
 
 @answered
 def prepare(workspace: Path, tracking: Tracking) -> None:
-    """Have the registered model there before there is a version of it: a registry that takes none says so."""
-    _make_model(open_store(workspace, tracking), tracking.model)
+    """Have the registered model there before there is a version of it: a registry that takes none says so.
+
+    A model that others made is written to as well: who may not change it may add no version either.
+    """
+    store = open_store(workspace, tracking)
+    _make_model(store, tracking.model)
+    store.client.set_registered_model_tag(tracking.model, "software", "videollava")
 
 
 @answered

@@ -74,7 +74,8 @@ def tracking_uri(workspace: Path, tracking: Tracking) -> str:
     A path in it that is not absolute is one of the workspace, whatever folder a process works in.
     """
     root = workspace.resolve()
-    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"{SQLITE}{root / HOME / 'mlflow.db'}"
+    named = tracking.uri.strip() or os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    uri = named or f"{SQLITE}{root / HOME / 'mlflow.db'}"
     if file := _sqlite_file(uri):
         return f"{SQLITE}{root / file}"
     if ":" not in uri and uri != "databricks":  # a bare path, as MLflow takes it

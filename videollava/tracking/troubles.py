@@ -28,7 +28,7 @@ SPEAKERS = {
     "urllib3",
 }
 CREDENTIALS = (
-    "it wants credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+    "it wants (other) credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
     "or MLFLOW_TRACKING_TOKEN"
 )
 # The first pattern that is found names the remedy. True: it may pass by itself.
@@ -40,6 +40,36 @@ MEANINGS: tuple[tuple[str, str, bool], ...] = (
         False,
     ),
     (r"file ?store|MLFLOW_ALLOW_FILE_STORE", "use sqlite:///PATH/mlflow.db or a server's address", False),
+    (
+        r"hostname mismatch|IP address mismatch|doesn't match|is not valid for",
+        "its certificate is for another name: write that name in tracking.uri (or MLFLOW_TRACKING_URI)",
+        False,
+    ),
+    (
+        r"certificate has expired|certificate is not yet valid",
+        "whoever runs it has to renew its certificate",
+        False,
+    ),
+    (
+        r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|HTTP_REQUEST",
+        "it speaks no TLS there: http:// instead of https://, or another port?",
+        False,
+    ),
+    (
+        r"HTTP request was sent to HTTPS port|HTTP request to an HTTPS server",
+        "it speaks TLS: https://",
+        False,
+    ),
+    (
+        r"NO_CERTIFICATE_OR_CRL|no certificate or crl|NO_START_LINE",
+        "the file that MLFLOW_TRACKING_SERVER_CERT_PATH names holds no certificate (PEM)",
+        False,
+    ),
+    (
+        r"reserved character\(s\)|codec can't encode",
+        "MLFLOW_TRACKING_TOKEN, or the user or password, holds what no header may: a line's end, other letters",
+        False,
+    ),
     (
         r"CERTIFICATE_VERIFY_FAILED|SSLError|SSL: ",
         "set MLFLOW_TRACKING_SERVER_CERT_PATH to your CA's file",
@@ -66,7 +96,7 @@ MEANINGS: tuple[tuple[str, str, bool], ...] = (
     (r"out-of-date database schema|mlflow db upgrade", "`mlflow db upgrade URI` brings it up to date", False),
     (
         r"ENDPOINT_NOT_FOUND|not in a valid JSON format|error code 404|unsupported URI|Could not find a registered"
-        r"|InvalidUrl|No (?:schema|host) supplied|Could not parse",
+        r"|\d redirects|InvalidUrl|No (?:schema|host) supplied|Could not parse",
         "is tracking.uri (or MLFLOW_TRACKING_URI) the address of an MLflow server?",
         False,
     ),
@@ -92,7 +122,7 @@ def explain(error: BaseException) -> Trouble:
     if isinstance(error, InputError):
         return Trouble(str(error), False)
     said, root = _said(error), _said(_root(error))
-    shown = root if len(said) > SHORT >= len(root) else said
+    shown = root if len(root) < len(said) and len(said) > SHORT and len(root) <= LONGEST else said
     for pattern, remedy, passing in MEANINGS:
         if re.search(pattern, f"{type(error).__name__} {said} {root}", re.IGNORECASE):
             return Trouble(f"{_short(shown)}; {remedy}", passing)
