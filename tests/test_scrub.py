@@ -167,3 +167,9 @@ def test_long_texts_take_no_longer_than_their_length() -> None:
     began = time.monotonic()
     scrub("https://h/aaaaaaaa," * 10_000 + "@ x")  # took 7 s: each address was read to the end
     assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("piece", ["\\", "a:b@", "key-", "'a',", "-----BEGIN PRIVATE KEY-----", "token "])
+def test_long_texts_take_their_length_in_time(piece: str) -> None:
+    """A rule that looks back over what it has read would sit here for minutes."""
+    scrub(piece * (100_000 // len(piece)))

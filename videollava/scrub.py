@@ -53,7 +53,7 @@ _STANDIN = (
     r"(?:(?:str|int|bool|bytes|float|none|null|true|false)(?![\w-])|\$\{\w+\}|\$[A-Z]\w*(?![\w/+=-])|\{\w*\}|%\(\w+\)s"
     r"|\*\*\*(?!\w))"
 )
-_QUOTE = r"\\*(?:\"\"\"|'''|[\"'])|&quot;|&#39;"
+_QUOTE = r"\\{0,8}(?:\"\"\"|'''|[\"'])|&quot;|&#39;"
 # name=value, name: value, "name": "value"; a value ends at a separator or, in quotes, at the quote.
 _VALUE = (
     rf"(?:[bru]?(?P<quote>{_QUOTE})(?!{_STANDIN}(?P=quote))(?P<quoted>(?:(?!(?P=quote))(?:\\.|.))+)(?P=quote)"
