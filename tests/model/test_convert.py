@@ -249,6 +249,27 @@ def test_adapters_that_do_not_fit_are_refused(adapter: Path, saved: Path, tmp_pa
         merge(adapter, tmp_path / "merged")
 
 
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_folder_that_holds_something_is_not_written_over(
+    saved: Path, adapter: Path, tmp_path: Path, kind: str
+) -> None:
+    """The whole folder would go: `videollava convert model .` would take everything in it along."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("years of work")
+    target = theirs
+    if kind == "link":
+        target = tmp_path / "link"
+        target.symlink_to(theirs)
+    for call in (lambda: convert.convert(saved, target, "ours"), lambda: convert.merge(adapter, target)):
+        with pytest.raises(InputError, match="is there already and would be replaced whole"):
+            call()
+    assert (theirs / "thesis.txt").read_text() == "years of work"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert convert.convert(saved, empty, "ours").difference == 0.0
+
+
 def test_a_projector_alone_goes_to_the_original(model: Any, tmp_path: Path) -> None:
     (tmp_path / "projector").mkdir()
     weights = dict(model.model.multi_modal_projector.state_dict())

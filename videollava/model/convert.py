@@ -60,10 +60,10 @@ def convert(
     A projector alone stays what it is, and so does an adapter on its way to the original; for the other formats it
     is merged. base: the model under an adapter or a projector-only folder. What transformers' class cannot hold is
     exported there under ours, with a note. check: compare logits (by default where the model fits into memory).
-    InputError where the target cannot hold the model, weights do not fit their config, or logits differ; `dst` is
-    then not written.
+    InputError where `dst` holds anything, the target cannot hold the model, weights do not fit their config, or
+    logits differ; `dst` is then not written.
     """
-    source, target = find_checkpoint(src), Path(dst)
+    source, target = find_checkpoint(src), _free(Path(dst))
     if base is None and to == "ours" and original.holds_projector_alone(source):
         return _write(target, lambda aside: original.write_projector(source, aside))
     if (source / PROJECTOR_CONFIG).is_file():
@@ -180,6 +180,15 @@ def _copy_tokenizer(folder: Path | None, aside: Path, to: Target, config: Any) -
         tokenizer.save_pretrained(aside)
 
 
+def _free(target: Path) -> Path:
+    """`target`, where nothing would be lost by writing it: a person may have named a folder that holds more."""
+    if target.is_symlink() or (target.is_dir() and any(target.iterdir())):
+        raise InputError(
+            f"{target}: is there already and would be replaced whole; remove it, or name another folder"
+        )
+    return target
+
+
 def _write(
     target: Path, write: Callable[[Path], None], check: Callable[[Path], float | None] = lambda _: None
 ) -> Converted:
@@ -261,7 +270,7 @@ def merge(
 
     Logits of the merged model are held against the base with the adapter beside it.
     """
-    folder, target = find_checkpoint(adapter), Path(dst)
+    folder, target = find_checkpoint(adapter), _free(Path(dst))
     read_config(folder, "adapter_config.json")
     opened = open_checkpoint(folder, base)
     if not isinstance(opened, Adapted):
