@@ -67,7 +67,7 @@ def _ask(md5: str, place: Store, question: Any) -> tuple[Any, str]:
     if place.trouble:
         return None, place.trouble
     try:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, SSLError
     except ImportError:
         return None, "boto3 is not installed: `pip install boto3`"
     address = urlsplit(place.url, allow_fragments=False)
@@ -77,19 +77,37 @@ def _ask(md5: str, place: Store, question: Any) -> tuple[Any, str]:
         "Bucket": address.netloc,
         "Key": "/".join(part for part in (key, OBJECTS, md5[:2], md5[2:]) if part),
     }
+    remedy = ""
     try:
-        return question(_client(place), where), ""
+        session = _session(place)
+        known = session.get_credentials() is not None
+        remedy = (
+            ""
+            if known
+            else "; no credentials are set here (AWS_PROFILE, AWS_ACCESS_KEY_ID), so anybody's were used"
+        )
+        return question(_client(session, place, known), where), ""
+    except SSLError as error:
+        return None, f"{scrub(str(error))}; AWS_CA_BUNDLE names your CA's file"
     except (BotoCoreError, ClientError, ValueError) as error:
-        return None, scrub(str(error))
+        return None, scrub(str(error)) + (remedy if isinstance(error, ClientError) else "")
 
 
-def _client(place: Store) -> Any:
+def _session(place: Store) -> Any:
     import boto3
     from botocore.exceptions import ProfileNotFound
 
     region = place.region or None
     try:
-        session = boto3.Session(profile_name=place.profile or None, region_name=region)
+        return boto3.Session(profile_name=place.profile or None, region_name=region)
     except ProfileNotFound:  # the trainer's name for it; the reader has credentials of their own
-        session = boto3.Session(region_name=region)
-    return session.client("s3", endpoint_url=place.endpoint or None)
+        return boto3.Session(region_name=region)
+
+
+def _client(session: Any, place: Store, known: bool) -> Any:
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    # Who has no credentials asks as anybody: public buckets (DVC's allow_anonymous_login) need none.
+    config = None if known else Config(signature_version=UNSIGNED)
+    return session.client("s3", endpoint_url=place.endpoint or None, config=config)
