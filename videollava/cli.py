@@ -300,7 +300,7 @@ def _say_converted(done: Any) -> None:
 
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", help="a LoRA folder, ours or the original's")
+    parser.add_argument("adapter", help="a LoRA folder: of ours, transformers' or the original's")
     parser.add_argument("target", type=folder_to_write)
     _add_conversion(parser)
 

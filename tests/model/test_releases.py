@@ -55,7 +55,7 @@ def test_rotary_positions_are_one_in_every_form(rope: dict[str, Any]) -> None:
     for form in forms:
         assert read_language(form).rope_parameters == rope, form
     assert read_language(read_language(forms[1]).to_dict()).rope_parameters == rope
-    for silent in ({"rope_scaling": None, "rope_theta": 5e5}, {"rope_theta": 500000}):
+    for silent in ({"rope_scaling": None, "rope_theta": 5e5}, {"rope_scaling": False, "rope_theta": 500000}):
         assert read_language(silent).rope_parameters == {"rope_type": "default", "rope_theta": 5e5}
 
 
@@ -70,6 +70,10 @@ def test_rotary_positions_are_one_in_every_form(rope: dict[str, Any]) -> None:
         ({"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 2.0}}, "differently"),
         ({"rope_scaling": {"factor": 2.0}}, "do not say their type"),
         ({"rope_scaling": "linear"}, "not an object"),
+        (
+            {"rope_scaling": {"type": "su", "factor": 2.0}},
+            "type 'su': not known here; it may be default, linear",
+        ),
         ({"rms_norm_eps": "1e-5"}, r"config \(llama\) cannot be read: .*rms_norm_eps"),
     ],
 )

@@ -24,9 +24,18 @@ from torch import Tensor
 from videollava.data.llama_tokenizer import load_llama_tokenizer
 from videollava.errors import InputError
 from videollava.model.encoders import LanguageBindVisionModel
-from videollava.model.formats.adapted import holds_adapter
+from videollava.model.formats.adapted import generation_folder, holds_adapter
 from videollava.model.formats.detect import expected_specs, open_checkpoint
-from videollava.model.formats.files import DTYPES, Spec, read_config, short, write_config, write_shards
+from videollava.model.formats.files import (
+    DTYPES,
+    TOKENIZER_FILES,
+    Spec,
+    read_config,
+    short,
+    unwrap,
+    write_config,
+    write_shards,
+)
 from videollava.model.formats.hub import find_checkpoint
 from videollava.model.formats.ours import CLASSES
 from videollava.model.formats.tables import HEAD, TABLE, Tables, is_said_tied, is_same, settle_tables
@@ -54,7 +63,6 @@ Quantization = Literal["4bit", "8bit"]
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 PARTS = re.compile(r"^(model\.(?:image_tower|video_tower|multi_modal_projector))\.")
 KEPT_WHOLE = ("model.image_tower", "model.video_tower", "model.multi_modal_projector", "lm_head")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ def load(
     model = build(opened.config, tensors, str(folder), dtype, device, quantize)
     if opened.tokenizer is None:
         return Loaded(model, None)
-    take_generation(model, opened.tokenizer)
+    take_generation(model, generation_folder(opened))
     return Loaded(model, load_tokenizer(opened.tokenizer))
 
 
@@ -106,7 +114,7 @@ def build(
     Without `dtype` each part (an encoder, the projector, the language model) has the type its weights have.
     """
     check_specs(expected_specs(config), specs_of(tensors), origin)
-    widest = dtype or widest_type(tensors.values())
+    widest = dtype or widest_type(tensors.values(), origin)
     model = _from_pretrained(config, dict(tensors), widest, device, quantize, origin)
     if dtype is None and quantize is None:
         _keep_types(model, tensors, origin)
@@ -117,11 +125,13 @@ def specs_of(tensors: Mapping[str, Tensor]) -> dict[str, Spec]:
     return {name: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
 
 
-def widest_type(tensors: Iterable[Tensor]) -> torch.dtype:
+def widest_type(tensors: Iterable[Tensor], origin: str) -> torch.dtype:
     """A type that holds every one of these weights as it is."""
     types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     if not types <= FLOATS:
-        raise InputError(f"weights of type {', '.join(map(str, types - FLOATS))}: take full-precision ones")
+        raise InputError(
+            f"{origin}: weights of type {', '.join(map(str, types - FLOATS))}: take full-precision ones"
+        )
     return reduce(torch.promote_types, types)
 
 
@@ -130,7 +140,7 @@ def _keep_types(model: Any, tensors: Mapping[str, Tensor], origin: str) -> None:
     parts: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         parts.setdefault(_part(name), []).append(tensor)
-    types = {part: widest_type(found) for part, found in parts.items()}
+    types = {part: widest_type(found, origin) for part, found in parts.items()}
     mixed = [part for part, found in parts.items() if len({tensor.dtype for tensor in found}) > 1]
     if mixed:
         log.warning(
@@ -148,9 +158,9 @@ def _part(name: str) -> str:
     return found[1] if found else "the model"
 
 
-def take_generation(model: Any, folder: Path) -> None:
+def take_generation(model: Any, folder: Path | None) -> None:
     """The tokens that end an answer, where the folder's generation_config.json says so (several, with some models)."""
-    if not (model.can_generate() and (folder / "generation_config.json").is_file()):
+    if folder is None or not (model.can_generate() and (folder / "generation_config.json").is_file()):
         return
     given = read_config(folder, "generation_config.json")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -321,25 +331,16 @@ def write_model(model: Any, folder: Path, state_dict: Mapping[str, Tensor] | Non
     if getattr(model, "is_quantized", False):
         raise InputError("a quantised model is not saved: save the full-precision one, or its adapter alone")
     config = copy.deepcopy(model.config)
-    tensors = _own_names(model.state_dict() if state_dict is None else state_dict)
+    tensors = unwrap(model.state_dict() if state_dict is None else state_dict)
     if isinstance(model, VideoLlavaForConditionalGeneration):
         tensors = _settle(config, tensors, model.lm_head.weight is model.get_input_embeddings().weight)
     check_specs(expected_specs(config), specs_of(tensors), "the model to be saved")
     described = describe(config, type(model))
-    described["dtype"] = str(widest_type(tensors.values())).removeprefix("torch.")
+    described["dtype"] = str(widest_type(tensors.values(), "the model to be saved")).removeprefix("torch.")
     write_config(described, folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
     write_shards(tensors, folder)
-
-
-def _own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what a wrapper (data parallel, DeepSpeed, compiled) puts before every one of them."""
-    names = list(tensors)
-    for prefix in ("module.", "_orig_mod."):
-        if all(name.startswith(prefix) for name in names):
-            names = [name.removeprefix(prefix) for name in names]
-    return dict(zip(names, tensors.values(), strict=True))
 
 
 def _settle(config: Any, tensors: dict[str, Tensor], one: bool) -> dict[str, Tensor]:
@@ -359,7 +360,8 @@ def describe(config: Any, kind: type[Any]) -> dict[str, Any]:
     """The content of config.json. Weights are saved in full: what a quantised base was loaded with stays out."""
     content = {**config.to_dict(), "format_version": FORMAT_VERSION, "architectures": [kind.__name__]}
     for part in (content, content.get("text_config") or {}):
-        part.pop("quantization_config", None)
+        for name in ("quantization_config", "_name_or_path"):  # the other is a place on this machine
+            part.pop(name, None)
     return content
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.video_llava import configuration_video_llava as hf_config
 
@@ -151,12 +152,15 @@ def plain_language(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rope(given: Any) -> dict[str, Any]:
     """One rotary setting, its kind under `rope_type`."""
-    if given is None:
+    if given is None or given is False:  # some wrote false for "none"
         return {}
     if not isinstance(given, Mapping):
         raise InputError(f"rotary positions {given!r} in a language model's config: not an object")
     rope = {name: value for name, value in given.items() if name != "type" and value is not None}
     kind = choose(given, "rope_type", "type")
+    if kind not in (None, "default", *ROPE_INIT_FUNCTIONS):
+        known = ", ".join(ROPE_INIT_FUNCTIONS)
+        raise InputError(f"rotary positions of type {kind!r}: not known here; it may be default, {known}")
     if kind is None and rope.keys() - {"rope_theta", "partial_rotary_factor"}:
         raise InputError(
             f"rotary positions {dict(given)} in a language model's config do not say their type: add rope_type"

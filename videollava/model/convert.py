@@ -19,14 +19,22 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from videollava.errors import InputError
 from videollava.model import checkpoint
 from videollava.model.config import VideoLlavaConfig
 from videollava.model.formats import hf, original, original_export
-from videollava.model.formats.adapted import Adapted
+from videollava.model.formats.adapted import Adapted, generation_folder
 from videollava.model.formats.detect import Opened, expected_specs, open_checkpoint
-from videollava.model.formats.files import Spec, find_weights, read_config, write_config, write_stream
+from videollava.model.formats.files import (
+    TOKENIZER_FILES,
+    Spec,
+    find_weights,
+    read_config,
+    write_config,
+    write_stream,
+)
 from videollava.model.formats.hub import find_checkpoint
 from videollava.model.probe import compare, probe, probe_inputs
 
@@ -36,7 +44,7 @@ log = logging.getLogger(__name__)
 
 Target = Literal["ours", "original", "transformers"]
 PROJECTOR_CONFIG = "projector.json"
-PLAIN_FILES = ("generation_config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json")
+GENERATION = "generation_config.json"
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 
 
@@ -79,7 +87,7 @@ def convert(
 
     def write(aside: Path) -> None:
         _write_checked(opened, exported, aside)
-        _copy_tokenizer(opened.tokenizer, aside, to, opened.config)
+        _copy_tokenizer(opened, aside, to)
 
     before = _logits(source, base) if _fits(source, check) else None
     written = _write(target, write, lambda aside: _compare(before, aside, exported.logits))
@@ -154,19 +162,22 @@ def _write_checked(opened: Opened, export: Export, aside: Path) -> None:
     checkpoint.check_specs(expected_specs(opened.config), specs, "the source")
     written = dict(export.config)
     # The widest, so that whoever loads by it rounds no weight.
-    widest = str(checkpoint.widest_type(types.values())).removeprefix("torch.")
+    widest = str(checkpoint.widest_type(types.values(), "the source")).removeprefix("torch.")
     for name in ("dtype", "torch_dtype"):
         if name in written:
             written[name] = written[name] or widest
     write_config(written, aside)
 
 
-def _copy_tokenizer(folder: Path | None, aside: Path, to: Target, config: Any) -> None:
+def _copy_tokenizer(opened: Opened, aside: Path, to: Target) -> None:
+    folder, generation, config = opened.tokenizer, generation_folder(opened), opened.config
+    if generation is not None and (generation / GENERATION).is_file():
+        shutil.copyfile(generation / GENERATION, aside / GENERATION)
     if folder is None:
         if to == "transformers":
             hf.write_processor(config, None, aside)
         return
-    for name in (*PLAIN_FILES, *TOKENIZER_EXTRAS):
+    for name in (*TOKENIZER_FILES, *TOKENIZER_EXTRAS):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, aside / name)
     if to == "original" or (to == "ours" and (aside / "tokenizer.json").is_file()):
@@ -279,7 +290,7 @@ def merge(
 
     def write(aside: Path) -> None:
         _write_checked(opened, _export_ours(opened.config), aside)
-        _copy_tokenizer(opened.tokenizer, aside, "ours", opened.config)
+        _copy_tokenizer(opened, aside, "ours")
 
     return _write(target, write, lambda aside: _compare(before, aside, _logits))
 
@@ -298,7 +309,11 @@ def _unmerged_logits(opened: Adapted) -> Tensor:
 def _add_update(
     down: Tensor, up: Tensor, scale: float, module: Any, given: tuple[Tensor], out: Tensor
 ) -> Tensor:
-    """A layer's output with the adapter's part added: the hook of an embedding table or a linear layer."""
-    embeds = isinstance(module, torch.nn.Embedding)
-    inner = up[given[0]] @ down if embeds else given[0].float() @ down.T @ up.T
+    """A layer's output with the adapter's part added: the hook of an embedding table, a convolution, a linear layer."""
+    if isinstance(module, torch.nn.Embedding):
+        inner = up[given[0]] @ down
+    elif isinstance(module, torch.nn.Conv2d):
+        inner = conv2d(conv2d(given[0].float(), down, stride=module.stride, padding=module.padding), up)
+    else:
+        inner = given[0].float() @ down.T @ up.T
     return out + (scale * inner).to(out.dtype)

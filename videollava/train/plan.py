@@ -151,8 +151,9 @@ def plan(
 def _shape(params: Params, workspace: Path) -> Any:
     """The model without its weights."""
     import torch
-    from transformers import AutoConfig
 
+    from videollava.model.config import read_language
+    from videollava.model.formats.files import read_config
     from videollava.model.video_llava import (
         VideoLlavaForConditionalGeneration,
         language_config,
@@ -161,7 +162,7 @@ def _shape(params: Params, workspace: Path) -> Any:
 
     folder = workspace / "models/bases/language"
     if (folder / "config.json").is_file():
-        text = AutoConfig.from_pretrained(folder)
+        text = read_language(read_config(folder))
     else:
         text = language_config(params.model.language, _vocabulary(params, workspace))
     with torch.device("meta"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +15,12 @@ from torch import Tensor
 
 from videollava.errors import InputError
 from videollava.model.formats import hf, original
-from videollava.model.formats.files import find_weights, has_weights, read_config
+from videollava.model.formats.files import TOKENIZER_FILES, find_weights, has_weights, read_config
 from videollava.model.formats.lora import ADAPTER_FILES, OTHERS, Adapter, base_name, read_adapter
 from videollava.model.formats.tables import HEAD, TABLE, is_said_tied, say_tied
 from videollava.model.video_llava import VideoLlavaConfig
 
-__all__ = ["Adapted", "holds_adapter", "open_adapted", "our_name"]
+__all__ = ["Adapted", "generation_folder", "holds_adapter", "open_adapted", "our_name"]
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,13 @@ class Adapted:
     base: Base
     adapter: Adapter
     config: Any
+    folder: Path
 
     @property
     def tokenizer(self) -> Path | None:
-        return self.base.tokenizer
+        """The one saved beside the adapter, which knows what was added in training, or else the base's."""
+        own = any((self.folder / name).is_file() for name in TOKENIZER_FILES)
+        return self.folder if own else self.base.tokenizer
 
     def shards(self) -> Iterator[dict[str, Tensor]]:
         return self._pass(self.adapter.apply)
@@ -67,6 +71,11 @@ class Adapted:
         added = {name: tensor for name, tensor in self.adapter.whole.items() if name not in seen}
         if added:
             yield added
+
+
+def generation_folder(opened: Base) -> Path | None:
+    """Where a checkpoint's generation_config.json may be: an adapter brings none."""
+    return opened.base.tokenizer if isinstance(opened, Adapted) else opened.tokenizer
 
 
 def holds_adapter(folder: Path) -> bool:
@@ -117,10 +126,12 @@ def open_adapted(
         raise InputError(
             f"{folder}: its base is an encoder alone ({below.config.model_type}), not a whole model"
         )
-    ours = _fit_tables(adapter.renamed(our_name), below.config)
+    ours = _join_tied(_fit_tables(adapter.renamed(our_name), below.config), below.config)
     config = _part_tables(ours, below.config)
+    if isinstance(below, hf.Source):
+        config = _take_vocabulary(ours, config)
     ours.require(expected(config))
-    return Adapted(below, ours, config)
+    return Adapted(below, ours, config, folder)
 
 
 def _fit_tables(adapter: Adapter, config: Any) -> Adapter:
@@ -131,6 +142,32 @@ def _fit_tables(adapter: Adapter, config: Any) -> Adapter:
         if given is not None and len(given) == hf.extended_rows(config):
             adapter.whole[name] = given[:rows]
     return adapter
+
+
+def _join_tied(adapter: Adapter, config: Any) -> Adapter:
+    """Table and head of one weight once, where peft saved them under both names (ensure_weight_tying)."""
+    if not (adapter.together and is_said_tied(config) and adapter.touches(HEAD)):
+        return adapter
+    if not adapter.changes_alike(TABLE, HEAD):
+        return dataclasses.replace(adapter, together=False)
+    kept = {module: pair for module, pair in adapter.pairs.items() if f"{module}.weight" != HEAD}
+    whole = {name: tensor for name, tensor in adapter.whole.items() if name != HEAD}
+    return dataclasses.replace(adapter, pairs=kept, whole=whole)
+
+
+def _take_vocabulary(adapter: Adapter, config: Any) -> Any:
+    """The vocabulary that was resized in training, where the adapter holds all tables of it.
+
+    Only transformers' layout keeps its placeholders inside the table, so that added tokens have ids of their own.
+    """
+    said, tables = config.text_config.vocab_size, (TABLE,) if is_said_tied(config) else (TABLE, HEAD)
+    rows = {len(adapter.whole[name]) if name in adapter.whole else said for name in tables}
+    if len(rows) != 1 or rows == {said}:
+        return config
+    resized = copy.deepcopy(config)
+    (resized.text_config.vocab_size,) = rows
+    log.warning("%s: its vocabulary has %d rows, the base's %d: resized", adapter.origin, *rows, said)
+    return resized
 
 
 def _part_tables(adapter: Adapter, config: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from videollava.errors import InputError
@@ -19,6 +20,16 @@ __all__ = ["Format", "Opened", "detect", "expected_specs", "open_checkpoint"]
 
 Format = Literal["ours", "original", "transformers", "languagebind", "clip", "openclip"]
 OURS = tuple(ours.CLASSES)
+# What classes raise at a config with a value of another type, or one that they have no use for.
+UNREADABLE = (
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 class Opened(Protocol):
@@ -83,6 +94,9 @@ def open_checkpoint(folder: Path, base: Path | str | None = None) -> Opened:
         if str(folder) in str(error):
             raise
         raise InputError(f"{folder}: {error}") from error
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: its config.json holds what no such config may: {reason}") from error
 
 
 def _open(folder: Path, base: Path | str | None) -> Opened:
@@ -113,8 +127,13 @@ def _open(folder: Path, base: Path | str | None) -> Opened:
 def expected_specs(config: Any) -> Mapping[str, tuple[int, ...]]:
     """Shape of every weight that a model of this config saves (tied ones once), without making it."""
     kind = ours.CLASSES[config.model_type]
-    with torch.device("meta"):
-        model = kind(kind.config_class.from_dict(config.to_dict()))
+    try:
+        with torch.device("meta"):
+            model = kind(kind.config_class.from_dict(config.to_dict()))
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"no model can be made by this config: {' '.join(str(error).split())}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if is_said_tied(config):
         shapes.pop(HEAD, None)

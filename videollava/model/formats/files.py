@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from videollava.errors import InputError
 from videollava.model.formats.folders import explain_absence
 
 __all__ = [
+    "TOKENIZER_FILES",
     "Spec",
     "Weights",
     "find_weights",
@@ -24,15 +25,20 @@ __all__ = [
     "read_header",
     "read_shard",
     "short",
+    "unwrap",
     "write_config",
     "write_shard",
     "write_shards",
 ]
 
+T = TypeVar("T")
 Spec = tuple[str, tuple[int, ...]]  # dtype as safetensors names it ("F32"), shape
 LFS = b"version https://git-lfs"
 SHARD_BYTES = 5 * 1024**3
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
+# What data parallel, DeepSpeed, torch.compile and PEFT put before every name.
+WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 DTYPES = {
     torch.float64: "F64",
@@ -119,8 +125,17 @@ def _indexed(index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in names)
 
 
+def unwrap(tensors: Mapping[str, T]) -> dict[str, T]:
+    """By the model's own names: without what wrappers put before every one of them."""
+    names = list(tensors)
+    while any(names and all(name.startswith(prefix) for name in names) for prefix in WRAPPERS):
+        prefix = next(prefix for prefix in WRAPPERS if names[0].startswith(prefix))
+        names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, tensors.values(), strict=True))
+
+
 def read_shard(file: Path) -> dict[str, Tensor]:
-    """Tensors of one file, mapped into memory rather than copied where the format allows it.
+    """Tensors of one file by the model's own names, mapped into memory where the format allows it.
 
     Torch files are read with weights_only=True, so no code in them runs.
     """
@@ -130,7 +145,7 @@ def read_shard(file: Path) -> dict[str, Tensor]:
     _refuse_pointer(file)
     try:
         if file.suffix == ".safetensors":
-            return _with_shared(dict(load_file(file)), file)
+            return unwrap(_with_shared(dict(load_file(file)), file))
         found = _read_torch(file)
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise InputError(f"{file}: damaged or not a weight file: {error}") from error
@@ -138,7 +153,7 @@ def read_shard(file: Path) -> dict[str, Tensor]:
         raise InputError(f"{file}: holds more than tensors and is refused: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{file}: not a plain state dict of tensors; save model.state_dict() alone")
-    return found
+    return unwrap(found)
 
 
 def _with_shared(tensors: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -182,7 +197,7 @@ def read_header(file: Path) -> dict[str, Spec]:
         raise InputError(
             f"{file}: {size} bytes where its header says {8 + length + end}: fetch or save it again"
         )
-    return specs
+    return unwrap(specs)
 
 
 def _refuse_pointer(file: Path) -> None:
@@ -253,7 +268,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{folder}: no {name}: not a checkpoint folder{explain_absence(folder)}")
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text("utf-8-sig"))  # editors of Windows put a mark before it
     except ValueError as error:
         raise InputError(f"{file}: not valid JSON: {error}") from error
     if not isinstance(config, dict):

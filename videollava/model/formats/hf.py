@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN as CLIP_MEAN
 from transformers.image_utils import OPENAI_CLIP_STD as CLIP_STD
 
+from videollava.errors import InputError
 from videollava.model.config import VideoLlavaConfig, choose, read_language
 from videollava.model.formats.clip import clip_vision_config
 from videollava.model.formats.files import Weights, find_weights, read_config, write_config
@@ -62,6 +63,8 @@ SPOKEN = (
     "max_position_embeddings",
     "eos_token_id",
 )
+# What old releases saved though it is computed.
+COMPUTED = ("embeddings.position_ids", "rotary_emb.inv_freq")
 # Every way transformers has saved it: older releases, and newer ones without going back to the older names.
 RENAMES = (
     (re.compile(r"^language_model\.lm_head\."), "lm_head."),
@@ -83,7 +86,7 @@ class Source:
     def shards(self) -> Iterator[dict[str, Tensor]]:
         rows = int(self.config.text_config.vocab_size)
         for tensors in self.main.shards():
-            renamed = {rename(n): t for n, t in tensors.items() if not n.endswith("embeddings.position_ids")}
+            renamed = {rename(n): t for n, t in tensors.items() if not n.endswith(COMPUTED)}
             yield self.tables.arrange({n: t[:rows] if n in (TABLE, HEAD) else t for n, t in renamed.items()})
 
 
@@ -136,6 +139,8 @@ def ours_config(config: Mapping[str, Any]) -> VideoLlavaConfig:
         say_tied(kept, kept.tie_word_embeddings or any(part.get("tie_word_embeddings") for part in parts))
         if not _find_changes(config, kept):
             return kept
+    if config.get("multimodal_projector_bias") is False:
+        raise InputError("multimodal_projector_bias: false: a projector without biases has no place here")
     language = read_language(config.get("text_config") or {})
     vision = clip_vision_config({"hidden_size": 1024, **_L14, **(config.get("vision_config") or {})})
     video = clip_vision_config({"hidden_size": 1024, **_L14, **(config.get("vision_config") or {})})
@@ -150,7 +155,7 @@ def ours_config(config: Mapping[str, Any]) -> VideoLlavaConfig:
         projector_hidden_act=config.get("projector_hidden_act", "gelu"),
         vision_feature_layer=config.get("vision_feature_layer", -2),
         vision_feature_select_strategy=config.get("vision_feature_select_strategy", "default"),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        tie_word_embeddings=config.get("tie_word_embeddings") or False,
         transformers_config=json.dumps({name: value for name, value in config.items() if name != KEPT}),
     )
 

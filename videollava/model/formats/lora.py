@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from videollava.errors import InputError
@@ -46,7 +47,8 @@ REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class Adapter:
     """Low-rank updates by the module they adapt, and whole weights that replace the base's.
 
-    pairs: (down (r, in), up (out, r)) by module; scales: what their product is multiplied by.
+    pairs: (down (r, in), up (out, r)) by module, of a convolution (r, in, h, w) and (out, r, 1, 1); scales: what their
+    product is multiplied by.
     """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
@@ -62,12 +64,24 @@ class Adapter:
         if name == module or module not in self.pairs:
             return weight
         down, up = self.pairs[module]
-        delta = self.scales[module] * (up.float() @ down.float())
-        return (weight.float() + delta).to(weight.dtype)
+        delta = self.scales[module] * (up.flatten(1).float() @ down.flatten(1).float())
+        return (weight.float() + delta.view_as(weight)).to(weight.dtype)
 
     def touches(self, name: str) -> bool:
         """Whether it changes the weight `name`."""
         return name in self.whole or name.removesuffix(".weight") in self.pairs
+
+    def changes_alike(self, one: str, other: str) -> bool:
+        """Whether it changes two weights in the same way, to the bit."""
+        first, second = (self._update(name) for name in (one, other))
+        if [part.shape for part in first] != [part.shape for part in second]:
+            return False
+        return all(torch.equal(*parts) for parts in zip(first, second, strict=True))
+
+    def _update(self, name: str) -> list[Tensor]:
+        module = name.removesuffix(".weight")
+        pair = [*self.pairs[module], torch.tensor(self.scales[module])] if module in self.pairs else []
+        return [*pair, self.whole[name]] if name in self.whole else pair
 
     def renamed(self, rename: Callable[[str], str]) -> Adapter:
         """The same adapter on another model's names; `rename` takes names of weights."""
@@ -96,7 +110,7 @@ class Adapter:
                 f"{self.origin}: adapts weights that the base model lacks: {short(absent)}: this adapter belongs "
                 "to another base model"
             )
-        found = {f"{m}.weight": [up.shape[0], down.shape[1]] for m, (down, up) in self.pairs.items()}
+        found = {f"{m}.weight": [up.shape[0], *down.shape[1:]] for m, (down, up) in self.pairs.items()}
         found |= {name: list(tensor.shape) for name, tensor in self.whole.items()}
         for name, mine in found.items():
             if mine != list(shapes[name]):
