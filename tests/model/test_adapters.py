@@ -249,7 +249,7 @@ def test_a_base_named_by_another_machines_hub_cache_is_the_hub_id(
     (cache / "refs/main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     for named in (
-        "/root/.cache/huggingface/hub/models--somebody--Video-LLaVA-hf/snapshots/9",
+        "/home/somebody/.cache/huggingface/hub/models--somebody--Video-LLaVA-hf/snapshots/9",
         "somebody/Video-LLaVA-hf",
     ):
         _set(made.adapter, base_model_name_or_path=named)
