@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Callable
@@ -40,9 +41,9 @@ def _load(base: Path) -> Any:
     return VideoLlavaForConditionalGeneration.from_pretrained(base)
 
 
-def _logits(model: Any, base: Path) -> Tensor:
-    """Their class's answer to the probe."""
-    inputs = convert.probe_inputs(checkpoint.load(base).model.config, torch.float32)
+def _logits(model: Any, config: Any) -> Tensor:
+    """Their class's answer to the probe of a model of ours."""
+    inputs = convert.probe_inputs(config, torch.float32)
     if "pixel_values" in inspect.signature(model.forward).parameters:
         inputs["pixel_values"] = inputs.pop("pixel_values_images")
     with torch.inference_mode():
@@ -50,8 +51,8 @@ def _logits(model: Any, base: Path) -> Tensor:
     return logits
 
 
-def _adapt(base: Path, folder: Path, rows: int | None = None, **settings: Any) -> Tensor:
-    """An adapter in `folder`, on tables of `rows`; the adapted model's logits."""
+def _adapt(base: Path, folder: Path, rows: int | None = None, **settings: Any) -> Any:
+    """The adapted model, on tables of `rows`; its adapter is in `folder`."""
     from peft import LoraConfig, get_peft_model
 
     model = _load(base)
@@ -59,21 +60,23 @@ def _adapt(base: Path, folder: Path, rows: int | None = None, **settings: Any) -
     if rows is not None:
         model.resize_token_embeddings(rows, mean_resizing=False)
     chosen = {"r": 2, "lora_alpha": 8, "target_modules": ["q_proj"], "init_lora_weights": False, **settings}
-    adapted = get_peft_model(model, LoraConfig(**chosen))
+    adapted = get_peft_model(model, LoraConfig(**copy.deepcopy(chosen)))  # peft writes into its lists
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "modules_to_save" in name:
                 weight.add_(0.1 * torch.randn_like(weight))
     adapted.save_pretrained(folder)
-    return _logits(adapted, base)
+    return adapted
 
 
-def _holds(folder: Path, expected: Tensor, target: Path) -> Any:
+def _holds(folder: Path, adapted: Any, target: Path) -> Any:
     done = merge(folder, target)
-    assert done.difference is not None
-    assert done.difference < 1e-4
     model = checkpoint.load(target).model
-    torch.testing.assert_close(probe(model), expected, rtol=0, atol=2e-5)
+    expected = _logits(adapted, model.config)
+    # Float32, so by the size of the logits: an adapter drawn at random on the table makes hundreds of them.
+    assert done.difference is not None
+    assert done.difference < 1e-4 * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(probe(model), expected, rtol=1e-5, atol=2e-5)
     return model
 
 
@@ -87,17 +90,16 @@ def _holds(folder: Path, expected: Tensor, target: Path) -> Any:
     ids=["pairs of one weight", "one whole weight", "pairs of two"],
 )
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`", "ignore:Model has .tie_word_embeddings")
-def test_one_weight_saved_under_both_names_stays_one(
+def test_head_and_table_saved_under_both_names_merge(
     bases: dict[bool, Path], tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """The fault: "adapts weights that the base model lacks: lm_head"."""
-    expected = _adapt(bases[True], tmp_path / "adapter", **settings)
+    adapted = _adapt(bases[True], tmp_path / "adapter", **settings)
     file = tmp_path / "adapter/adapter_model.safetensors"
     assert any("lm_head" in name for name in load_file(file))
-    rows = checkpoint.load(bases[True]).model.config.text_config.vocab_size
-    model = _holds(tmp_path / "adapter", expected[..., :rows], tmp_path / "merged")
+    model = _holds(tmp_path / "adapter", adapted, tmp_path / "merged")
     one = model.lm_head.weight is model.get_input_embeddings().weight
-    assert one == ("ensure_weight_tying" in settings)
+    assert one == ("modules_to_save" in settings)
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`", "ignore:Model has .tie_word_embeddings")
@@ -110,13 +112,13 @@ def test_what_says_it_is_one_weight_and_is_two_is_taken_as_two(
     tensors["base_model.model.lm_head.weight"] += 1
     save_file(tensors, file)
     loaded = checkpoint.load(tmp_path / "adapter").model
-    assert torch.equal(loaded.lm_head.weight, tensors["base_model.model.lm_head.weight"][:64])
+    assert torch.equal(loaded.lm_head.weight, tensors["base_model.model.lm_head.weight"])
     assert not torch.equal(loaded.lm_head.weight, loaded.get_input_embeddings().weight)
 
 
 def test_an_adapter_of_a_convolution(bases: dict[bool, Path], tmp_path: Path) -> None:
-    expected = _adapt(bases[False], tmp_path / "adapter", target_modules=["patch_embedding", "q_proj"])
-    _holds(tmp_path / "adapter", expected, tmp_path / "merged")
+    adapted = _adapt(bases[False], tmp_path / "adapter", target_modules=["patch_embedding", "q_proj"])
+    _holds(tmp_path / "adapter", adapted, tmp_path / "merged")
 
 
 @pytest.mark.parametrize("rows", [70, 80])
@@ -133,10 +135,10 @@ def test_a_vocabulary_resized_in_training_is_the_adapters(
     bases: dict[bool, Path], tmp_path: Path, tokenizer: Any, rows: int, tied: bool, settings: dict[str, Any]
 ) -> None:
     """With the tokenizer that was saved beside it, and the base's generation_config.json."""
-    expected = _adapt(bases[tied], tmp_path / "adapter", rows, **settings)
+    adapted = _adapt(bases[tied], tmp_path / "adapter", rows, **settings)
     tokenizer.add_tokens(["<chart>"])
     tokenizer.save_pretrained(tmp_path / "adapter")
-    model = _holds(tmp_path / "adapter", expected, tmp_path / "merged")
+    model = _holds(tmp_path / "adapter", adapted, tmp_path / "merged")
     assert model.config.text_config.vocab_size == rows
     assert (model.config.image_token_id, model.config.video_token_id) == (64, 65)
     for folder in (tmp_path / "adapter", tmp_path / "merged"):
@@ -144,7 +146,8 @@ def test_a_vocabulary_resized_in_training_is_the_adapters(
         assert loaded.tokenizer.convert_tokens_to_ids("<chart>") == 64
         assert loaded.model.generation_config.eos_token_id == model.config.text_config.eos_token_id
     convert.convert(tmp_path / "merged", tmp_path / "back", "transformers")
-    torch.testing.assert_close(_logits(_load(tmp_path / "back"), bases[tied]), expected, rtol=0, atol=2e-5)
+    back = _logits(_load(tmp_path / "back"), model.config)
+    torch.testing.assert_close(back, _logits(adapted, model.config), rtol=0, atol=2e-5)
 
 
 def test_half_of_a_resized_vocabulary_is_refused(bases: dict[bool, Path], tmp_path: Path) -> None:
@@ -223,8 +226,10 @@ def test_two_steps_of_transformers_trainer(bases: dict[bool, Path], tmp_path: Pa
 
     sample = {"input_ids": torch.arange(3, 12), "labels": torch.arange(3, 12)}
     settings = LoraConfig(target_modules=["q_proj"], modules_to_save=["multi_modal_projector"])
-    for name, wrap in (("whole", lambda m: m), ("lora", lambda m: get_peft_model(m, settings))):
-        model = wrap(_load(bases[True]))
+    start = probe(checkpoint.load(bases[True]).model)
+    for name, near in (("whole", 0.0), ("lora", 1e-5)):
+        model = _load(bases[True])
+        model = get_peft_model(model, settings) if name == "lora" else model
         arguments = TrainingArguments(
             output_dir=str(tmp_path / name),
             max_steps=2,
@@ -237,6 +242,5 @@ def test_two_steps_of_transformers_trainer(bases: dict[bool, Path], tmp_path: Pa
         )
         Trainer(model=model, args=arguments, train_dataset=[sample] * 4).train()
         loaded = checkpoint.load(tmp_path / name / "checkpoint-2").model
-        expected = _logits(model, bases[True])[..., :64]
-        torch.testing.assert_close(probe(loaded)[..., :64], expected, rtol=0, atol=1e-5 if wrap else 0)
-        assert not torch.equal(expected, probe(checkpoint.load(bases[True]).model)[..., :64])
+        torch.testing.assert_close(probe(loaded), _logits(model, loaded.config), rtol=0, atol=near)
+        assert not torch.equal(probe(loaded), start)

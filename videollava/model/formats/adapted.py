@@ -145,14 +145,17 @@ def _fit_tables(adapter: Adapter, config: Any) -> Adapter:
 
 
 def _join_tied(adapter: Adapter, config: Any) -> Adapter:
-    """Table and head of one weight once, where peft saved them under both names (ensure_weight_tying)."""
+    """Table and head of one weight once, where peft saved it whole under both names (ensure_weight_tying).
+
+    Low-rank updates of both are merged apart: the sum is the same, and head and table are two weights from then on.
+    """
     if not (adapter.together and is_said_tied(config) and adapter.touches(HEAD)):
         return adapter
-    if not adapter.changes_alike(TABLE, HEAD):
+    low_rank = any(f"{module}.weight" == HEAD for module in adapter.pairs)
+    if low_rank or not adapter.changes_alike(TABLE, HEAD):
         return dataclasses.replace(adapter, together=False)
-    kept = {module: pair for module, pair in adapter.pairs.items() if f"{module}.weight" != HEAD}
     whole = {name: tensor for name, tensor in adapter.whole.items() if name != HEAD}
-    return dataclasses.replace(adapter, pairs=kept, whole=whole)
+    return dataclasses.replace(adapter, whole=whole)
 
 
 def _take_vocabulary(adapter: Adapter, config: Any) -> Any:
