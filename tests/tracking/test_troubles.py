@@ -118,8 +118,9 @@ def test_an_address_is_the_same_from_every_folder(workspace: Path, monkeypatch: 
 
 
 def test_a_read_only_store_is_read_and_its_refusal_said(
-    workspace: Path, params: Params, trained: Any
+    workspace: Path, params: Params, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(workspace)  # MLflow makes a folder "file:" where it is
     trained("a", 90.0)
     register(workspace, params)
     frozen = Tracking(uri=f"sqlite:///file:{workspace}/.mlflow/mlflow.db?mode=ro&uri=true")
