@@ -36,6 +36,7 @@ from videollava.model.formats.files import (
     write_stream,
 )
 from videollava.model.formats.hub import find_checkpoint
+from videollava.model.formats.tables import TABLE, is_said_tied
 from videollava.model.probe import compare, probe, probe_inputs
 
 __all__ = ["Converted", "Target", "convert", "merge", "probe", "probe_inputs"]
@@ -303,6 +304,8 @@ def _unmerged_logits(opened: Adapted) -> Tensor:
     for name, (down, up) in opened.adapter.pairs.items():
         update = partial(_add_update, down.float(), up.float(), opened.adapter.scales[name])
         model.get_submodule(name).register_forward_hook(update)
+        if f"{name}.weight" == TABLE and is_said_tied(opened.config):
+            model.lm_head.register_forward_hook(update)
     return probe(model)
 
 
