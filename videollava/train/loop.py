@@ -25,14 +25,13 @@ from videollava.errors import InputError
 from videollava.params import Train
 from videollava.tracking import log_metrics
 from videollava.train.accelerate import exchanging
+from videollava.train.measure import Seen, bound_dropped, measure, over_ranks
 from videollava.train.progress import Progress
 from videollava.train.state import Checkpoint, clear_aside, find_checkpoint, has_room, seal, write_checkpoint
 from videollava.train.trial import try_worst_pack
 from videollava.train.zero import learned_bytes, load_shards, save_shards
 
 __all__ = ["Job", "learning_rate", "train"]
-
-NAMED = 8  # records in an error
 
 
 @dataclass
@@ -100,8 +99,8 @@ def train(job: Job) -> None:
         torch.manual_seed(_seed(job.seed, step, accelerator.process_index))
         loss, seen = _learn(job, model, optimizer, targets, batches)
         dropped += seen.dropped
-        _bound_dropped(job, dropped, step + 1)
-        values = _measure(job, step, loss, seen, time.perf_counter() - began, settings.learning_rate * factor)
+        bound_dropped(job, dropped, step + 1)
+        values = measure(job, step, loss, seen, time.perf_counter() - began, settings.learning_rate * factor)
         log_metrics(job.logged_before + step + 1, **values)
         bar.advance(step + 1, values)
         if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == job.steps:
@@ -109,17 +108,6 @@ def train(job: Job) -> None:
     bar.close()
     if dropped:
         print(f"{job.name}: {dropped} records left out, their media did not decode", flush=True)
-
-
-@dataclass
-class _Seen:
-    """What a step's batches held, over all ranks at the end, and the seconds this rank waited for them."""
-
-    tokens: int = 0
-    samples: int = 0
-    dropped: int = 0
-    waited: float = 0.0
-    gradient_norm: float = math.nan  # before it is cut; nan where the engine does not tell
 
 
 def _steps(job: Job, start: int) -> Iterator[tuple[int, int, Iterator[Batch]]]:
@@ -140,9 +128,9 @@ def _steps(job: Job, start: int) -> Iterator[tuple[int, int, Iterator[Batch]]]:
 
 def _learn(
     job: Job, model: nn.Module, optimizer: Any, targets: int, batches: Iterator[Batch]
-) -> tuple[float, _Seen]:
+) -> tuple[float, Seen]:
     """One optimiser step; the loss over all ranks."""
-    accelerator, seen = job.accelerator, _Seen()
+    accelerator, seen = job.accelerator, Seen()
     total = torch.zeros((), device=accelerator.device)
     # Gradients are averaged over ranks where they ought to be summed.
     share = max(1, targets) / accelerator.num_processes
@@ -160,19 +148,10 @@ def _learn(
     seen.gradient_norm = math.nan if norm is None else float(norm)
     optimizer.step()
     optimizer.zero_grad()
-    return _over_ranks(accelerator, total, seen), seen
+    return over_ranks(accelerator, total, seen), seen
 
 
-def _over_ranks(accelerator: Any, total: Tensor, seen: _Seen) -> float:
-    """The mean of `total`; what was seen becomes the sum over ranks."""
-    counts = [float(total), seen.tokens, seen.samples, seen.dropped]
-    sums = accelerator.reduce(torch.tensor(counts, dtype=torch.float64, device=accelerator.device), "sum")
-    loss, tokens, samples, dropped = sums.tolist()
-    seen.tokens, seen.samples, seen.dropped = int(tokens), int(samples), int(dropped)
-    return float(loss / accelerator.num_processes)
-
-
-def _next(batches: Iterator[Batch], seen: _Seen) -> Batch | None:
+def _next(batches: Iterator[Batch], seen: Seen) -> Batch | None:
     began = time.perf_counter()
     batch = next(batches, None)
     seen.waited += time.perf_counter() - began
@@ -183,67 +162,6 @@ def _next(batches: Iterator[Batch], seen: _Seen) -> Batch | None:
         for reason in batch.dropped:
             print(f"left out: {reason}", flush=True)
     return batch
-
-
-def _measure(job: Job, step: int, loss: float, seen: _Seen, seconds: float, rate: float) -> dict[str, float]:
-    if not math.isfinite(loss):
-        # A part of alignment is a job, and no section of params.yaml.
-        section, _, part = job.name.partition("-")
-        rate_key = f"{section}.video_learning_rate" if part == "video" else f"{section}.learning_rate"
-        other = "" if job.settings.precision == "fp32" else f" or set {section}.precision: fp32"
-        raise InputError(
-            f"{job.name}: the loss of step {step + 1} is {loss} (this rank's records: {_records_of(job, step)}); "
-            f"look at these records, lower {rate_key} (now {job.settings.learning_rate}){other}; "
-            "the checkpoint before this step stays"
-        )
-    values = {
-        "loss": loss,
-        "learning_rate": rate,
-        "tokens_per_second": seen.tokens / seconds,
-        "samples_per_second": seen.samples / seconds,
-        "data_wait_share": min(1.0, seen.waited / seconds),
-    }
-    if math.isfinite(seen.gradient_norm):
-        values["gradient_norm"] = seen.gradient_norm
-    if job.flops and job.peak_flops:
-        values["mfu"] = _flops_of(job, step) / seconds / job.peak_flops
-    if job.accelerator.device.type == "cuda":
-        values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    return values
-
-
-def _records_of(job: Job, step: int) -> str:
-    """The first few records that this rank learned from in a step, and how many there were."""
-    for packs in job.packs:
-        if step >= len(packs.plan):
-            step -= len(packs.plan)
-            continue
-        numbers = packs.plan.packs_of(step, job.accelerator.process_index)
-        rows = [row for number in numbers for row in packs.plan.pack(number).tolist()]
-        table, behind = getattr(packs, "records", None), getattr(packs, "rows", None)
-        if behind is not None:  # pairs of one kind of medium are numbered by themselves
-            rows = [behind[row] for row in rows]
-        names = [str(row if table is None else table["id"][row].as_py()) for row in rows[:NAMED]]
-        return ", ".join(names) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
-    return "none"
-
-
-def _flops_of(job: Job, step: int) -> float:
-    for flops in job.flops:
-        if step < len(flops):
-            return float(flops[step])
-        step -= len(flops)
-    return 0.0
-
-
-def _bound_dropped(job: Job, dropped: int, steps: int) -> None:
-    seen = sum(packs.plan.samples_of(s) for packs in job.packs for s in range(min(steps, len(packs.plan))))
-    if dropped > max(10, job.max_dropped * seen):
-        raise InputError(
-            f"{job.name}: {dropped} of about {seen} records had media that did not decode, more than "
-            f"prepare.max_quarantined ({job.max_dropped:.1%}); the shards in data/prepared are damaged: "
-            "run prepare again"
-        )
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
