@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM
 
 from videollava.data.batches import Batch, lay_in_row
 from videollava.data.pairs import PairBatch
+from videollava.data.pixels import finely
 from videollava.data.prompts import IGNORED, Encoded
 from videollava.evaluate.batches import Sample
 from videollava.evaluate.generate import generate_each
@@ -57,8 +58,13 @@ def packed(media: bool) -> Batch:
         batch.image_places, batch.video_places = (
             (batch.input_ids[0] == VOCABULARY + kind).nonzero()[:, 0] for kind in (0, 1)
         )
-        batch.images, batch.videos = torch.randn(1, 3, 16, 16), torch.randn(1, SHAPE.frames, 3, 16, 16)
+        batch.images, batch.videos = stored(1, 3, 16, 16), finely(stored(1, SHAPE.frames, 3, 16, 16))
     return batch
+
+
+def stored(*shape: int) -> torch.Tensor:
+    """Pixels as workers hand them over."""
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
 def step(model: nn.Module, loss_of: Callable[[torch.device | str], torch.Tensor]) -> dict[str, Any]:
@@ -97,7 +103,7 @@ def run_instruct(device: torch.device | str, learns: bool) -> dict[str, Any]:
 def run_align(device: torch.device | str) -> dict[str, Any]:
     torch.manual_seed(0)
     pair = LanguageBind(pair_config(SHAPE, "video", VOCABULARY, align.POSITIONS)).to(device).train()
-    pixels = torch.randn(4, SHAPE.frames, 3, 16, 16)
+    pixels = stored(4, SHAPE.frames, 3, 16, 16)
     ids = torch.randint(3, VOCABULARY, (4, 7))
     batch = PairBatch(0, ids, torch.ones_like(ids), pixels, torch.ones(4).bool(), [1] * 4)
     accelerator = SimpleNamespace(num_processes=1, process_index=0, device=next(pair.parameters()).device)
@@ -107,7 +113,7 @@ def run_align(device: torch.device | str) -> dict[str, Any]:
 def run_generate(device: torch.device | str) -> dict[str, Any]:
     model = whole_model().to(device).eval()
     torch.manual_seed(1)
-    picture, clip = torch.randn(3, 16, 16), torch.randn(SHAPE.frames, 3, 16, 16)
+    picture, clip = stored(3, 16, 16), finely(stored(SHAPE.frames, 3, 16, 16))
     samples = [
         Sample([3, *[VOCABULARY] * SHAPE.image_tokens, 5, 6], images=[picture]),
         Sample([3, *[VOCABULARY + 1] * SHAPE.video_tokens, 7], videos=[clip]),

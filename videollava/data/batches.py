@@ -23,6 +23,7 @@ from videollava.data.bounds import Bound
 from videollava.data.features import Features
 from videollava.data.media import frames_to_pixels, image_to_pixels, read_frames, read_image
 from videollava.data.packing import Plan
+from videollava.data.pixels import stack
 from videollava.data.prompts import IGNORED, Encoded, cut, encode, expand
 from videollava.data.records import Turn
 from videollava.data.shards import Shards, load_split
@@ -190,12 +191,12 @@ class Packs(Dataset[Batch]):
             batch.image_features = self.features.read("image", media["image"]) if media["image"] else None
             batch.video_features = self.features.read("video", media["video"]) if media["video"] else None
             return
-        batch.images = torch.stack(media["image"]) if media["image"] else None
-        batch.videos = torch.stack(media["video"]) if media["video"] else None
+        batch.images = stack(media["image"]) if media["image"] else None
+        batch.videos = stack(media["video"]) if media["video"] else None
 
 
 def read_pixels(shards: Shards, number: int, kind: str, layout: Layout) -> Tensor:
-    """Decode and preprocess one medium: (3, H, W), or (T, 3, H, W) for a video."""
+    """Decode and preprocess one medium: pixels (3, H, W), or (T, 3, H, W) for a video."""
     data = shards.read(number)
     if kind == "video":
         return frames_to_pixels(read_frames(data, layout.frames), layout.image_size)

@@ -2,7 +2,8 @@
 
 Everything here gives the numbers of the original's processors (LanguageBind's processing_<modality>.py and
 the image branch of Video-LLaVA's dataset), so published weights see what they were trained on. The original
-also flips videos left-right at random, even in evaluation: that is left out.
+also flips videos left-right at random, even in evaluation: that is left out. What the numbers are in until the
+device normalises them is in pixels.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from PIL import Image
 
 from videollava.data.admission.opening import Source, name_of, open_medium, read_file, unreadable
 from videollava.data.audio import audio_to_pixels, read_audio
+from videollava.data.pixels import CLIP_MEAN, FULL, affine, finely
 from videollava.data.video import frame_indices, read_frames
 from videollava.errors import InputError
 
@@ -49,9 +50,6 @@ MAX_SQUARE = (
     6000  # pictures with a longer side are shrunk before padding: a square of it would take gigabytes
 )
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
 
 @dataclass(frozen=True)
 class Modality:
@@ -62,12 +60,10 @@ class Modality:
     """
 
     channels: int = 3
-    full: float = 255.0
+    full: float = FULL
     low: float = 0.0
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     ratio_first: bool = False
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
 
 
 # Audio has rows of its own: audio.Fbank.
@@ -150,7 +146,7 @@ def read_depth(source: Source, where: str = "") -> NDArray[np.float32]:
 def image_to_pixels(
     image: Image.Image, size: int, aspect: Literal["crop", "pad"] = "crop", kind: str = "image"
 ) -> Tensor:
-    """An RGB image (or thermal picture) as float32 (3, size, size).
+    """An RGB image (or thermal picture) as pixels (3, size, size), to be normalised on the device.
 
     crop: the short side is resized to `size` (bicubic, no antialias) and the middle cut out.
     pad: first padded to a square with the mean colour (LLaVA's expand2square), so nothing is cut off.
@@ -161,12 +157,14 @@ def image_to_pixels(
 
 
 def frames_to_pixels(frames: NDArray[np.uint8], size: int) -> Tensor:
-    """Video frames (T, H, W, 3) as float32 (T, 3, size, size); the original has (3, T, size, size)."""
+    """Video frames (T, H, W, 3) as pixels (T, 3, size, size), to be normalised on the device; the original has
+    (3, T, size, size).
+    """
     return _to_pixels(frames, size, MODALITIES["video"])
 
 
 def depth_to_pixels(depth: NDArray[np.float32], size: int) -> Tensor:
-    """A depth map in millimetres (H, W) as float32 (3, size, size), the one channel three times."""
+    """A depth map in millimetres (H, W) as normalised float32 (3, size, size), the one channel three times."""
     return _to_pixels(depth[None, :, :, None], size, MODALITIES["depth"])[0]
 
 
@@ -178,7 +176,7 @@ def load_pixels(
     aspect: Literal["crop", "pad"] = "crop",
     where: str = "",
 ) -> Tensor:
-    """Read and prepare one medium of any kind: (3, H, W), or (T, 3, H, W) for a video."""
+    """Read and prepare one medium of any kind: pixels (3, H, W), or (T, 3, H, W) for a video."""
     if kind in ("image", "thermal"):
         return image_to_pixels(read_image(source, where), size, aspect, kind)
     if kind == "video":
@@ -193,10 +191,10 @@ def load_pixels(
 
 
 def _to_pixels(pictures: NDArray[Any], size: int, row: Modality) -> Tensor:
-    """(N, H, W, C) of stored numbers -> (N, 3, size, size).
+    """(N, H, W, C) of stored numbers -> (N, 3, size, size) as pixels travel.
 
-    Normalising is affine and resizing weights add up to one, so the order of the two is free: the smaller
-    array is normalised. One picture at a time: a float copy of a whole clip would not fit the caches.
+    Normalising is affine and resizing weights add up to one, so the order of the two is free: the device normalises
+    the smaller array. One picture at a time: a float copy of a whole clip would not fit the caches.
     """
     import torch
 
@@ -207,13 +205,15 @@ def _to_pixels(pictures: NDArray[Any], size: int, row: Modality) -> Tensor:
         pictures = pictures[:, _middle(height, MAX_RATIO * width)]
     # Channels last in memory (a view): how pictures are stored, and the faster way to interpolate them.
     stored = torch.from_numpy(np.require(pictures, requirements="W")).permute(0, 3, 1, 2)
-    scale, shift = _affine(row)
-    if stored.shape[2:] == (size, size) and not row.low:
-        return stored.to(torch.float32, memory_format=torch.contiguous_format).mul_(scale).add_(shift)
-    pixels = torch.empty(len(stored), row.channels, size, size)
+    if row.full != FULL:
+        scale, shift = affine(row.full)
+        return torch.cat([_resize(one.float(), size, row) for one in stored.split(1)]) * scale + shift
+    if _target(*stored.shape[2:], size, row) == tuple(stored.shape[2:]):
+        return _cut(stored, size).clone(memory_format=torch.contiguous_format)
+    pixels = torch.empty(len(stored), row.channels, size, size, dtype=torch.int16)
     for index in range(len(stored)):
-        pixels[index] = _resize(stored[index : index + 1].float(), size, row)[0]
-    return pixels.mul(scale).add_(shift) if row.channels == 1 else pixels.mul_(scale).add_(shift)
+        pixels[index] = finely(_resize(stored[index : index + 1].float(), size, row)[0])
+    return pixels
 
 
 def _resize(picture: Tensor, size: int, row: Modality) -> Tensor:
@@ -223,29 +223,29 @@ def _resize(picture: Tensor, size: int, row: Modality) -> Tensor:
     if row.low:
         picture = picture.clamp(row.low, row.full)
     height, width = picture.shape[2:]
-    short, long = sorted((height, width))
-    scaled = int(long / short * size) if row.ratio_first else int(size * long / short)
-    target = (size, scaled) if height <= width else (scaled, size)
+    target = _target(height, width, size, row)
     if target != (height, width):
         picture = torch.nn.functional.interpolate(
             picture, size=target, mode=row.interpolation, align_corners=False
         )
-    return picture[:, :, _middle(target[0], size), _middle(target[1], size)]
+    return _cut(picture, size)
+
+
+def _target(height: int, width: int, size: int, row: Modality) -> tuple[int, int]:
+    """Height and width that the original resizes to."""
+    short, long = sorted((height, width))
+    scaled = int(long / short * size) if row.ratio_first else int(size * long / short)
+    return (size, scaled) if height <= width else (scaled, size)
+
+
+def _cut(pictures: Tensor, size: int) -> Tensor:
+    """The middle of (N, C, H, W)."""
+    return pictures[:, :, _middle(pictures.shape[2], size), _middle(pictures.shape[3], size)]
 
 
 def _middle(length: int, kept: int) -> slice:
     start = round((length - kept) / 2)
     return slice(start, start + kept)
-
-
-@lru_cache(maxsize=16)
-def _affine(row: Modality) -> tuple[Tensor, Tensor]:
-    """Scale and shift (3, 1, 1) that turn stored numbers into normalised ones."""
-    import torch
-
-    mean = torch.tensor(row.mean, dtype=torch.float64).view(3, 1, 1)
-    std = torch.tensor(row.std, dtype=torch.float64).view(3, 1, 1)
-    return (1 / (row.full * std)).float(), (-mean / std).float()
 
 
 def _pad(image: Image.Image) -> Image.Image:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from videollava.data.batches import Layout, read_pixels
 from videollava.data.packing import Plan
+from videollava.data.pixels import stack
 from videollava.data.shards import Shards, load_split
 from videollava.errors import InputError
 
@@ -72,7 +73,7 @@ def plan_pairs(pairs: int, batch_size: int, ranks: int, seed: int, epoch: int) -
 
 
 class Pairs(Dataset[PairBatch]):
-    """Item p is batch p of the plan. `pixels` keeps what was decoded (float16), where the caller says it fits.
+    """Item p is batch p of the plan. `pixels` keeps what was decoded, where the caller says it fits.
 
     flips: sources whose pictures are mirrored and turned at random, seeded by (seed, epoch, pair): right for captions
     that name no place.
@@ -111,7 +112,8 @@ class Pairs(Dataset[PairBatch]):
                 dropped.append(str(error))
                 media.append(None)
         shape = self.layout.image_size, self.layout.image_size
-        blank = torch.zeros((self.layout.frames, 3, *shape) if self.kind == "video" else (3, *shape))
+        size = (self.layout.frames, 3, *shape) if self.kind == "video" else (3, *shape)
+        blank = torch.zeros(size, dtype=torch.uint8)
         text = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt"
         )
@@ -119,7 +121,7 @@ class Pairs(Dataset[PairBatch]):
             number,
             text["input_ids"],
             text["attention_mask"],
-            torch.stack([blank if pixels is None else pixels for pixels in media]),
+            stack([blank if pixels is None else pixels for pixels in media]),
             torch.tensor([pixels is not None for pixels in media]),
             [1] * (len(rows) - len(dropped)),
             dropped,
@@ -130,8 +132,8 @@ class Pairs(Dataset[PairBatch]):
         if self.pixels is None:
             return read_pixels(self.shards, medium, self.kind, self.layout)
         if medium not in self.pixels:
-            self.pixels[medium] = read_pixels(self.shards, medium, self.kind, self.layout).half()
-        return self.pixels[medium].float()
+            self.pixels[medium] = read_pixels(self.shards, medium, self.kind, self.layout)
+        return self.pixels[medium]
 
     def _turn(self, pixels: Tensor, row: int) -> Tensor:
         if self.records["source"][row].as_py() not in self.flips:
@@ -152,15 +154,15 @@ class _Pixels(Dataset[Tensor]):
         return len(self.media)
 
     def __getitem__(self, row: int) -> Tensor:
-        return read_pixels(self.shards, self.media[row], self.kind, self.layout).half()
+        return read_pixels(self.shards, self.media[row], self.kind, self.layout)
 
 
 def decode_all(prepared: Path, kind: str, layout: Layout, workers: int) -> dict[int, Tensor]:
-    """Pixels (float16) of all media of one kind that the pairs have, decoded in `workers` processes."""
+    """Pixels of all media of one kind that the pairs have, decoded in `workers` processes."""
     table = load_split(prepared, "align")
     media = sorted({table["media"][row].as_py()[0] for row in rows_of(prepared, kind)})
     pixels = _Pixels(Shards(prepared), media, kind, layout)
-    loader = DataLoader(pixels, batch_size=32, num_workers=workers)
+    loader = DataLoader(pixels, batch_size=32, num_workers=workers, collate_fn=list)
     return dict(zip(media, (row for batch in loader for row in batch), strict=True))
 
 

@@ -301,16 +301,15 @@ class Decoder:
         new = list({id(m): m for m in media if id(m) not in self.features}.values())
         self.features.update({id(m): m.to(self.device) for m in new if m.ndim == 2})
         encode = getattr(self.model, f"encode_{kind}")
-        dtype = self.model.dtype
         by_shape: dict[Any, list[Tensor]] = {}
         for medium in new:
             if medium.ndim > 2:
-                by_shape.setdefault(tuple(medium.shape), []).append(medium)
-        for shape, group in by_shape.items():
+                by_shape.setdefault((tuple(medium.shape), medium.dtype), []).append(medium)
+        for (shape, _), group in by_shape.items():
             at_once = ENCODED_AT_ONCE if len(shape) == 3 else max(1, ENCODED_AT_ONCE // shape[0])
             for start in range(0, len(group), at_once):
                 part = group[start : start + at_once]
-                features = encode(torch.stack(part).to(self.device, dtype))
+                features = encode(torch.stack(part).to(self.device))
                 self.features.update({id(m): f for m, f in zip(part, features, strict=True)})
 
     def _forget(self, batch: Batch) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from videollava.data.media import load_pixels
+from videollava.data.pixels import stack
 from videollava.data.pool import Pool
 from videollava.data.shards import Shards
 from videollava.errors import InputError
@@ -32,7 +33,7 @@ AVERAGED = 256  # media of a kind whose mean blinds
 LIGHT = 32 << 20  # bytes of media up to which starting several workers costs more than they save
 LONGEST = 120  # seconds that one medium may take
 HOPELESS = 8  # unreadable media, and no readable one, after which a run ends
-Pixels = NDArray[np.float32]
+Pixels = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,7 @@ def _encode(model: Any, kind: str, pixels: dict[Medium, Pixels]) -> dict[Medium,
         return {}
     weight = next(model.parameters())
     call = model.encode_images if kind == "image" else model.encode_videos
-    stacked = torch.from_numpy(np.stack(list(pixels.values())))
-    rows = call(stacked.to(weight.device, weight.dtype))
+    rows = call(stack([torch.from_numpy(medium) for medium in pixels.values()]).to(weight.device))
     return dict(zip(pixels, rows, strict=True))
 
 

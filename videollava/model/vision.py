@@ -28,6 +28,7 @@ from transformers.models.clip.modeling_clip import (
 )
 
 from videollava import params
+from videollava.data.pixels import normalise
 from videollava.errors import InputError
 
 __all__ = [
@@ -113,7 +114,10 @@ def resize_positions(weight: Tensor, grid: tuple[int, int], new: tuple[int, int]
 
 
 class PatchEmbeddings(nn.Module):
-    """Patches (N, C, H, W) -> (N, 1 + h*w, dim): class token first, position embeddings added."""
+    """Pixels (N, C, H, W) -> (N, 1 + h*w, dim): class token first, position embeddings added.
+
+    Pixels of whole numbers are as data/pixels.py has them, and are normalised here; floats are taken as they are.
+    """
 
     def __init__(self, config: LanguageBindVisionConfig) -> None:
         super().__init__()
@@ -131,7 +135,7 @@ class PatchEmbeddings(nn.Module):
                 f"{self.config.modality} of {tuple(pixels_NCHW.shape[-2:])} pixels given to an encoder of "
                 f"{self.config.size}: resize it, or interpolate the positions with resize_positions()"
             )
-        pixels_NCHW = pixels_NCHW.to(self.patch_embedding.weight.dtype)
+        pixels_NCHW = normalise(pixels_NCHW).to(self.patch_embedding.weight.dtype)
         patches = self.patch_embedding(pixels_NCHW).flatten(2).transpose(1, 2)
         marks = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         # Called, not read: ZeRO-3 gathers a module's weights when it is called.

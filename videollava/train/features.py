@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from videollava.data.batches import Layout, read_pixels
 from videollava.data.features import Features, write_features
+from videollava.data.pixels import stack
 from videollava.data.shards import Shards, load_split
 from videollava.errors import InputError
 from videollava.tracking.lineage import digest, folder_md5
@@ -89,11 +90,12 @@ def encode_split(
 def _encode(model: Any, media: Media, kind: str, workers: int) -> Iterator[Tensor]:
     call = model.encode_images if kind == "image" else model.encode_videos
     weight = next(model.parameters())
-    loader = DataLoader(media, batch_size=BATCH[kind], num_workers=workers if len(media) else 0)
+    used = workers if len(media) else 0
+    loader = DataLoader(media, batch_size=BATCH[kind], num_workers=used, collate_fn=stack)
     for pixels in loader:
         # In what the stage computes in: its frozen encoders are held in that.
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
-            yield call(pixels.to(weight.device)).to(torch.bfloat16).cpu()
+            yield call(pixels.to(weight.device, non_blocking=True)).to(torch.bfloat16).cpu()
 
 
 def _width(model: Any) -> int:
