@@ -54,7 +54,9 @@ def test_what_training_has_seen(prepare: Callable[..., Path], capsys: Any) -> No
     turns = [["human", f"<image>\n{LONG}?"], ["gpt", "yes"], ["human", "what color is it?"], ["gpt", "red"]]
     media = [("image", picture(n)) for n in range(3)]
     test = [("x", [["human", "<image>\nonly in a test split?"], ["gpt", "no"]], [2])]
-    workspace = prepare(media, {"finetune": [("a", turns, [0])], "test-easy_vqa": test})
+    # What is held out was not learned from.
+    splits = {"finetune": [("a", turns, [0])], "test-easy_vqa": test, "finetune-valid": test}
+    workspace = prepare(media, splits)
     write_files(workspace / "bench", {"same.png": picture(0), "held.png": picture(2), "new.png": picture(9)})
     near = LONG.replace("raining", "snowing")
     found = find_contamination(

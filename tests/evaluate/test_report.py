@@ -265,6 +265,11 @@ def test_split_is_explained_with_counts(workspace: Path, tmp_path: Path) -> None
     assert "mine: used for training only" in text
     assert "combination is held out" not in text
     assert "media have no picture; the first: data/prepared/media.arrow: not found" in text
+    assert "were held out" not in text
+    summary["splits"] = {"finetune": counts, "finetune-valid": counts}
+    (own / "data/prepared/summary.json").write_text(json.dumps(summary))
+    page = write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, own / "evaluation/report.html")
+    assert "Splits that end in -valid were held out of training" in words(page.read_text())
     (own / "data/prepared/summary.json").write_text("{}")
     with pytest.raises(InputError, match=r"summary\.json: not what prepare writes"):
         write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, page)

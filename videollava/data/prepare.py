@@ -1,8 +1,9 @@
 """Stage `prepare`: fetched sources become validated records in tar shards and Arrow tables (see shards.py).
 
-In three passes, which hold names and numbers but no content: which media do records ask for; is each of them
-what it claims to be (decoded in worker processes), and into which shard does it go; then the records are
-tokenised. What can't be used goes to quarantine.jsonl with its reason, and too much of it fails the stage.
+In passes that hold names and numbers but no content: which media do records ask for; is each of them
+what it claims to be (decoded in worker processes), and into which shard does it go; which samples are held out of
+training; then the records are tokenised. What can't be used goes to quarantine.jsonl with its reason, and too much
+of it fails the stage.
 The same sources and parameters give the same bytes, whatever the number of workers.
 """
 
@@ -12,7 +13,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from videollava.data.archives import Member, read_member
 from videollava.data.bounds import Bound, bound_of
 from videollava.data.fetch import RAW
+from videollava.data.held_out import HeldOut, draw_held_out
 from videollava.data.inspection import Inspected, Wanted, inspect_all
 from videollava.data.opened import Opened, open_source
 from videollava.data.pool import Pool
@@ -27,7 +29,7 @@ from videollava.data.quarantine import Quarantine
 from videollava.data.readers import Rejected
 from videollava.data.records import MediumKind
 from videollava.data.rows import Row, Task, encode_rows
-from videollava.data.shards import SplitWriter, shard_name, write_media
+from videollava.data.shards import SplitWriter, base_split, is_trained_on, shard_name, valid_part, write_media
 from videollava.data.tar_writer import TarWriter
 from videollava.data.vocabulary import copy_tokenizer, train_tokenizer, training_texts
 from videollava.errors import InputError
@@ -95,11 +97,14 @@ def _build(params: Params, workspace: Path, building: Path) -> None:
         bar = _bar(progress, "copied", len(media))
         _write_shards(media, building, params.prepare.shard_mib << 20, pool, bar)
         _make_tokenizer(params, sources, building / "tokenizer")
-        tasks = _tasks(params, sources, building / "tokenizer", quarantine)
+        resolved = (opened.resolve(entry) for opened in sources for entry in opened.entries())
+        held_out = draw_held_out(resolved, [kept.seen.sha256 for kept in media], params.prepare.held_out)
+        tasks = _tasks(params, sources, building / "tokenizer", held_out, quarantine)
         bar = _bar(progress, "records", count)
         splits = _write_splits(tasks, building, len(media), pool, quarantine, bar, _bounds(params))
         quarantine.check(params.prepare.max_quarantined, workspace / QUARANTINE)
     _say(splits, _bounds(params), sources)
+    _say_held_out(splits["splits"], params.prepare.held_out)
     summary = {**splits, "media": _count_media(media, sources), "quarantined": quarantine.summary()}
     (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
@@ -203,14 +208,19 @@ def _make_tokenizer(params: Params, sources: list[Opened], folder: Path) -> None
     train_tokenizer(training_texts(entries), params.prepare.vocab_size, folder)
 
 
-def _tasks(params: Params, sources: list[Opened], tokenizer: Path, quarantine: Quarantine) -> Iterator[Task]:
+def _tasks(
+    params: Params, sources: list[Opened], tokenizer: Path, held_out: HeldOut, quarantine: Quarantine
+) -> Iterator[Task]:
     trained, model = params.prepare.tokenizer == "train", params.model
     task = partial(Task, tokenizer, trained, model.image_tokens, model.video_tokens, _bounds(params))
     rows: list[Row | Rejected] = []
     for opened in sources:
         for entry in opened.entries():
             quarantine.count(opened.source.name)
-            rows.append(opened.resolve(entry))
+            row = opened.resolve(entry)
+            if isinstance(row, Row) and held_out.holds(row):
+                row = replace(row, held_out=True)
+            rows.append(row)
             if len(rows) == RECORDS_A_TASK:
                 yield task(rows)
                 rows = []
@@ -245,14 +255,16 @@ def _write_splits(
                 continue
             split, row = result
             if split not in writers:
-                writers[split], totals[split] = SplitWriter(folder, split, bounds.get(split)), Counter()
+                bound = bounds.get(base_split(split))
+                writers[split], totals[split] = SplitWriter(folder, split, bound), Counter()
             writers[split].add(row)
             totals[split].update(_counts(row))
             same = hash((split, row["conversations"], *row["media"]))
             totals[split].update({"repeated": 1} if same in seen else {})
             seen.add(same)
             for number in row["media"]:
-                (tested if split.startswith("test-") else trained)[number] = 1
+                trained[number] |= is_trained_on(split)
+                tested[number] |= split.startswith("test-")
     for writer in writers.values():
         writer.close()
     return {"splits": totals, "test_media_in_training": sum(map(int.__and__, trained, tested))}
@@ -273,7 +285,7 @@ def _say(found: Mapping[str, Any], bounds: Mapping[str, Bound], sources: list[Op
                 "same media; all are kept"
             )
         if counts.get("cut_records"):
-            bound = bounds[split]
+            bound = bounds[base_split(split)]
             print(
                 f"{split}: {counts['cut_records']:,} of {counts['records']:,} samples are longer than training takes "
                 f"(max_text_tokens {bound.max_text_tokens}, max_tokens {bound.max_tokens}, "
@@ -294,6 +306,15 @@ def _say(found: Mapping[str, Any], bounds: Mapping[str, Bound], sources: list[Op
                 f"{opened.source.name}: {len(opened.renamed):,} media go by other names in the archives, "
                 f"such as {path!r}: {name!r}"
             )
+
+
+def _say_held_out(splits: Mapping[str, Counter[str]], most: int) -> None:
+    held = {split: splits[valid_part(split)]["records"] for split in splits if valid_part(split) in splits}
+    told = [f"{n:,} of {n + splits[split]['records']:,} samples of {split}" for split, n in held.items()]
+    if told:
+        print(f"held out of training, to measure its loss on: {', '.join(told)} (prepare.held_out: {most})")
+    elif most:
+        print("held out of training: nothing, the splits are too small (of one, 2 % at most)")
 
 
 def _count_media(media: list[Kept], sources: list[Opened]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from videollava.data.bounds import Bound, TooLongError
 from videollava.data.marks import find_marks
 from videollava.data.readers import Rejected
 from videollava.data.records import Record
+from videollava.data.shards import valid_part
 from videollava.data.vocabulary import TrainedTokenizer, load_tokenizer
 from videollava.errors import InputError
 
@@ -21,11 +22,12 @@ __all__ = ["Row", "Task", "encode_rows"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A record of a split, its media found."""
+    """A record of a split, its media found; `held_out`: it goes to the split's validation part."""
 
     split: str
     record: Record
     media: tuple[int, ...]
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _encode(row: Row, task: Task) -> tuple[str, dict[str, Any]] | Rejected:
     # Other kinds of pictures (depth, thermal) take as many tokens as an image.
     videos = kinds.count("video")
     images = len(kinds) - videos
-    return row.split, {
+    return valid_part(row.split) if row.held_out else row.split, {
         "id": record.id,
         "source": record.source,
         "kind": record.kind,

@@ -2,7 +2,7 @@
 
 media-00000.tar ..   plain tars: any tool can look inside
 media.arrow          one row a medium, the row number is its media_id
-splits/<split>.arrow one row a record
+splits/<split>.arrow one row a record; of a training split's, <split>-valid has the samples held out of it
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from videollava.errors import InputError
 __all__ = [
     "Shards",
     "SplitWriter",
+    "base_split",
+    "is_trained_on",
     "load_split",
     "media_schema",
     "split_names",
     "split_schema",
+    "valid_part",
     "write_media",
 ]
 
+VALID = "-valid"
 ROWS = 4096  # of a record batch
 # Files a reader keeps open; the usual limit of a process is 1,024. More are opened for each read: some 10 us.
 KEPT_OPEN = 128
@@ -146,6 +150,21 @@ def load_split(folder: Path | str, name: str) -> Any:
 def split_names(folder: Path | str) -> list[str]:
     """Names of the splits in a prepared folder."""
     return sorted(file.stem for file in (Path(folder) / "splits").glob("*.arrow"))
+
+
+def valid_part(split: str) -> str:
+    """The split with the samples held out of a training split."""
+    return f"{split}{VALID}"
+
+
+def base_split(split: str) -> str:
+    """The training split that a validation part was held out of; any other split is its own."""
+    return split.removesuffix(VALID)
+
+
+def is_trained_on(split: str) -> bool:
+    """Whether samples of the split are learned from: neither asked in a test nor held out."""
+    return not split.startswith("test-") and not split.endswith(VALID)
 
 
 def _open_table(file: Path) -> Any:

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from videollava.data.shards import Shards, load_split, split_names
+from videollava.data.shards import Shards, is_trained_on, load_split, split_names
 from videollava.evaluate.benchmarks.interface import LETTER, SHORT
 from videollava.evaluate.benchmarks.vizwiz import UNANSWERABLE
 from videollava.evaluate.questions import Medium, QuestionSet
@@ -139,7 +139,7 @@ def _read_training(prepared: Path, shards: Shards, texts: set[str], media: set[s
 def _records(prepared: Path) -> Iterator[tuple[list[str], list[int]]]:
     """Of each training record the normalised questions and its media's numbers."""
     for split in split_names(prepared):
-        if split.startswith("test-"):
+        if not is_trained_on(split):
             continue
         for batch in load_split(prepared, split).select(["conversations", "media"]).to_batches():
             for turns, numbers in zip(

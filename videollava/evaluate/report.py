@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.data import toy
+from videollava.data.shards import base_split
 from videollava.errors import InputError
 from videollava.evaluate.charts import curve_chart, read_curve
 from videollava.evaluate.compare import title_of
@@ -45,6 +46,7 @@ CONTAMINATION = (
     "neighbouring words. Common questions are in every training set; only the same text about the same medium gives "
     "an answer away."
 )
+HELD_OUT = " Splits that end in -valid were held out of training, to measure its loss on."
 EASY_VQA = (
     "easy-VQA's own split, as it is published, image by image: training images are asked about in training "
     "only, test images in the test only, all{questions} questions of its test set."
@@ -202,6 +204,7 @@ def _counts(workspace: Path) -> Markup:
         f"Test media whose bytes are also in training: {shared:,}. "
         f"Records quarantined while preparing: {quarantined:,}."
         f"{f' Samples whose text was cut at its end: {cut:,}.' if cut else ''}"
+        f"{HELD_OUT if any(name != base_split(name) for name in summary['splits']) else ''}"
     )
     return join([table(heads, rows), tag("p", note, class_="note")])
 

@@ -115,6 +115,11 @@ class Prepare(Section):
     )
     vocab_size: Count = Field(512, description="tokens of a trained tokenizer")
     max_quarantined: Share = Field(0.01, description="share of a source's records that may be unusable")
+    held_out: Whole = Field(
+        256,
+        description="samples of a stage that its loss is measured on and that no training sees, "
+        "at most one in 50; 0: none",
+    )
     shard_mib: Count = Field(256, description="size of a shard")
     workers: Workers = Field(2, description="processes that inspect and encode")
 
