@@ -17,7 +17,6 @@ from prefect.cache_policies import NO_CACHE
 from flows.places.lock import hold
 from flows.places.scm import settle_scm
 from flows.places.workspace import checkout
-from flows.process import OutputLines, run_streamed
 from flows.shown import hide_in_failures, show_table
 from flows.stages.reading import Reading
 from flows.stages.remote import why_unreached
@@ -27,6 +26,7 @@ from videollava import registry
 from videollava.errors import InputError
 from videollava.gate import primary
 from videollava.params import load_params
+from videollava.process import OutputLines, run_streamed
 
 __all__ = ["evaluate"]
 

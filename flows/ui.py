@@ -12,12 +12,12 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
-from flows.process import Supervised
 from flows.servers.ports import own_address, reserve
 from flows.servers.probe import is_up, open_address
 from flows.servers.server import LOCAL, START_SECONDS, Server, find_configured, start_server
 from videollava.errors import InputError
 from videollava.params import load_params
+from videollava.process import Supervised
 from videollava.scrub import scrub
 from videollava.tracking.forward import replay
 from videollava.tracking.store import connect, tracking_uri

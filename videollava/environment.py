@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 __all__ = ["SUPERVISED", "ask_loopback_directly", "end_with_supervisor", "is_loopback"]
 
-SUPERVISED = "VIDEOLLAVA_SUPERVISED"  # in the environment of all that flows/supervise.py started
+SUPERVISED = "VIDEOLLAVA_SUPERVISED"  # in the environment of all that videollava/supervise.py started
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # the last is what servers print that listen on all
 PR_SET_PDEATHSIG = 1
 

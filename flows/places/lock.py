@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.process import end_orphans
 from videollava.errors import InputError
+from videollava.process import end_orphans
 
 __all__ = ["LOCK", "hold", "hold_file"]
 

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.process import GRACE_SECONDS, Supervised
 from flows.servers.ports import own_address, reserve
 from flows.servers.probe import is_up, why_not
 from flows.servers.proxies import check_certificates, set_proxies_aside
 from videollava.environment import ask_loopback_directly, is_loopback
 from videollava.errors import InputError
+from videollava.process import GRACE_SECONDS, Supervised
 from videollava.scrub import scrub
 
 __all__ = [

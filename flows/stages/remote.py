@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.process import Supervised
 from videollava.environment import ask_loopback_directly
+from videollava.process import Supervised
 from videollava.scrub import scrub
 
 __all__ = ["Crawling", "expect_progress", "why_unreached"]

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.process import OutputLines, run_streamed
 from flows.servers.proxies import with_all_proxies
 from flows.stages.graph import stage_outputs
 from flows.stages.reading import Outcome, Reading
 from flows.stages.remote import Crawling, expect_progress, why_unreached
 from flows.storage import has_remote
 from videollava.environment import ask_loopback_directly
+from videollava.process import OutputLines, run_streamed
 from videollava.scrub import scrub
 
 __all__ = ["StageFailed", "StageResult", "is_current", "push_stage", "run_stage"]

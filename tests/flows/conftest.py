@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,24 +145,3 @@ def finished(workspace: Path, run_once: tuple[Path, list[str], list[str]]) -> Pa
     shutil.rmtree(workspace)
     shutil.copytree(run_once[0], workspace, symlinks=True)
     return workspace
-
-
-@pytest.fixture
-def mentions() -> Callable[[str], list[int]]:
-    """Processes whose command line or working directory mentions a text."""
-
-    def find(text: str) -> list[int]:
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    line = (entry / "cmdline").read_bytes().decode(errors="replace")
-                    where = os.readlink(entry / "cwd")
-                    state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-                except OSError:
-                    continue
-                if state != "Z" and (text in line or text in where):
-                    found.append(int(entry.name))
-        return found
-
-    return find

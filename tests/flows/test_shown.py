@@ -9,9 +9,9 @@ import prefect.artifacts
 import pytest
 from prefect.exceptions import ParameterTypeError
 
-from flows.process import OutputLines
 from flows.shown import hide_in_failures, hide_in_logs, show_link, show_table, show_text
 from flows.stages.stage import StageFailed
+from videollava.process import OutputLines
 
 URL = "https://user:s3cret/w?rd@host/x.tar?X-Amz-Signature=abcdef0123456789"
 PARTS = ("s3cret", "w?rd", "abcdef0123456789")

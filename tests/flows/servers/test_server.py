@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.process import Supervised
 from flows.servers import probe, proxies, server
 from flows.servers.ports import is_ours, own_address, reserve
 from flows.stages.stage import stage_environment
 from videollava.errors import InputError
+from videollava.process import Supervised
 
 KEY = "pnu_0123456789abcdef"
 AUTH = "admin:correct-horse-battery"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import flows.stages.remote
-from flows.process import OutputLines, run_streamed
 from flows.stages.remote import Crawling, expect_progress, why_unreached
 from flows.stages.stage import push_stage, run_stage
+from videollava.process import OutputLines, run_streamed
 
 BUSY = "import os, time\nfor _ in range(15): os.write(os.open('/dev/null', 1), bytes(1_000_000)); time.sleep(0.05)"
 ASLEEP = "import time; time.sleep(600)"
@@ -20,7 +20,7 @@ LOUD = "import time\nwhile True: print('.', flush=True); time.sleep(0.02)"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.stages.remote, "CRAWL_SECONDS", 0.3)
-    monkeypatch.setattr("flows.process.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("videollava.process.LOOK_SECONDS", 0.05)
 
 
 def run(code: str, workspace: Path, begun: bool = False) -> int:
@@ -47,7 +47,7 @@ def test_what_moves_something_or_runs_a_stage_is_let_alone(
 
 
 def test_where_nobody_tells_there_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.process._work", lambda pid: None)
+    monkeypatch.setattr("videollava.process._work", lambda pid: None)
     assert run("import time; time.sleep(1)", tmp_path) == 0
 
 

@@ -14,11 +14,11 @@ from prefect.states import Failed
 
 import flows.stages.remote
 import flows.stages.stage
-from flows.process import OutputLines
 from flows.stages.graph import kept_stages
 from flows.stages.reading import Reading
 from flows.stages.stage import StageFailed, is_current, push_stage, run_stage
 from videollava.errors import InputError
+from videollava.process import OutputLines
 from videollava.registry import PromotionConflict
 from videollava.tracking.lineage import locked_input_key, read_yaml, stage_key
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from flows.places.lock import hold
-from flows.process import SUPERVISE, OutputLines, Supervised, run_streamed
 from videollava.environment import SUPERVISED
 from videollava.errors import InputError
+from videollava.process import SUPERVISE, OutputLines, Supervised, run_streamed
 
 # A program that starts a child in a session of its own, which ignores SIGTERM, and then hangs.
 STUBBORN = """
@@ -55,7 +55,7 @@ def test_output_becomes_lines() -> None:
 
 def test_a_bar_shows_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("flows.process.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("videollava.process.time.monotonic", lambda: now[0])
     lines: list[str] = []
     output = OutputLines(lines.append)
     for second in range(60):
@@ -121,7 +121,7 @@ def test_a_killed_caller_takes_all_of_it_along(
 ) -> None:
     mark = f"caller-{tmp_path.name}-{os.getpid()}"
     caller = (
-        "import os, sys; from pathlib import Path; from flows.process import OutputLines, run_streamed\n"
+        "import os, sys; from pathlib import Path; from videollava.process import OutputLines, run_streamed\n"
         "run_streamed([sys.executable, '-c', sys.argv[1], sys.argv[2]], Path('.'), os.environ,"
         " OutputLines(lambda line: print(line, flush=True)), grace=0.2)"
     )
@@ -176,7 +176,7 @@ def test_what_outlived_everybody_is_ended_by_the_next(
     mark = f"orphan-{tmp_path.name}-{os.getpid()}"
     body = (
         "import os, signal, sys; from pathlib import Path; from flows.places.lock import hold\n"
-        "from flows.process import Supervised\n"
+        "from videollava.process import Supervised\n"
         "with hold(Path('.')) as lock:\n"
         "    running = Supervised([sys.executable, '-c', sys.argv[1], sys.argv[2]], Path('.'), keep=[lock])\n"
         "    print(running.process.pid, flush=True)\n"
