@@ -318,6 +318,9 @@ def _add_ask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="models:/videollava@champion", help="a registered version or a folder"
     )
+    parser.add_argument(
+        "--quantize", choices=("4bit", "8bit"), help="hold the language model in so many bits"
+    )
 
 
 def _run_ask(arguments: Arguments) -> None:
@@ -325,7 +328,7 @@ def _run_ask(arguments: Arguments) -> None:
 
     from videollava.serve.assistant import load
 
-    assistant = load(arguments.model)
+    assistant = load(arguments.model, quantize=arguments.quantize)
     with warnings.catch_warnings(record=True) as said:
         print(assistant.answer(arguments.question, images=arguments.image, videos=arguments.video))
     for warning in said:

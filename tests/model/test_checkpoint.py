@@ -155,30 +155,41 @@ def test_written_files_are_what_safetensors_itself_writes(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_quantised_loading_without_cuda_says_what_it_needs(saved: Path, bits: Any) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("a GPU is here")
-    with pytest.raises(InputError, match=f"{bits} loading needs a CUDA GPU and bitsandbytes"):
+def test_quantised_loading_without_bitsandbytes_says_so(
+    saved: Path, bits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=f"a model in {bits} needs bitsandbytes"):
         checkpoint.load(saved, quantize=bits)
 
 
-def test_quantisation_leaves_everything_visual_alone(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names bitsandbytes is told to skip are those of whole modules of ours."""
-    import importlib.util
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr("transformers.BitsAndBytesConfig.post_init", lambda _: None)
-    skipped = checkpoint.quantization("4bit").llm_int8_skip_modules
-    modules = dict(model.named_modules())
-    assert set(skipped) <= modules.keys()
-    left = {
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_quantisation_leaves_head_and_everything_visual_alone(saved: Path, model: Any, bits: Any) -> None:
+    """Of the loaded model itself: bitsandbytes goes by full names, and skips nothing for others."""
+    small = checkpoint.load(saved, quantize=bits).model
+    packed = {
         name
-        for name, m in modules.items()
-        if isinstance(m, torch.nn.Linear) and not name.startswith(tuple(skipped))
+        for name, weight in small.named_parameters()
+        if weight.dtype in (torch.uint8, torch.int8) and name.endswith("_proj.weight")
     }
-    assert left
-    assert all(name.startswith("model.language_model.layers.") for name in left)
+    assert len(packed) == 2 * 7
+    assert all(name.startswith("model.language_model.layers.") for name in packed)
+    for name, weight in model.named_parameters():
+        if name not in packed:
+            assert torch.equal(small.get_parameter(name), weight), name
+
+
+def test_an_encoder_is_not_quantised(shape: Model, tmp_path: Path) -> None:
+    folder = checkpoint.save(LanguageBindVisionModel(tower_config(shape, "image")), None, tmp_path / "m")
+    with pytest.raises(InputError, match="encoders are not quantised"):
+        checkpoint.load(folder, quantize="4bit")
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_a_quantised_model_is_not_saved(saved: Path, tmp_path: Path, bits: Any) -> None:
+    small = checkpoint.load(saved, quantize=bits)
+    with pytest.raises(InputError, match="a quantised model is not saved"):
+        checkpoint.save(small.model, small.tokenizer, tmp_path / "m")
 
 
 def test_a_lora_folder_of_ours_loads_on_its_base(saved: Path, model: Any, tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def load(
 
     Formats: ours; the original Video-LLaVA (whole, or LoRA or projector alone on its `base`) and
     LanguageBind; transformers' Video-LLaVA and CLIP; OpenCLIP; PEFT's LoRA on any Video-LLaVA of these. quantize:
-    hold the language model in 4 or 8 bits (CUDA). InputError where any weight is missing: none is made up.
+    hold the language model in 4 or 8 bits (bitsandbytes), all else in its type. InputError where any weight is
+    missing: none is made up.
     """
     folder = find_checkpoint(path)
     if quantize is not None and holds_adapter(folder):
@@ -189,7 +190,9 @@ def _from_pretrained(
     if device is not None:
         options["device_map"] = {"": device}
     if quantize is not None:
-        options["quantization_config"] = quantization(quantize, whole)
+        if not whole:
+            raise InputError("encoders are not quantised: load them as they are")
+        options["quantization_config"] = quantization(quantize, dtype)
     with quiet():
         model, report = kind.from_pretrained(
             None,
@@ -216,22 +219,21 @@ def refuse_lost(model: Any, report: Mapping[str, Any], origin: str) -> None:
         )
 
 
-def quantization(bits: Quantization, whole: bool = True) -> Any:
-    """transformers' config to hold the language model in 4 or 8 bits, and everything visual as it is.
+def quantization(bits: Quantization, compute: torch.dtype = torch.bfloat16) -> Any:
+    """transformers' config to hold the language model in 4 or 8 bits, and its head and everything visual as they are.
 
-    bitsandbytes goes by full names: a bare "image_tower" would match nothing and the encoders would be
-    quantised.
+    4 bits are NF4, in products of the type `compute`; 8 bits always compute in float16. bitsandbytes goes by full
+    names: a bare "image_tower" would match nothing and the encoders would be quantised. InputError where it is not
+    installed.
     """
     import importlib.util
 
     from transformers import BitsAndBytesConfig
 
-    if not whole:
-        raise InputError("encoders are not quantised: load them as they are")
-    if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
-            f"{bits} loading needs a CUDA GPU and bitsandbytes (`pip install videollava[quantize]`): "
-            "load without quantize, or with dtype=torch.bfloat16 for half the memory"
+            f"a model in {bits} needs bitsandbytes (`pip install 'videollava[quantize]'`): load without quantize, "
+            "or with dtype=torch.bfloat16 for half the memory; train with finetune.adapter: lora"
         )
     if bits == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(KEPT_WHOLE))
@@ -239,7 +241,7 @@ def quantization(bits: Quantization, whole: bool = True) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=compute,
         llm_int8_skip_modules=list(KEPT_WHOLE),
     )
 

@@ -270,7 +270,9 @@ class Train(Section):
         3072,
         description="longest sample, visual tokens included (model.language.positions bounds it too): text is cut",
     )
-    adapter: Literal["none", "lora", "qlora"] = Field("none", description="what of the language model learns")
+    adapter: Literal["none", "lora", "qlora"] = Field(
+        "none", description="what of the language model learns; qlora holds it in 4 bits (bitsandbytes)"
+    )
     lora: Lora = Field(Lora(), description="the adapter's size")
     deepspeed: Literal["none", "zero2", "zero2-offload", "zero3", "zero3-offload"] = Field(
         "none", description="how weights and optimiser are sharded"

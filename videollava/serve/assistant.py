@@ -24,6 +24,7 @@ from videollava.evaluate.generate import Sampling, generate
 from videollava.evaluate.positions import Refused, TooLong
 from videollava.evaluate.predict import prompt_sample
 from videollava.model import checkpoint
+from videollava.model.checkpoint import Quantization
 
 __all__ = ["Assistant", "load"]
 
@@ -36,12 +37,14 @@ def load(
     dtype: torch.dtype | None = None,
     private_addresses: bool | None = None,
     media_roots: Sequence[str | Path] | None = None,
+    quantize: Quantization | None = None,
 ) -> Assistant:
     """The assistant of a registered version ("models:/NAME@ALIAS", "models:/NAME/3") or of a model folder.
 
     device: "cuda" where there is one by default. private_addresses: whether media are fetched from one's own
     networks too (default: what VIDEOLLAVA_PRIVATE_ADDRESSES says, else no). media_roots: the only folders whose
-    files a question may name (default: any file), for those who answer other people's questions.
+    files a question may name (default: any file), for those who answer other people's questions. quantize: "4bit" or
+    "8bit" holds the language model so (bitsandbytes), and all else in `dtype`.
 
     Raises InputError where there is no such model.
     """
@@ -51,7 +54,7 @@ def load(
 
         folder = resolve(str(source))
     where = _device(device)
-    loaded = checkpoint.load(folder, dtype=dtype, device=where)
+    loaded = checkpoint.load(folder, dtype=dtype, device=where, quantize=quantize)
     limits = Limits.from_environment()
     if private_addresses is not None:
         limits = replace(limits, private=private_addresses)

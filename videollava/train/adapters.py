@@ -9,12 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from videollava.errors import InputError
 from videollava.params import Lora, Train
 
-__all__ = ["TARGETS", "adapter_groups", "add_adapter", "merge_adapter", "quantized"]
+__all__ = ["TARGETS", "adapter_groups", "add_adapter", "merge_adapter"]
 
 PROJECTOR = "multi_modal_projector"
 TARGETS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
@@ -51,23 +48,3 @@ def merge_adapter(base: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, folder).merge_and_unload()
-
-
-def quantized() -> dict[str, Any]:
-    """`from_pretrained` arguments that hold the language model in 4 bits (NF4, computing in bfloat16)."""
-    if not torch.cuda.is_available():
-        raise InputError("finetune.adapter qlora needs a CUDA GPU (bitsandbytes); use adapter: lora here")
-    try:
-        import bitsandbytes  # noqa: F401
-        from transformers import BitsAndBytesConfig
-    except ImportError as error:
-        raise InputError(
-            "finetune.adapter qlora needs bitsandbytes: pip install 'videollava[quantize]'"
-        ) from error
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    return {"quantization_config": config}

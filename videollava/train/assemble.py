@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from videollava.model.attention import VARLEN
 from videollava.model.formats.language import load_language_model
 from videollava.model.video_llava import Projector, VideoLlavaForConditionalGeneration, model_config
 from videollava.params import Model, Train
-from videollava.train import adapters
 
 __all__ = [
+    "Types",
     "assemble",
     "choose_attention",
     "encoder_attention",
     "load_language",
     "load_projector",
+    "put_together",
     "save_projector",
 ]
 
@@ -38,10 +40,31 @@ def assemble(
     sparing = settings.precision == "bf16"
     frozen = torch.bfloat16 if sparing else torch.float32
     learned = frozen if settings.deepspeed != "none" else torch.float32
-    adapted = settings.adapter != "none" and language_learns
-    options = adapters.quantized() if settings.adapter == "qlora" and adapted else {}
-    whole = language_learns and not adapted
-    language, tokenizer = load_language(models / "bases/language", learned if whole else frozen, **options)
+    whole = language_learns and settings.adapter == "none"
+    types = Types(learned if whole else frozen, frozen, learned)
+    return put_together(
+        shape, models, types, device, quantized=language_learns and settings.adapter == "qlora"
+    )
+
+
+@dataclass(frozen=True)
+class Types:
+    """In what the parts of a model are held; None for the type that a part was saved in."""
+
+    language: torch.dtype | None = None
+    encoders: torch.dtype | None = None
+    projector: torch.dtype = torch.float32
+
+
+def put_together(
+    shape: Model, models: Path, types: Types, device: torch.device, quantized: bool = False
+) -> tuple[Any, Any]:
+    """The same, of parts in these types. quantized: the language model in 4 bits, computing in its type."""
+    options: dict[str, Any] = {}
+    if quantized:
+        options["quantization_config"] = checkpoint.quantization("4bit", types.language or torch.float32)
+        options["device_map"] = {"": device}
+    language, tokenizer = load_language(models / "bases/language", types.language, **options)
     # Parts are loaded once and put in place: nothing of 7B is made and thrown away.
     with torch.device("meta"):
         model = VideoLlavaForConditionalGeneration(model_config(shape, language.config))
@@ -51,15 +74,18 @@ def assemble(
     checkpoint.take_generation(model, models / "bases/language")
     for kind in ("image", "video"):
         folder = models / "encoders" / kind
-        tower = checkpoint.load(folder).model.vision_model.to(frozen)
+        tower = checkpoint.load(folder, dtype=types.encoders).model.vision_model
         _check_tower(
             getattr(model.config, "vision_config" if kind == "image" else "video_config"),
             tower.config,
             folder,
         )
         setattr(model.model, f"{kind}_tower", tower)
-    model.model.multi_modal_projector = load_projector(model, models / "projector").to(learned)
+    model.model.multi_modal_projector = load_projector(model, models / "projector").to(types.projector)
     choose_attention(model, device)
+    if quantized:
+        # Said of the whole, as transformers says it of what it quantised: peft looks for it, saving refuses.
+        model.is_quantized = model.is_loaded_in_4bit = True
     return model.to(device), tokenizer
 
 
@@ -77,7 +103,7 @@ def encoder_attention(device: torch.device) -> str:
     return "eager" if device.type == "cpu" else "sdpa"
 
 
-def load_language(folder: Path, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
+def load_language(folder: Path, dtype: torch.dtype | None, **options: Any) -> tuple[Any, Any]:
     """A causal language model (Llama architecture) and its tokenizer from a transformers folder."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; run `videollava bases`")
