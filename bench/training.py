@@ -37,6 +37,7 @@ def run_ours(
 ) -> dict[str, Any]:
     """Train with videollava's loop."""
     from videollava.data.packing import Lengths, plan_epoch
+    from videollava.machine import Work
     from videollava.params import Train
     from videollava.train import loop
     from videollava.train.accelerate import make_accelerator
@@ -52,13 +53,8 @@ def run_ours(
     cost = prices.cost(samples.tokens, samples.targets, *counts)
     lengths = Lengths(samples.tokens, samples.targets, cost)
     plan = plan_epoch(lengths, batch_size=stage.batch, ranks=1, budget=shape.tokens_per_pack, seed=0, epoch=0)
-    settings = Train(
-        learning_rate=stage.rate,
-        precision="bf16" if shape.precision == "bf16" else "fp32",
-        tokens_per_pack=shape.tokens_per_pack,
-        checkpoint_steps=10**9,
-        workers=0,
-    )
+    settings = Train(learning_rate=stage.rate, precision="bf16" if shape.precision == "bf16" else "fp32")
+    work = Work(tokens_per_pack=shape.tokens_per_pack, checkpoint_steps=10**9, workers=0)
     before = loss_of(model, [pack([held_out[row]]) for row in range(len(held_out))], forward, device)
     times = [now()]
     loop.log_metrics = lambda *_, **__: times.append(now())
@@ -72,9 +68,10 @@ def run_ours(
             forward=forward,
             packs=[Packed(samples, plan)],
             settings=settings,
+            work=work,
             checkpoints=Path(folder),
             seed=0,
-            accelerator=make_accelerator(settings),
+            accelerator=make_accelerator(settings, work.strategy),
         )
         train(job)
     peak = memory(device) - start

@@ -30,6 +30,7 @@ from flows.storage import stores
 from videollava import registry
 from videollava.errors import InputError
 from videollava.gate import Decision
+from videollava.machine import VARIABLE, find_machine, load_machine
 from videollava.params import load_params
 from videollava.scrub import scrub
 from videollava.tracking.lineage import read_lineage
@@ -69,8 +70,11 @@ def retrain(
             )
         apply_params(root, profile, overrides or [])
         params = load_params(root / "params.yaml")
-        if not workspace:  # a clone's history belongs to the checkout it is of
+        if not workspace:  # a clone's history belongs to the checkout it is of; so does how fast it goes
             os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(home, params.tracking))
+            if file := find_machine(home).file:
+                os.environ[VARIABLE] = str(file)
+        load_machine(root)  # a mistake in it shows before anything is done
         stores(root)  # settings of DVC that cannot be right end it here
         session = stack.enter_context(open_session(root, params))
         _look_ahead(session)

@@ -79,7 +79,7 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         ({"finetune": {"learning_rate": float("nan")}}, "finetune.learning_rate must be a finite number"),
         ({"finetune": {"learning_rate": float("inf")}}, "finetune.learning_rate must be a finite number"),
         ({"finetune": {"learning_rate": True}}, "finetune.learning_rate must be float, not True"),
-        ({"finetune": {"tokens_per_pack": 0}}, "finetune.tokens_per_pack must be at least 1, not 0"),
+        ({"finetune": {"batch_size": 0}}, "finetune.batch_size must be at least 1, not 0"),
         ({"gate": {"significance": 5}}, "gate.significance must be less than 1, not 5"),
         ({"gate": {"minimum": {"easy_vqa": "high"}}}, "gate.minimum.easy_vqa must be float, not 'high'"),
         ({"finetune": {"warmup_ratio": 1.5}}, "finetune.warmup_ratio must be at most 1, not 1.5"),

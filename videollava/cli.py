@@ -79,6 +79,7 @@ def _stage(name: str) -> Command:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
         from importlib import import_module
 
+        from videollava.machine import load_machine
         from videollava.params import load_params
         from videollava.tracking import track
 
@@ -94,12 +95,15 @@ def _stage(name: str) -> Command:
             overrides.append(f"evaluate.benchmarks=[{', '.join(names)}]")
         params = load_params(arguments.params, overrides)
         workspace = Path.cwd()
+        machine = load_machine(workspace)
+        if not machine.work(name).gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # one that the machine file does not want is not seen
         _check_ranks(name)
         if getattr(arguments, "model", None):
-            _evaluate_other(params, workspace, arguments)
+            _evaluate_other(params, machine, workspace, arguments)
             return
-        with track(name, params, workspace):
-            import_module(module).run(params, workspace)
+        with track(name, params, workspace, machine):
+            import_module(module).run(params, workspace, machine)
             _plot(name, workspace)
 
     return Command(about, add, run)
@@ -144,11 +148,11 @@ def _plot(name: str, workspace: Path) -> None:
         write_curve(workspace / "plots" / f"{name}.csv")
 
 
-def _evaluate_other(params: Any, workspace: Path, arguments: Arguments) -> None:
+def _evaluate_other(params: Any, machine: Any, workspace: Path, arguments: Arguments) -> None:
     from videollava.evaluate.stage import evaluate
 
     out = arguments.out or workspace / "evaluation"
-    evaluate(params, workspace, arguments.model, out, champion=arguments.champion)
+    evaluate(params, workspace, arguments.model, out, machine=machine, champion=arguments.champion)
 
 
 def _add_profile(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +200,21 @@ def _run_parameters(arguments: Arguments) -> None:
 
     for name, value in flatten(load_params(arguments.params, arguments.set)).items():
         print(f"{name}: {value}")
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="a preset to write into machine.yaml; `list` names them")
+    parser.add_argument("--force", action="store_true", help="over edits that no preset has")
+
+
+def _run_machine(arguments: Arguments) -> None:
+    from videollava.machine import load_machine
+    from videollava.machine.page import describe, write_preset
+
+    if arguments.name is None:
+        print(describe(load_machine(Path.cwd()), Path.cwd()))
+    else:
+        print(write_preset(arguments.name, Path.cwd(), arguments.force))
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -337,7 +356,7 @@ def _run_ask(arguments: Arguments) -> None:
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     add_params(parser)
-    parser.add_argument("--gpus", type=int, default=1, metavar="N")
+    parser.add_argument("--gpus", type=int, metavar="N", help="default: the machine file's ranks in finetune")
     parser.add_argument(
         "--gpu", default="", metavar="KIND", help="A100, H100, H200, ..; default: this machine's"
     )
@@ -353,13 +372,16 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_plan(arguments: Arguments) -> None:
+    from videollava.machine import load_machine
     from videollava.params import load_params
     from videollava.train.outlook import as_json, as_text, refuse_misfits
     from videollava.train.plan import hardware_of, plan
     from videollava.train.typical import parse_samples
 
     params = load_params(arguments.params, arguments.set)
-    hardware = hardware_of(arguments.gpu, arguments.gpus)
+    machine = load_machine(Path.cwd())
+    gpus = machine.work("finetune").ranks if arguments.gpus is None else arguments.gpus
+    hardware = hardware_of(arguments.gpu, gpus)
     stated = parse_samples(arguments.samples)
     if len(stated) < len(arguments.samples):
         raise InputError("--samples: one stage is given twice; state its numbers once")
@@ -369,7 +391,7 @@ def _run_plan(arguments: Arguments) -> None:
                 f"--samples {stage}=..: data/prepared has the {stage} split, and its lengths count; leave it out, or "
                 "plan in a folder without data/prepared"
             )
-    outlook = plan(params, Path.cwd(), hardware, stated, arguments.mfu)
+    outlook = plan(params, machine, Path.cwd(), hardware, stated, arguments.mfu)
     print(as_json(outlook) if arguments.json else as_text(outlook))
     refuse_misfits(outlook)
 
@@ -382,6 +404,7 @@ COMMANDS = {
     **{name: _stage(name) for name in STAGES},
     "plan": Command("what training will take on N GPUs, before any is held", _add_plan, _run_plan),
     "profile": Command("list the presets, or write one into params.yaml", _add_profile, _run_profile),
+    "machine": Command("how fast it goes here: what will be used, and why", _add_machine, _run_machine),
     "params": Command("every parameter as it will be used, checked", _add_parameters, _run_parameters),
     "ask": Command("ask a model about images and videos", _add_ask, _run_ask),
     "models": Command("registered versions: aliases, scores, lineage", _add_models, _run_models),

@@ -72,11 +72,11 @@ def archive_source(*files: Path, name: str = "mine", use: str = "finetune", anno
     )
 
 
-def params(*sources: Source, workers: int = 1, **prepare: Any) -> Params:
+def params(*sources: Source, **prepare: Any) -> Params:
     """Small parameters: a picture is 4 tokens, a clip 3 x 5."""
-    settings = {"vocab_size": 300, "workers": workers, **prepare}
+    settings = {"vocab_size": 300, **prepare}
     return Params(
         model=Model(image_size=16, patch_size=8, frames=3),
-        fetch=Fetch(sources=sources, workers=workers, retries=2),
+        fetch=Fetch(sources=sources, retries=2),
         prepare=Prepare(**settings),
     )

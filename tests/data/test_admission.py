@@ -185,7 +185,7 @@ def test_preparation_quarantines_lists(planted: Planted, tmp_path: Path) -> None
     source = archive_source(
         tar(tmp_path / "m.tar", members), lines(tmp_path / "a.jsonl", records), annotations="a.jsonl"
     )
-    chosen = params(source, workers=1, max_quarantined=1.0)
+    chosen = params(source, max_quarantined=1.0)
     fetch.run(chosen, tmp_path)
     prepare.run(chosen, tmp_path)
     assert heard == []

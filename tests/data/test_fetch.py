@@ -13,6 +13,7 @@ from videollava.data import fetch, sources
 from videollava.data.fetch import run
 from videollava.data.toy import Scene
 from videollava.errors import InputError
+from videollava.machine import Machine
 from videollava.params import Source
 
 EASY = Source(name="easy_vqa", kind="package", format="easy-vqa", package="easy-vqa")
@@ -24,7 +25,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_clips_are_the_same_whatever_the_workers(tmp_path: Path) -> None:
     for workers in (1, 2):
-        run(params(CLIPS, workers=workers), tmp_path / str(workers))
+        run(params(CLIPS), tmp_path / str(workers), Machine(workers=workers))
     one, two = files(tmp_path / "1"), files(tmp_path / "2")
     assert one == two
     raw = tmp_path / "1/data/raw/toy_clips"
@@ -80,7 +81,7 @@ def test_a_wiped_output_comes_from_what_was_staged(tmp_path: Path) -> None:
     sources_ = [archive_source(good, name="good"), archive_source(bad, name="bad")]
     bad.unlink()
     with pytest.raises(InputError, match=r"bad\.tar.*no such file"):
-        run(params(*sources_), tmp_path)
+        run(params(*sources_), tmp_path, Machine(workers=1))
     assert not (tmp_path / "data/raw").exists()
     staged = tmp_path / "checkpoints/fetch/good/good.tar"
     inode = staged.stat().st_ino

@@ -28,7 +28,7 @@ def test_with_one_worker_too_a_hanging_decoder_costs_its_medium_alone(
         llava("four", image="d.png"),
     ]
     files = tar(tmp_path / "m.tar", MEDIA), lines(tmp_path / "a.jsonl", records)
-    chosen = params(archive_source(*files, annotations="a.jsonl"), workers=1, max_quarantined=0.5)
+    chosen = params(archive_source(*files, annotations="a.jsonl"), max_quarantined=0.5)
     fetch.run(chosen, tmp_path)
     prepare.run(chosen, tmp_path)
     table = load_split(tmp_path / "data/prepared", "finetune")

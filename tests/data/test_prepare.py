@@ -20,6 +20,7 @@ from videollava.data.inspection import Inspected, inspect
 from videollava.data.prepare import run
 from videollava.data.shards import Shards, load_split, split_names
 from videollava.errors import InputError
+from videollava.machine import Machine
 from videollava.params import Params
 
 MEDIA = {
@@ -128,7 +129,7 @@ def test_the_same_bytes_whatever_the_workers(tmp_path: Path, workers: int) -> No
         *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
     }
     assert summary(tmp_path / "data/prepared")["test_media_in_training"] == 0
-    run(chosen.replace(prepare=chosen.prepare.replace(workers=workers)), tmp_path)
+    run(chosen, tmp_path, Machine(workers=workers))
     assert files(tmp_path / "data/prepared") == first
 
 
@@ -357,7 +358,7 @@ def test_a_medium_that_kills_the_decoder_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "inspect_all", die)
-    run(fetched(tmp_path, MEDIA, RECORDS, workers=2, max_quarantined=0.3), tmp_path)
+    run(fetched(tmp_path, MEDIA, RECORDS, max_quarantined=0.3), tmp_path, Machine(workers=2))
     entries = quarantined(tmp_path / "data/prepared")
     assert [(entry["record"], entry["reason"]) for entry in entries] == [("two", "broken image")]
     assert "crashed" in entries[0]["detail"]

@@ -94,8 +94,9 @@ def run_instruct(device: torch.device | str, learns: bool) -> dict[str, Any]:
     model = whole_model()
     torch.manual_seed(1)
     batch = packed(media=True)
-    settings = Train(precision="fp32", gradient_checkpointing=learns)
-    instruct.choose_learners(model, settings, learns)
+    instruct.choose_learners(model, Train(precision="fp32"), learns)
+    if learns:
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     model.to(device).train()
     return step(model, lambda _: instruct.forward(model, batch, 12.0, ("projector",)))
 

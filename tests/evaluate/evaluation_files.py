@@ -52,5 +52,5 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 
 def params(**evaluate: Any) -> Params:
     """The parameters of an evaluation of the micro model, exact and in this process."""
-    choices = {"precision": "fp32", "workers": 0, "max_new_tokens": 6, "batch_tokens": 600, **evaluate}
+    choices = {"precision": "fp32", "max_new_tokens": 6, **evaluate}
     return parse_params({"evaluate": choices}).replace(model=SHAPE)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from micro import ROOT, micro, sources
+from micro import MACHINE, ROOT, micro, sources, write_machine
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, workspace)
     params = micro(sources(workspace / "from"))
     for stage in (fetch, prepare, bases, align):
-        stage.run(params, workspace)
+        stage.run(params, workspace, MACHINE)
+    write_machine(workspace)
     return workspace
 
 

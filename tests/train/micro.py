@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pictures import write_sources
 
+from videollava.machine import Machine
 from videollava.params import Params, load_params
 
 ROOT = Path(__file__).parents[2]
 
+# In this process, and a checkpoint at every step.
+MACHINE = Machine(gpus=0, workers=0, tokens_per_pack=1024, checkpoint_steps=1)
 MICRO = (
     "model.image_size=32",
     "model.frames=4",
@@ -17,8 +21,6 @@ MICRO = (
     "model.vision={width: 32, layers: 2, heads: 2, mlp: 64}",
     "model.text={width: 32, layers: 1, heads: 2, mlp: 64}",
     "model.language={width: 32, layers: 2, heads: 2, mlp: 64, positions: 1024}",
-    "fetch.workers=1",
-    "prepare.workers=1",
     "bases.epochs=1",
     "bases.precision=fp32",
     "align.batch_size=4",
@@ -30,18 +32,11 @@ MICRO = (
     "align.precision=fp32",
     "pretrain.epochs=1",
     "pretrain.batch_size=6",
-    "pretrain.tokens_per_pack=1024",
     "pretrain.precision=fp32",
-    "pretrain.workers=0",
-    "pretrain.checkpoint_steps=1",
     "finetune.epochs=1",
     "finetune.batch_size=6",
-    "finetune.tokens_per_pack=1024",
     "finetune.precision=fp32",
-    "finetune.workers=0",
-    "finetune.checkpoint_steps=1",
     "evaluate.precision=fp32",
-    "evaluate.workers=0",
     "evaluate.benchmarks=[toy_video_qa]",
 )
 
@@ -61,3 +56,9 @@ def sources(folder: Path) -> str:
     """The override that makes two dozen clips and as many pictures the sources."""
     clips = "{name: clips, kind: generated, format: clips, train: 24, test: 8, seed: 1}"
     return f"fetch.sources=[{clips}, {write_sources(folder)}]"
+
+
+def write_machine(folder: Path, **changes: object) -> None:
+    """MACHINE, with changes, as the machine file of `folder`."""
+    values = {**MACHINE.model_dump(mode="json", exclude_unset=True), **changes}
+    (folder / "machine.yaml").write_text(json.dumps(values))

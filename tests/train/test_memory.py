@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from videollava.data.batches import Batch
+from videollava.machine import Work
 from videollava.model import attention
 from videollava.model.video_llava import (
     ATTENTION,
@@ -72,7 +73,7 @@ def batch() -> Batch:
     )
 
 
-def kept(model: Any, settings: Train) -> int:
+def kept(model: Any, settings: Train, strategy: str) -> int:
     """Bytes that a forward pass keeps, weights and autocast's copies of them left out."""
     sizes = {p.numel() for p in model.parameters()}
     storages: dict[int, int] = {}
@@ -85,7 +86,7 @@ def kept(model: Any, settings: Train) -> int:
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    autocast = settings.precision == "bf16" and settings.deepspeed == "none"
+    autocast = settings.precision == "bf16" and strategy == "ddp"
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=autocast),
@@ -95,13 +96,15 @@ def kept(model: Any, settings: Train) -> int:
     return sum(storages.values())
 
 
-def make(settings: Train, language_learns: bool, layers: int) -> Any:
+def make(settings: Train, work: Work, language_learns: bool, layers: int) -> Any:
     torch.manual_seed(0)
     language = SHAPE.language.replace(layers=layers)
     config = model_config(SHAPE, language_config(language, VOCABULARY))
     model = VideoLlavaForConditionalGeneration._from_config(config, attn_implementation=ATTENTION)
     choose_learners(model, settings, language_learns)
-    if settings.precision == "bf16" and settings.deepspeed != "none":
+    if work.recompute:
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.precision == "bf16" and work.strategy != "ddp":
         model.to(torch.bfloat16)
     elif settings.precision == "bf16" and not language_learns:
         model.model.language_model.to(torch.bfloat16)
@@ -110,22 +113,22 @@ def make(settings: Train, language_learns: bool, layers: int) -> Any:
 
 
 @pytest.mark.parametrize("language_learns", [True, False])
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("precision", "deepspeed"), [("fp32", "none"), ("bf16", "zero2"), ("bf16", "none")])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("precision", "strategy"), [("fp32", "ddp"), ("bf16", "zero2"), ("bf16", "ddp")])
 def test_activations_are_what_autograd_keeps(
     monkeypatch: pytest.MonkeyPatch,
     precision: Any,
-    deepspeed: Any,
-    checkpointing: bool,
+    strategy: Any,
+    recompute: bool,
     language_learns: bool,
 ) -> None:
     monkeypatch.setattr(attention, "attend_packed", flash)
-    settings = Train(precision=precision, deepspeed=deepspeed, gradient_checkpointing=checkpointing)
+    settings, work = Train(precision=precision), Work(strategy=strategy, recompute=recompute)
     found, predicted = [], []
     for layers in (2, 5):
-        model = make(settings, language_learns, layers)
-        token, target = pack_bytes(model.config.text_config, settings, language_learns)
-        found.append(kept(model, settings))
+        model = make(settings, work, language_learns, layers)
+        token, target = pack_bytes(model.config.text_config, settings, work, language_learns)
+        found.append(kept(model, settings, strategy))
         predicted.append(token * TOKENS + target * TARGETS)
     # Layer by layer it is exact; what comes before and after the layers has its temporaries counted too.
     assert found[1] - found[0] == pytest.approx(predicted[1] - predicted[0], rel=0.01)
@@ -135,9 +138,8 @@ def test_activations_are_what_autograd_keeps(
 def test_a_full_7b_needs_its_eighteen_bytes_a_weight() -> None:
     """AdamW in mixed precision: 4 + 2 + 4 + 8 bytes a weight that learns, so 7B fit no single GPU unsharded."""
     config = model_config(SHAPE, language_config(SHAPE.language, VOCABULARY))
-    need = footprint(Weights(7_000_000_000, 0), config, Train(precision="bf16"), True, 1, 8192, 2000)
+    weights, settings = Weights(7_000_000_000, 0), Train(precision="bf16")
+    need = footprint(weights, config, settings, Work(), True, 1, 8192, 2000)
     assert need.weights + need.gradients + need.optimizer == pytest.approx(18 * 7e9)
-    spread = footprint(
-        Weights(7_000_000_000, 0), config, Train(precision="bf16", deepspeed="zero3"), True, 8, 8192, 2000
-    )
+    spread = footprint(weights, config, settings, Work(strategy="zero3"), True, 8, 8192, 2000)
     assert spread.total < need.total / 4

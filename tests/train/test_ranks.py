@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import ROOT, settings
+from micro import ROOT, settings, write_machine
 from rank_worker import STEPS, arrange
 from safetensors.torch import load_file
 
@@ -91,29 +91,30 @@ def test_two_ranks_learn_as_one_does(alone: Callable[..., Path], workspace: Call
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("deepspeed", ["none", "zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
 def test_both_stages_on_two_ranks_and_back_after_a_kill(
-    alone: Callable[..., Path], workspace: Callable[[str], Path], deepspeed: str
+    alone: Callable[..., Path], workspace: Callable[[str], Path], strategy: str
 ) -> None:
     expected, ours = alone("one", "pretrain", "finetune"), workspace("two")
-    options = [f"{stage}.deepspeed={deepspeed}" for stage in ("pretrain", "finetune")]
+    write_machine(ours, strategy=strategy)
     for stage in ("pretrain", "finetune"):
-        done = launch(ours, stage, *options)
+        done = launch(ours, stage)
         assert done.returncode == 0, done.stderr[-3000:]
         check_equal(ours, expected, stage)
     # Killed at the fourth step: the rest is the same run.
     broken = workspace("broken")
+    write_machine(broken, strategy=strategy)
     for name in ("models/projector",):
         (broken / name).mkdir(parents=True)
         for file in (ours / name).iterdir():
             (broken / name / file.name).write_bytes(file.read_bytes())
-    assert launch(broken, "finetune", *options, KILL_AFTER="3").returncode != 0
+    assert launch(broken, "finetune", KILL_AFTER="3").returncode != 0
     assert not (broken / "models/videollava").exists()
     # Another number of ranks is refused, with the way out.
-    done = launch(broken, "finetune", *options, ranks=1)
+    done = launch(broken, "finetune", ranks=1)
     assert done.returncode != 0
     assert "made with ranks = 2, this run has 1" in done.stderr
-    done = launch(broken, "finetune", *options)
+    done = launch(broken, "finetune")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "goes on after step 3" in done.stdout
     assert losses(broken, "finetune") == losses(ours, "finetune")
@@ -121,13 +122,13 @@ def test_both_stages_on_two_ranks_and_back_after_a_kill(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("deepspeed", ["none", "zero3"])
+@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
 def test_an_adapter_on_two_ranks(
-    alone: Callable[..., Path], workspace: Callable[[str], Path], deepspeed: str
+    alone: Callable[..., Path], workspace: Callable[[str], Path], strategy: str
 ) -> None:
     ours = workspace("two")
+    write_machine(ours, strategy=strategy)
     options = [
-        f"finetune.deepspeed={deepspeed}",
         "finetune.adapter=lora",
         "finetune.lora={r: 4, alpha: 8, dropout: 0.0}",
     ]

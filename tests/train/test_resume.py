@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from micro import ROOT, micro, settings
+from micro import MACHINE, ROOT, micro, settings
 
 from videollava.data.shards import load_split
 from videollava.errors import InputError
@@ -51,14 +51,14 @@ def test_killed_at_any_step_ends_with_the_same_weights(
     params = micro("finetune.epochs=2")
     whole, broken = workspace("whole"), workspace("broken")
     for folder in (whole, broken):
-        pretrain.run(params, folder)
-    finetune.run(params, whole)
+        pretrain.run(params, folder, MACHINE)
+    finetune.run(params, whole, MACHINE)
     with monkeypatch.context() as patch:
         kill_at(patch, step)
         with pytest.raises(Killed):
-            finetune.run(params, broken)
+            finetune.run(params, broken, MACHINE)
     assert not (broken / "models/videollava").exists()
-    finetune.run(params, broken)
+    finetune.run(params, broken, MACHINE)
     assert weights(broken) == weights(whole)
 
 
@@ -78,12 +78,12 @@ def test_a_loss_that_is_no_number_names_the_step_its_records_and_what_to_do(
     workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params, folder = micro(), workspace("broken")
-    pretrain.run(params, folder)
+    pretrain.run(params, folder, MACHINE)
     real = loop._learn
     monkeypatch.setattr(loop, "_learn", lambda *given: (float("nan"), real(*given)[1]))
     ids = load_split(folder / "data/prepared", "finetune")["id"].to_pylist()
     with pytest.raises(InputError, match=r"the loss of step 1 is nan \(this rank's records: ") as caught:
-        finetune.run(params, folder)
+        finetune.run(params, folder, MACHINE)
     named = str(caught.value).partition("records: ")[2].partition(")")[0].split(", ")
     assert 1 < len(named) <= params.finetune.batch_size
     assert set(named) <= set(ids)
@@ -93,7 +93,7 @@ def test_a_loss_that_is_no_number_names_the_step_its_records_and_what_to_do(
 def test_the_gradients_norm_stands_in_the_curve(workspace: Callable[[str], Path]) -> None:
     folder = workspace("whole")
     with track("pretrain", micro(), folder):
-        pretrain.run(micro(), folder)
+        pretrain.run(micro(), folder, MACHINE)
         write_curve(folder / "plots/pretrain.csv")
     with open(folder / "plots/pretrain.csv") as file:
         rows = list(csv.DictReader(file))
@@ -112,8 +112,8 @@ def test_ten_real_kills_on_the_way_change_no_bit(workspace: Callable[[str], Path
     whole, broken = workspace("whole"), workspace("broken")
     params = micro("finetune.epochs=12")
     for folder in (whole, broken):
-        pretrain.run(params, folder)
-    finetune.run(params, whole)
+        pretrain.run(params, folder, MACHINE)
+    finetune.run(params, whole, MACHINE)
     options = ["--params", str(ROOT / "videollava/profiles/tiny.yaml")]
     options += [part for setting in settings("finetune.epochs=12") for part in ("--set", setting)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "VIDEOLLAVA_FOLLOWED": "1", "OMP_NUM_THREADS": "1"}
@@ -142,8 +142,8 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
     workspace: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     params, folder = micro(), workspace("torn")
-    pretrain.run(params, folder)
-    finetune.run(params, folder)
+    pretrain.run(params, folder, MACHINE)
+    finetune.run(params, folder, MACHINE)
     expected = weights(folder)
     (checkpoints,) = (folder / "checkpoints").glob("finetune-*")
     newest = sorted(checkpoints.glob("step-*"))[-1]
@@ -153,7 +153,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
     assert found is not None
     assert found.folder < newest
     capsys.readouterr()
-    finetune.run(params, folder)
+    finetune.run(params, folder, MACHINE)
     said = capsys.readouterr().out
     assert "damaged" in said
     assert "goes on after step" in said
@@ -164,11 +164,11 @@ def test_a_finished_run_resumed_learns_nothing_more(
     workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params, folder = micro(), workspace("done")
-    pretrain.run(params, folder)
-    finetune.run(params, folder)
+    pretrain.run(params, folder, MACHINE)
+    finetune.run(params, folder, MACHINE)
     expected = weights(folder)
     kill_at(monkeypatch, 0)
-    finetune.run(params, folder)
+    finetune.run(params, folder, MACHINE)
     assert weights(folder) == expected
 
 
@@ -176,8 +176,8 @@ def test_another_number_of_ranks_is_refused_with_the_way_out(
     workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params, folder = micro(), workspace("ranks")
-    pretrain.run(params, folder)
+    pretrain.run(params, folder, MACHINE)
     real = loop._about
     monkeypatch.setattr(loop, "_about", lambda job: real(job) | {"ranks": 4})
     with pytest.raises(InputError, match="made with ranks = 1, this run has 4"):
-        pretrain.run(params, folder)
+        pretrain.run(params, folder, MACHINE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import micro
+from micro import MACHINE, micro
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -21,13 +21,13 @@ def test_stage_1_changes_the_projector_alone_and_stage_2_not_the_encoders(
 ) -> None:
     folder, params = workspace("work"), micro()
     language = checkpoint.quiet and (folder / "models/bases/language/model.safetensors").read_bytes()
-    pretrain.run(params, folder)
+    pretrain.run(params, folder, MACHINE)
     assert {p.name for p in (folder / "models/projector").iterdir()} == {
         "projector.json",
         "projector.safetensors",
     }
     assert (folder / "models/bases/language/model.safetensors").read_bytes() == language
-    finetune.run(params, folder)
+    finetune.run(params, folder, MACHINE)
     whole = checkpoint.load(folder / "models/videollava").model
     for kind in ("image", "video"):
         tower = checkpoint.load(folder / "models/encoders" / kind).model.vision_model.state_dict()
@@ -40,7 +40,7 @@ def test_cached_features_train_as_decoded_media_do(workspace: Callable[[str], Pa
     for cached in ("true", "false"):
         folder = workspace(f"cached-{cached}")
         params = micro(f"pretrain.cache_features={cached}")
-        pretrain.run(params, folder)
+        pretrain.run(params, folder, MACHINE)
         state = torch.load(
             next((folder / "checkpoints").glob("pretrain-*/step-*/state.pt")), weights_only=True
         )
@@ -59,8 +59,8 @@ def test_the_schedule_is_the_originals() -> None:
 def test_lora_learns_the_language_model_alone_and_comes_out_merged(workspace: Callable[[str], Path]) -> None:
     folder = workspace("lora")
     params = micro("finetune.adapter=lora", "finetune.lora={r: 4, alpha: 8, dropout: 0.1}")
-    pretrain.run(params, folder)
-    finetune.run(params, folder)
+    pretrain.run(params, folder, MACHINE)
+    finetune.run(params, folder, MACHINE)
     target = folder / "models/videollava"
     merged = checkpoint.load(target).model
     base = AutoModelForCausalLM.from_pretrained(folder / "models/bases/language")

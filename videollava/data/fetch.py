@@ -19,6 +19,7 @@ from videollava.data.addresses import file_name, is_address, shown
 from videollava.data.download import Download, fetch_url, sha256_of
 from videollava.data.remote import remote_size
 from videollava.errors import InputError
+from videollava.machine import DEFAULTS, Machine
 from videollava.params import Params, Source
 from videollava.scrub import has_signature
 
@@ -31,7 +32,7 @@ CLIP_BYTES = 20 << 10  # of a generated clip, about
 Advance = Callable[[int], None]
 
 
-def run(params: Params, workspace: Path) -> None:
+def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     """Fetch every source that isn't there yet.
 
     Raises:
@@ -39,6 +40,7 @@ def run(params: Params, workspace: Path) -> None:
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+    workers = max(1, machine.work("fetch").loaders)
     _check_sources(params.fetch.sources)
     raw, staging = workspace / RAW, workspace / STAGING
     missing = [source for source in params.fetch.sources if not is_fetched(source, raw / source.name)]
@@ -49,12 +51,12 @@ def run(params: Params, workspace: Path) -> None:
         for source in missing:
             if source.kind != "archive":
                 bar = _bar(progress, source.name, sum(sizes[source.name].values()))
-                _make(source, staging / source.name, params.fetch.workers, bar)
+                _make(source, staging / source.name, workers, bar)
         archives = [source for source in missing if source.kind == "archive"]
         for source in archives:
             for item in _downloads(source, staging / source.name):
                 _warn_of_signature(item)
-        _download(archives, sizes, staging, params, progress)
+        _download(archives, sizes, staging, params.fetch.retries, workers, progress)
     # Only now, all at once: a fetch that dies before this loses nothing when data/raw is wiped.
     for source in missing:
         _publish(source, staging / source.name, raw / source.name)
@@ -185,15 +187,20 @@ def _make(source: Source, folder: Path, workers: int, advance: Advance) -> None:
 
 
 def _download(
-    sources: list[Source], sizes: dict[str, dict[str, int]], staging: Path, params: Params, progress: Any
+    sources: list[Source],
+    sizes: dict[str, dict[str, int]],
+    staging: Path,
+    retries: int,
+    workers: int,
+    progress: Any,
 ) -> None:
     stop = threading.Event()
-    with ThreadPoolExecutor(max(params.fetch.workers, 1)) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         tasks = [
             pool.submit(
                 fetch_url,
                 item,
-                params.fetch.retries,
+                retries,
                 _bar(progress, item.target.name, sizes[source.name][item.target.name]),
                 stop,
             )

@@ -33,6 +33,7 @@ from videollava.data.shards import SplitWriter, base_split, is_trained_on, shard
 from videollava.data.tar_writer import TarWriter
 from videollava.data.vocabulary import copy_tokenizer, train_tokenizer, training_texts
 from videollava.errors import InputError
+from videollava.machine import DEFAULTS, Machine
 from videollava.params import Params
 
 __all__ = ["PREPARED", "run"]
@@ -56,7 +57,7 @@ class Kept:
     seen: Inspected
 
 
-def run(params: Params, workspace: Path) -> None:
+def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     """Prepare the fetched sources of params.yaml into data/prepared.
 
     Raises:
@@ -69,7 +70,7 @@ def run(params: Params, workspace: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
     try:
-        _build(params, workspace, building)
+        _build(params, workspace, building, machine.work("prepare").loaders)
         shutil.rmtree(folder, ignore_errors=True)
         building.replace(folder)
     finally:
@@ -77,14 +78,14 @@ def run(params: Params, workspace: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _build(params: Params, workspace: Path, building: Path) -> None:
+def _build(params: Params, workspace: Path, building: Path, workers: int) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns) as progress,
         Quarantine(building / "quarantine.jsonl") as quarantine,
-        Pool(params.prepare.workers) as pool,
+        Pool(workers) as pool,
     ):
         sources = [
             open_source(source, workspace / RAW, workspace / SCRATCH, quarantine)

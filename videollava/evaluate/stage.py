@@ -28,6 +28,7 @@ from videollava.evaluate.predict import Settings, predict
 from videollava.evaluate.questions import QuestionSet, read_questions
 from videollava.evaluate.ranks import Ranks, join_ranks
 from videollava.evaluate.report import write_report
+from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
 from videollava.model.precision import usable_precision
 from videollava.params import Params
@@ -50,11 +51,11 @@ WRITTEN = (
 SHORT = 12  # digits of a hash
 
 
-def run(params: Params, workspace: Path) -> None:
+def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     """Evaluate models/videollava into evaluation/ and metrics.json."""
     key = input_key(workspace, "evaluate", parameters=False)
     target = workspace / "evaluation"
-    metrics = evaluate(params, workspace, workspace / "models/videollava", target, key)
+    metrics = evaluate(params, workspace, workspace / "models/videollava", target, key, machine=machine)
     if Ranks.of().rank:
         return
     _write_json(metrics, workspace / "metrics.json")
@@ -69,6 +70,7 @@ def evaluate(
     target: Path,
     key: str = "",
     *,
+    machine: Machine = DEFAULTS,
     champion: Path | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on `params.evaluate.benchmarks`; predictions, metrics.json and report go to `target`.
@@ -86,7 +88,11 @@ def evaluate(
         sets = _read_sets(params, workspace, scratch, ranks)
         if not sets:
             print("evaluate.benchmarks names none: nothing is scored", flush=True)
-        given = _answer_all(sets, params, workspace, model_folder, scratch, ranks) if sets else []
+        given = (
+            _answer_all(sets, params, machine.work("evaluate"), workspace, model_folder, scratch, ranks)
+            if sets
+            else []
+        )
         ranks.wait()
         if ranks.rank:
             return {}
@@ -131,7 +137,13 @@ def _read_sets(params: Params, workspace: Path, scratch: Path, ranks: Ranks) -> 
 
 
 def _answer_all(
-    sets: Sequence[QuestionSet], params: Params, workspace: Path, folder: Path, scratch: Path, ranks: Ranks
+    sets: Sequence[QuestionSet],
+    params: Params,
+    work: Work,
+    workspace: Path,
+    folder: Path,
+    scratch: Path,
+    ranks: Ranks,
 ) -> list[_Logs]:
     """Ask this rank's share of all questions. The model is let go at the end: a local judge needs the room."""
     precision = usable_precision(params.evaluate.precision, ranks.device)
@@ -140,7 +152,7 @@ def _answer_all(
     if loaded.tokenizer is None:
         raise InputError(f"{folder}: no tokenizer in it; evaluate needs a whole model")
     choose_attention(loaded.model, torch.device(ranks.device))
-    logs = [_answer(one, params, workspace, scratch, loaded, ranks) for one in sets]
+    logs = [_answer(one, params, work, workspace, scratch, loaded, ranks) for one in sets]
     del loaded
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -148,21 +160,27 @@ def _answer_all(
 
 
 def _answer(
-    one: QuestionSet, params: Params, workspace: Path, scratch: Path, loaded: Any, ranks: Ranks
+    one: QuestionSet,
+    params: Params,
+    work: Work,
+    workspace: Path,
+    scratch: Path,
+    loaded: Any,
+    ranks: Ranks,
 ) -> _Logs:
     """Ask everything, then once more blinded."""
     choices, model = params.evaluate, loaded.model
     reader = Reader.of(model.config, workspace, one.benchmark.aspect)
     new = one.benchmark.max_new_tokens if one.of_files else choices.max_new_tokens
-    settings = Settings(new, choices.batch_tokens, ranks)
+    settings = Settings(new, work.tokens_per_batch, ranks)
     folder = scratch / f"{one.name}-{one.key(reader.size)}"
     seen = AnswerLog(folder / "seen", ranks.rank)
     ask = partial(predict, model, loaded.tokenizer, one.items, settings=settings)
-    ask(partial(encode_windows, model, reader, choices.workers), seen, name=one.name)
+    ask(partial(encode_windows, model, reader, work.loaders), seen, name=one.name)
     if not choices.blind:
         return _Logs(seen, None)
     blind = AnswerLog(folder / "blind", ranks.rank)
-    dark = blindfold(model, reader, choices.workers, media_of(one.items))
+    dark = blindfold(model, reader, work.loaders, media_of(one.items))
     ask(dark, blind, name=f"{one.name}.blind", unseen=seen.read().problems)
     return _Logs(seen, blind)
 
@@ -228,7 +246,7 @@ def _figure(value: float | None) -> str:
 def _answering(inputs: Any, params: Params) -> str:
     """Of what answers depend on, and nothing else: a judge set otherwise does not ask the model again."""
     choices = params.evaluate
-    made = [params.model, choices.precision, choices.max_new_tokens, choices.batch_tokens]
+    made = [params.model, choices.precision, choices.max_new_tokens]
     return digest([inputs, made])[:16]
 
 

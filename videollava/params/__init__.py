@@ -9,6 +9,7 @@ from videollava.params.reading import (
     profile_names,
     profile_text,
     read_mapping,
+    read_section,
     split_overrides,
 )
 from videollava.params.sections import (
@@ -51,6 +52,7 @@ __all__ = [
     "profile_names",
     "profile_text",
     "read_mapping",
+    "read_section",
     "schema",
     "split_overrides",
 ]

@@ -1,4 +1,4 @@
-"""From YAML to Params: presets, overrides, and mistakes in words that name the key and the remedy."""
+"""From YAML to sections: presets, overrides, and mistakes in words that name the key and the remedy."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from videollava.errors import InputError
+from videollava.params.bounds import Section
 from videollava.params.sections import Params
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "profile_names",
     "profile_text",
     "read_mapping",
+    "read_section",
     "split_overrides",
 ]
 
@@ -40,6 +42,20 @@ WORDS = {
     "model_attributes_type": "must be a mapping of keys",
     "finite_number": "must be a finite number",
 }
+# What params.yaml had before there was a machine.yaml, and the key there.
+TRAINED = {
+    "workers": "workers",
+    "tokens_per_pack": "tokens_per_pack",
+    "deepspeed": "strategy",
+    "gradient_checkpointing": "recompute",
+    "checkpoint_steps": "checkpoint_steps",
+}
+MOVED = {
+    **{f"{stage}.workers": "workers" for stage in ("fetch", "prepare", "align", "evaluate")},
+    **{f"{stage}.{old}": new for stage in ("pretrain", "finetune") for old, new in TRAINED.items()},
+    "evaluate.batch_tokens": "tokens_per_batch",
+}
+Read = TypeVar("Read", bound=Section)
 BOUNDS = {
     "greater_than": ("gt", "must be more than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -61,10 +77,20 @@ def load_params(path: Path | str = "params.yaml", overrides: Sequence[str] = ())
 
 def parse_params(raw: Mapping[str, Any], origin: str = "params.yaml") -> Params:
     """Turn a plain mapping into Params; InputError names the key and the nearest right one."""
+    return read_section(Params, raw, origin, MOVED)
+
+
+def read_section(
+    kind: type[Read], raw: Mapping[str, Any], origin: str, moved: Mapping[str, str] = {}
+) -> Read:
+    """Turn a plain mapping into a section; InputError names the key and the nearest right one.
+
+    moved: keys (dotted) that older files have, and their names in machine.yaml.
+    """
     try:
-        return Params.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        told = list(_tell(error))
+        told = list(_tell(kind, error, moved))
         more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
         raise InputError(f"{origin}: {'; '.join(told[:SHOWN])}{more}") from error
 
@@ -148,26 +174,46 @@ def _loader() -> Any:
     return Loader
 
 
-def _tell(error: ValidationError) -> Iterable[str]:
-    """Each mistake in words; what one section lacks together."""
+def _tell(kind: type[Section], error: ValidationError, moved: Mapping[str, str]) -> Iterable[str]:
+    """Each mistake in words; what one section lacks, and what moved to one place, together."""
     lacking: dict[str, list[str]] = {}
     for item in error.errors(include_url=False):
         *above, last = item["loc"] or ("",)
         if item["type"] == "missing":
             lacking.setdefault(_path(above), []).append(str(last))
     yield from (f"{where or 'the file'} lacks {', '.join(names)}" for where, names in lacking.items())
+    gone: dict[str, Any] = {}
     for item in error.errors(include_url=False):
-        if item["type"] != "missing":
-            yield _words(item)
+        if item["type"] == "extra_forbidden" and (name := _path(item["loc"])) in moved:
+            gone[name] = item["input"]
+        elif item["type"] != "missing":
+            yield _words(kind, item)
+    if gone:
+        yield _elsewhere(gone, moved)
 
 
-def _words(item: Any) -> str:
+def _elsewhere(gone: Mapping[str, Any], moved: Mapping[str, str]) -> str:
+    """One remedy for all keys that went to the machine file: an older params.yaml has a dozen."""
+    import yaml
+
+    stages: dict[str, dict[str, Any]] = {}
+    for name, value in gone.items():
+        kept = "ddp" if value == "none" else value
+        stages.setdefault(name.partition(".")[0], {})[moved[name]] = kept
+    text = yaml.safe_dump({"stages": stages}, default_flow_style=True, width=10_000, sort_keys=False).strip()
+    return (
+        f"{', '.join(gone)} say how fast, not what is learned: take them out here, and write what you want to keep of "
+        f"them into machine.yaml as `{text[1:-1]}` (docs/machines.md)"
+    )
+
+
+def _words(root: type[Section], item: Any) -> str:
     where, kind, value = _path(item["loc"]), item["type"], item["input"]
     context = item.get("ctx") or {}
     if kind == "extra_forbidden":
-        return f"unknown key {where!r}{_nearest(str(item['loc'][-1]), _keys(item['loc'][:-1]))}"
+        return f"unknown key {where!r}{_nearest(str(item['loc'][-1]), _keys(root, item['loc'][:-1]))}"
     if kind == "literal_error":
-        choices = [str(choice) for choice in typing.get_args(_annotation(item["loc"]))]
+        choices = [str(choice) for choice in typing.get_args(_annotation(root, item["loc"]))]
         return (
             f"{where} is {value!r}{_nearest(str(value), choices)}; it may be: {', '.join(map(repr, choices))}"
         )
@@ -192,15 +238,15 @@ def _path(loc: Sequence[int | str]) -> str:
     return text
 
 
-def _keys(loc: Sequence[int | str]) -> list[str]:
+def _keys(root: type[Section], loc: Sequence[int | str]) -> list[str]:
     """What the section at `loc` knows."""
-    kind = _annotation(loc) if loc else Params
+    kind = _annotation(root, loc) if loc else root
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
-def _annotation(loc: Sequence[int | str]) -> Any:
+def _annotation(root: type[Section], loc: Sequence[int | str]) -> Any:
     """The type that is declared for the value at `loc`."""
-    kind: Any = Params
+    kind: Any = root
     for part in loc:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             kind = kind.model_fields[str(part)].annotation

@@ -47,7 +47,6 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "bf16"]
-Workers = Annotated[Whole, Field(le=1024)]
 
 
 class Source(Section):
@@ -101,9 +100,6 @@ class Fetch(Section):
     """Where the data come from."""
 
     sources: Annotated[tuple[Source, ...], Listed] = Field((), description="the sources, in order")
-    workers: Annotated[Workers, Field(ge=1)] = Field(
-        2, description="downloads at a time, processes that draw clips"
-    )
     retries: Whole = Field(5, description="attempts in a row that may bring nothing new")
 
 
@@ -121,7 +117,6 @@ class Prepare(Section):
         "at most one in 50; 0: none",
     )
     shard_mib: Count = Field(256, description="size of a shard")
-    workers: Workers = Field(2, description="processes that inspect and encode")
 
 
 class Encoder(Section):
@@ -241,7 +236,6 @@ class Align(Section):
     )
     keep_pixels: Flag = Field(False, description="hold what was decoded in memory (float16)")
     precision: Precision = Field("bf16", description="what is computed in")
-    workers: Workers = Field(2, description="processes that decode")
 
 
 class Lora(Section):
@@ -257,7 +251,6 @@ class Train(Section):
 
     epochs: Count = Field(1, description="passes over the records")
     batch_size: Count = Field(128, description="records of a step, over all ranks")
-    tokens_per_pack: Count = Field(8192, description="tokens of a pack: what a device computes at once")
     learning_rate: Rate = Field(1e-3, description="AdamW's at its peak")
     projector_learning_rate: Amount = Field(0.0, description="the projector's; 0: learning_rate")
     warmup_ratio: Share = Field(0.03, description="share of the steps in which the rate rises")
@@ -274,17 +267,9 @@ class Train(Section):
         "none", description="what of the language model learns; qlora holds it in 4 bits (bitsandbytes)"
     )
     lora: Lora = Field(Lora(), description="the adapter's size")
-    deepspeed: Literal["none", "zero2", "zero2-offload", "zero3", "zero3-offload"] = Field(
-        "none", description="how weights and optimiser are sharded"
-    )
-    gradient_checkpointing: Flag = Field(
-        False, description="compute activations again: less memory, more time"
-    )
     cache_features: Flag = Field(
         False, description="keep the frozen encoders' outputs instead of computing them anew"
     )
-    checkpoint_steps: Count = Field(50, description="steps between two checkpoints")
-    workers: Workers = Field(2, description="processes that read and decode")
 
 
 class Judge(Section):
@@ -331,13 +316,11 @@ class Evaluate(Section):
         {}, description="by benchmark, the folder with its files and media; without one: the split test-<id>"
     )
     limit: Whole = Field(0, description="only the first questions of each; 0: all")
-    batch_tokens: Count = Field(16384, description="tokens generated from at a time")
     max_new_tokens: Count = Field(
         128, description="for own splits; other benchmarks have their official number"
     )
     blind: Flag = Field(True, description="ask again without the media, to see what they were worth")
     precision: Precision = Field("bf16", description="what is computed in")
-    workers: Workers = Field(2, description="processes that decode")
     judge: Judge = Field(Judge(), description="who grades open answers")
 
 

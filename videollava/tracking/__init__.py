@@ -15,6 +15,7 @@ from videollava.tracking.journal import Journal, log_metrics, log_tags, open_jou
 from videollava.tracking.lineage import Lineage, flatten, input_key, library_versions, read_lineage, read_yaml
 
 if TYPE_CHECKING:
+    from videollava.machine import Machine
     from videollava.params import Params, Tracking
 
 __all__ = [
@@ -37,12 +38,12 @@ REPLAY_AFTER = (
 
 
 @contextmanager
-def track(stage: str, params: Params, workspace: Path) -> Iterator[Journal]:
+def track(stage: str, params: Params, workspace: Path, machine: Machine | None = None) -> Iterator[Journal]:
     """Run a stage's body with its journal open: params and lineage first, metrics as they come, the end.
 
     Metrics come by `log_metrics(step, loss=...)` from anywhere in the body. Ranks other than 0 write nothing.
-    Under a flow (VIDEOLLAVA_FOLLOWED=1) the flow forwards; else this process does, when the run is long or
-    last.
+    machine: noted beside the recipe. Under a flow (VIDEOLLAVA_FOLLOWED=1) the flow forwards; else this process
+    does, when the run is long or last.
     """
     if int(os.environ.get("RANK", "0")):
         with Journal(None) as silent:
@@ -51,17 +52,20 @@ def track(stage: str, params: Params, workspace: Path) -> Iterator[Journal]:
     key = input_key(workspace, stage)
     journal = open_journal(workspace / "runs", stage, key)
     tags = read_lineage(workspace).tags() | library_versions()
-    journal.start(stage, _shown(stage, params), tags, os.environ.get(PARENT, ""), key)
+    shown = _shown(stage, params, machine)
+    journal.start(stage, shown, tags, os.environ.get(PARENT, ""), key)
     if (trouble := tags.get("commit_trouble")) and os.environ.get(FOLLOWED) != "1":  # a flow says it once
         print(f"lineage: no commit is recorded: {trouble}", file=sys.stderr)
     with _forwarded(stage, params.tracking, workspace, journal), journal:
         yield journal
 
 
-def _shown(stage: str, params: Params) -> dict[str, str]:
+def _shown(stage: str, params: Params, machine: Machine | None) -> dict[str, str]:
+    """The recipe, and beside it how fast it is computed: the machine's values for this stage."""
     section = getattr(params, stage, None)
     own = {stage: section} if section is not None else {}
-    return flatten({"profile": params.profile, "seed": params.seed, **own, "model": params.model})
+    here = {"machine": machine.work(stage)} if machine is not None else {}
+    return flatten({"profile": params.profile, "seed": params.seed, **own, "model": params.model, **here})
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from videollava.machine import Strategy
 from videollava.model.precision import usable_precision
 from videollava.params import Train
 from videollava.tracking import log_tags
@@ -21,7 +22,7 @@ __all__ = ["exchanging", "make_accelerator", "peak_flops", "usable"]
 PATIENCE = timedelta(hours=3)  # ranks wait while rank 0 encodes features or saves
 
 
-def make_accelerator(settings: Train) -> Any:
+def make_accelerator(settings: Train, strategy: Strategy) -> Any:
     """The Accelerator of this process; the launcher's environment says which rank it is."""
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -32,12 +33,12 @@ def make_accelerator(settings: Train) -> Any:
         os.environ.setdefault(
             "DS_ACCELERATOR", "cpu"
         )  # accelerate imports DeepSpeed, which would search and warn
-    if settings.deepspeed != "none":
+    if strategy != "ddp":
         # `cpu=True` would make accelerate forget DeepSpeed: it finds the CPU by itself, but has to be told of gloo.
         group = InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": "gloo"} if on_cpu else {}))
         made = Accelerator(
             mixed_precision=precision,
-            deepspeed_plugin=deepspeed_plugin(settings),
+            deepspeed_plugin=deepspeed_plugin(settings, strategy),
             step_scheduler_with_optimizer=False,
             kwargs_handlers=[group],
         )

@@ -25,6 +25,7 @@ from videollava.data.batches import Layout
 from videollava.data.pairs import Captions, PairBatch, Pairs, decode_all, plan_pairs, rows_of
 from videollava.data.shards import load_split
 from videollava.errors import InputError
+from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.model.video_llava import IGNORED
@@ -42,7 +43,7 @@ ABSENT = -1e9  # a logit that no softmax sees; -inf times the zero that is wante
 HIGHEST_SCALE = math.log(100.0)  # CLIP's bound on the learned temperature
 
 
-def run(params: Params, workspace: Path) -> None:
+def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     """Write models/encoders/{image,video}: a vision and text encoder pair each, with the tokenizer."""
     target = workspace / "models/encoders"
     if not params.align.train:
@@ -51,21 +52,23 @@ def run(params: Params, workspace: Path) -> None:
         return
     from transformers import AutoTokenizer
 
+    # Encoders are small: every rank holds them whole, whatever is sharded elsewhere.
+    work = machine.work("align").replace(strategy="ddp")
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
         shutil.rmtree(target, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(workspace / "data/prepared/tokenizer")
     torch.manual_seed(params.seed)
     image = _begin_image(params, tokenizer)
-    done = _learn_text(image, tokenizer, params, workspace)
+    done = _learn_text(image, tokenizer, params, work, workspace)
     image.text_model.requires_grad_(False)
     image.text_projection.requires_grad_(False)
-    done += _learn("image", image, tokenizer, params, workspace, logged_before=done)
+    done += _learn("image", image, tokenizer, params, work, workspace, logged_before=done)
     if first:
         checkpoint.save(image, tokenizer, target / "image")
     torch.manual_seed(params.seed + 1)
     video = _begin_video(params, tokenizer, image)
-    _learn("video", video, tokenizer, params, workspace, logged_before=done)
+    _learn("video", video, tokenizer, params, work, workspace, logged_before=done)
     if first:
         checkpoint.save(video, tokenizer, target / "video")
     if torch.distributed.is_initialized():
@@ -133,11 +136,11 @@ def _begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> Languag
     return pair
 
 
-def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, workspace: Path) -> int:
+def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, work: Work, workspace: Path) -> int:
     """Train the text encoder of one pair in place; the number of steps."""
     align, prepared = params.align, workspace / "data/prepared"
     settings = _settings(align, align.text_epochs, align.text_batch_size, align.learning_rate)
-    accelerator = make_accelerator(settings)
+    accelerator = make_accelerator(settings, work.strategy)
     captions = load_split(prepared, "align").num_rows
     packs = [
         Captions(
@@ -153,13 +156,19 @@ def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, workspace: P
     for part in (pair.text_model, pair.text_projection):
         part.requires_grad_(True)
     pair.logit_scale.requires_grad_(True)
-    steps = _train(pair, "text", packs, settings, accelerator, params, workspace)
+    steps = _train(pair, "text", packs, settings, work, accelerator, params, workspace)
     pair.requires_grad_(True)
     return steps
 
 
 def _learn(
-    kind: Kind, pair: LanguageBind, tokenizer: Any, params: Params, workspace: Path, logged_before: int
+    kind: Kind,
+    pair: LanguageBind,
+    tokenizer: Any,
+    params: Params,
+    work: Work,
+    workspace: Path,
+    logged_before: int,
 ) -> int:
     """Train one vision encoder in place against its frozen text encoder; the number of steps."""
     align, prepared, video = params.align, workspace / "data/prepared", kind == "video"
@@ -168,10 +177,13 @@ def _learn(
         if video
         else _settings(align, align.image_epochs, align.batch_size, align.learning_rate)
     )
-    accelerator = make_accelerator(settings)
+    accelerator = make_accelerator(settings, work.strategy)
     layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="pad")
     pairs = len(rows_of(prepared, kind))
-    pixels = decode_all(prepared, kind, layout, align.workers) if align.keep_pixels else None
+    pixels = None
+    if align.keep_pixels:
+        pixels = decode_all(prepared, kind, layout, work.loaders)
+        work = work.replace(workers=0)  # nothing is left to decode
     packs = [
         Pairs(
             prepared,
@@ -187,7 +199,7 @@ def _learn(
         for epoch in range(settings.epochs)
     ]
     pair.vision_model.config.patch_dropout = align.video_patch_dropout if video else align.patch_dropout
-    steps = _train(pair, kind, packs, settings, accelerator, params, workspace, logged_before)
+    steps = _train(pair, kind, packs, settings, work, accelerator, params, workspace, logged_before)
     pair.vision_model.config.patch_dropout = 0.0
     return steps
 
@@ -197,6 +209,7 @@ def _train(
     name: str,
     packs: list[Any],
     settings: Train,
+    work: Work,
     accelerator: Any,
     params: Params,
     workspace: Path,
@@ -210,6 +223,7 @@ def _train(
         forward=partial(_forward, accelerator, pair),
         packs=packs,
         settings=settings,
+        work=work,
         checkpoints=workspace
         / "checkpoints"
         / f"align-{name}-{input_key(workspace, 'align', used=params)[:16]}",
@@ -230,8 +244,6 @@ def _settings(align: Align, epochs: int, batch_size: int, rate: float) -> Train:
         warmup_ratio=align.warmup_ratio,
         weight_decay=align.weight_decay,
         precision=align.precision,
-        checkpoint_steps=200,
-        workers=0 if align.keep_pixels else align.workers,
     )
     return usable(chosen)
 

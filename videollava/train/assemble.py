@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from videollava.errors import InputError
+from videollava.machine import Strategy
 from videollava.model import checkpoint
 from videollava.model.attention import VARLEN
 from videollava.model.formats.language import load_language_model
@@ -30,7 +31,12 @@ __all__ = [
 
 
 def assemble(
-    shape: Model, models: Path, settings: Train, language_learns: bool, device: torch.device
+    shape: Model,
+    models: Path,
+    settings: Train,
+    strategy: Strategy,
+    language_learns: bool,
+    device: torch.device,
 ) -> tuple[Any, Any]:
     """The model and its tokenizer from models/{bases/language,encoders,projector}.
 
@@ -39,7 +45,7 @@ def assemble(
     """
     sparing = settings.precision == "bf16"
     frozen = torch.bfloat16 if sparing else torch.float32
-    learned = frozen if settings.deepspeed != "none" else torch.float32
+    learned = frozen if strategy != "ddp" else torch.float32
     whole = language_learns and settings.adapter == "none"
     types = Types(learned if whole else frozen, frozen, learned)
     return put_together(

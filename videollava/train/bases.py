@@ -25,6 +25,7 @@ from videollava.data.prompts import IGNORED, TEMPLATES, Encoded, cut, encode
 from videollava.data.records import Turn
 from videollava.data.segments import Segments, segments_of
 from videollava.data.shards import load_split
+from videollava.machine import DEFAULTS, Machine
 from videollava.model.attention import packed_kwargs
 from videollava.model.video_llava import language_config
 from videollava.params import Params, Train
@@ -37,12 +38,12 @@ __all__ = ["parts_of", "run", "texts_of"]
 QUESTIONS = 5  # of one conversation, at most
 
 
-def run(params: Params, workspace: Path) -> None:
+def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     """Write models/bases/language."""
     target = workspace / "models/bases/language"
     shutil.rmtree(target, ignore_errors=True)
     if params.bases.language == "train":
-        model, tokenizer = _learn(params, workspace)
+        model, tokenizer = _learn(params, workspace, machine)
     else:
         from videollava.model.formats.language import load_language_model
 
@@ -51,7 +52,7 @@ def run(params: Params, workspace: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
+def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]:
     """A small Llama that has read every training conversation, its media told in words."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -67,14 +68,8 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
     config.initializer_range = config.hidden_size**-0.5
     model = LlamaForCausalLM._from_config(config, attn_implementation="varlen")
     nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
-    chosen = Train(
-        learning_rate=base.learning_rate,
-        precision=base.precision,
-        tokens_per_pack=base.batch_tokens,
-        checkpoint_steps=100,
-        workers=0,
-    )
-    settings = usable(chosen)
+    settings = usable(Train(learning_rate=base.learning_rate, precision=base.precision))
+    work = machine.work("bases").replace(strategy="ddp", workers=0)  # texts are encoded already
     texts = texts_of(prepared, tokenizer, params.model.language.positions)
     packs = [TextPacks(texts, _plan(texts, params, epoch)) for epoch in range(base.epochs)]
     job = Job(
@@ -84,9 +79,10 @@ def _learn(params: Params, workspace: Path) -> tuple[Any, Any]:
         forward=_forward,
         packs=packs,
         settings=settings,
+        work=work,
         checkpoints=workspace / "checkpoints" / f"bases-{input_key(workspace, 'bases', used=params)[:16]}",
         seed=params.seed,
-        accelerator=make_accelerator(settings),
+        accelerator=make_accelerator(settings, work.strategy),
         betas=(0.9, 0.98),
     )
     train(job)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from videollava.machine import DEFAULTS, Machine
 from videollava.params import Params
 from videollava.train.instruct import instruct
 
 __all__ = ["run"]
 
 
-def run(params: Params, workspace: Path) -> None:
+def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     """See `videollava.train.instruct`."""
-    instruct("finetune", params, workspace)
+    instruct("finetune", params, workspace, machine)

@@ -21,6 +21,7 @@ from videollava.data.bounds import bound_of, check_bound, check_positions
 from videollava.data.packing import Lengths, plan_epoch
 from videollava.data.shards import load_split
 from videollava.errors import InputError
+from videollava.machine import Machine
 from videollava.model import checkpoint
 from videollava.model.attention import packed_kwargs
 from videollava.model.positions import positions_of
@@ -53,18 +54,23 @@ STAGES = {
 }
 
 
-def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: Path) -> None:
+def instruct(
+    stage: Literal["pretrain", "finetune"], params: Params, workspace: Path, machine: Machine
+) -> None:
     """Run stage 1 or 2 (section 3.3 of the paper), from its checkpoint if there is one."""
-    kind, settings = STAGES[stage], usable(getattr(params, stage))
-    accelerator = make_accelerator(settings)
+    kind, settings, work = STAGES[stage], usable(getattr(params, stage)), machine.work(stage)
+    accelerator = make_accelerator(settings, work.strategy)
     prepared, models = workspace / "data/prepared", workspace / "models"
     torch.manual_seed(params.seed)
     model, tokenizer = assemble.assemble(
-        params.model, models, settings, kind.language_learns, accelerator.device
+        params.model, models, settings, work.strategy, kind.language_learns, accelerator.device
     )
     adapted = settings.adapter != "none" and kind.language_learns
     # Under an adapter the language model stays as it is: weights held in 4 bits cannot ask for gradients.
     groups = choose_learners(model, settings, kind.language_learns and not adapted)
+    if work.recompute:
+        # On the language model alone: frozen encoders would otherwise be made to require gradients.
+        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     learner = model
     if adapted:
         learner = adapters.add_adapter(model, settings.lora)
@@ -87,8 +93,10 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
                 layout,
                 models / "encoders",
                 store,
-                settings.workers,
+                work.loaders,
             )
+        if accelerator.device.type == "cpu":
+            work = work.replace(workers=0)  # nothing is decoded, and processes would take cores from training
     prices = prices_of(model.config, kind.language_learns, with_encoders=features is None)
     check_lengths(prepared, stage, params, model.config.text_config)
     lengths = lengths_of(prepared, stage, prices)
@@ -97,7 +105,7 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
             lengths,
             batch_size=settings.batch_size,
             ranks=accelerator.num_processes,
-            budget=settings.tokens_per_pack,
+            budget=work.tokens_per_pack,
             seed=params.seed,
             epoch=epoch,
         )
@@ -111,6 +119,7 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
         forward=partial(forward, same_calls=_same_calls(packs[0], accelerator.num_processes)),
         packs=packs,
         settings=settings,
+        work=work,
         checkpoints=workspace / "checkpoints" / f"{stage}-{input_key(workspace, stage, used=params)[:16]}",
         seed=params.seed,
         accelerator=accelerator,
@@ -118,7 +127,7 @@ def instruct(stage: Literal["pretrain", "finetune"], params: Params, workspace: 
         peak_flops=peak_flops(accelerator.device),
         max_dropped=params.prepare.max_quarantined,
         worst=worst_pack(
-            plans, lengths, pack_bytes(model.config.text_config, settings, kind.language_learns)
+            plans, lengths, pack_bytes(model.config.text_config, settings, work, kind.language_learns)
         ),
     )
     if accelerator.is_main_process:
@@ -163,9 +172,6 @@ def choose_learners(model: Any, settings: Train, language_learns: bool) -> list[
             module.requires_grad_(True)
         weights = {id(p): p for module in language for p in module.parameters()}
         groups.append({"params": list(weights.values()), "lr": settings.learning_rate})
-    if settings.gradient_checkpointing:
-        # On the language model alone: frozen encoders would otherwise be made to require gradients.
-        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     return groups
 
 

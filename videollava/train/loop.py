@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from videollava.data.batches import Batch, load_batches
 from videollava.errors import InputError
+from videollava.machine import Work
 from videollava.params import Train
 from videollava.tracking import log_metrics
 from videollava.train.accelerate import exchanging
@@ -50,6 +51,7 @@ class Job:
     forward: Callable[[nn.Module, Batch, Tensor | float], Tensor]
     packs: Sequence[Any]
     settings: Train
+    work: Work
     checkpoints: Path
     seed: int
     accelerator: Any
@@ -103,7 +105,7 @@ def train(job: Job) -> None:
         values = measure(job, step, loss, seen, time.perf_counter() - began, settings.learning_rate * factor)
         log_metrics(job.logged_before + step + 1, **values)
         bar.advance(step + 1, values)
-        if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == job.steps:
+        if (step + 1) % job.work.checkpoint_steps == 0 or step + 1 == job.steps:
             _save(job, model, optimizer, step + 1, dropped)
     bar.close()
     if dropped:
@@ -112,7 +114,7 @@ def train(job: Job) -> None:
 
 def _steps(job: Job, start: int) -> Iterator[tuple[int, int, Iterator[Batch]]]:
     """(step, target tokens of all ranks, this rank's batches) from `start` on; skipped samples are never read."""
-    rank, workers = job.accelerator.process_index, job.settings.workers
+    rank, workers = job.accelerator.process_index, job.work.loaders
     first = 0
     for packs in job.packs:
         plan, begin = packs.plan, max(0, start - first)
@@ -173,13 +175,13 @@ def _about(job: Job) -> dict[str, Any]:
         "stage": job.name,
         "ranks": job.accelerator.num_processes,
         "steps": job.steps,
-        "deepspeed": job.settings.deepspeed,
+        "strategy": job.work.strategy,
     }
 
 
 def _save(job: Job, model: nn.Module, optimizer: Any, step: int, dropped: int) -> None:
     about = _about(job) | {"dropped": dropped}
-    if job.settings.deepspeed != "none":
+    if job.work.strategy != "ddp":
         _save_sharded(job, model, step, about)
         return
     if not job.accelerator.is_main_process:
@@ -224,7 +226,7 @@ def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int]:
     if found is None:
         return 0, 0
     _check_same_run(job, found)
-    if job.settings.deepspeed != "none":
+    if job.work.strategy != "ddp":
         load_shards(model, found.folder)
     else:
         state = torch.load(found.folder / "state.pt", map_location="cpu", weights_only=True)

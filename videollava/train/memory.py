@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from videollava.machine import Work
 from videollava.params import Train
 
 __all__ = ["DEVICE_GIB", "Footprint", "Weights", "footprint", "pack_bytes"]
@@ -54,37 +55,36 @@ def footprint(
     weights: Weights,
     config: Any,
     settings: Train,
+    work: Work,
     language_learns: bool,
     ranks: int,
     tokens: int,
     targets: int,
-    **changes: Any,
 ) -> Footprint:
     """Predicted peak of one of `ranks` GPUs while it trains on a pack of `tokens` with `targets` labels.
 
-    config: of the whole model. changes: settings to predict for instead of the given ones.
+    config: of the whole model.
     """
-    settings = settings.replace(**changes)
-    token, target = pack_bytes(config.text_config, settings, language_learns)
+    token, target = pack_bytes(config.text_config, settings, work, language_learns)
     language = token * tokens + target * targets
-    state = _whole(weights, settings) if settings.deepspeed == "none" else _sharded(weights, settings, ranks)
+    state = _whole(weights, settings) if work.strategy == "ddp" else _sharded(weights, settings, work, ranks)
     # The encoders are done, and their memory free, before the language model begins.
     return dataclasses.replace(state, activations=max(language, _encoder_bytes(config, settings) * tokens))
 
 
-def pack_bytes(text_config: Any, settings: Train, language_learns: bool) -> tuple[float, float]:
+def pack_bytes(text_config: Any, settings: Train, work: Work, language_learns: bool) -> tuple[float, float]:
     """Bytes kept for the backward pass per token of a pack, and more per target token."""
     width, mlp, layers = text_config.hidden_size, text_config.intermediate_size, text_config.num_hidden_layers
     compute = 2 if settings.precision == "bf16" else 4
     adapted = settings.adapter != "none" and language_learns
     whole = language_learns and not adapted
     # The residual stream has the embedding's type: float32 where that learns without DeepSpeed.
-    stream = 4 if whole and settings.deepspeed == "none" else compute
+    stream = 4 if whole and work.strategy == "ddp" else compute
     layer = _layer_bytes(width, mlp, compute, stream, whole) + (
         _adapter_bytes(width, mlp, compute) if adapted else 0
     )
     ends = (4 + 2 * stream + 4 * compute + 1) * width
-    if settings.gradient_checkpointing:
+    if work.recompute:
         # Each layer keeps its input; one at a time is computed again in full.
         return stream * width * layers + layer + ends, (8 + compute) * text_config.vocab_size
     return layer * layers + ends, (8 + compute) * text_config.vocab_size
@@ -121,8 +121,8 @@ def _whole(weights: Weights, settings: Train) -> Footprint:
     return Footprint(4 * weights.learned + copies + frozen, 4 * weights.learned, 8 * weights.learned, 0)
 
 
-def _sharded(weights: Weights, settings: Train, ranks: int) -> Footprint:
-    stage, _, offload = settings.deepspeed.partition("-")
+def _sharded(weights: Weights, settings: Train, work: Work, ranks: int) -> Footprint:
+    stage, _, offload = work.strategy.partition("-")
     compute = 2 if settings.precision == "bf16" else 4
     held = compute * (weights.learned + weights.frozen - weights.quantized) + QUANTIZED * weights.quantized
     buckets = compute * min(BUCKETS[stage], 3 * weights.learned)

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.machine import Strategy
 from videollava.train.memory import GIB, Footprint
 from videollava.train.plan import Outlook, StageOutlook
 
@@ -40,7 +41,7 @@ def _stage_lines(look: StageOutlook, outlook: Outlook) -> list[str]:
         f"tokens ({load.fill:.1%} full, {load.micro_steps} a GPU and step, imbalance {load.imbalance:.1%})",
         f"  {load.flops:.2e} FLOPs; {hours}; {look.weights.learned:,} weights learn, {look.weights.frozen:,} do not",
         f"  a GPU at its worst pack ({load.worst[0]:,} tokens): {_shares(need)}",
-        f"  {'deepspeed':15}{'checkpointing off':>20}{'on':>12}   GiB a GPU (* as configured, ! does not fit)",
+        f"  {'strategy':15}{'recompute off':>20}{'on':>12}   GiB a GPU (* as configured, ! does not fit)",
     ]
     for name in dict.fromkeys(name for name, _ in look.memory):
         cells = [_cell(look, name, on, outlook) for on in (False, True)]
@@ -50,7 +51,7 @@ def _stage_lines(look: StageOutlook, outlook: Outlook) -> list[str]:
     return lines
 
 
-def _cell(look: StageOutlook, name: str, on: bool, outlook: Outlook) -> str:
+def _cell(look: StageOutlook, name: Strategy, on: bool, outlook: Outlook) -> str:
     from videollava.train.plan import FILLED
 
     total = look.memory[name, on].total
@@ -76,7 +77,7 @@ def as_json(outlook: Outlook) -> str:
 
     def plain(look: StageOutlook) -> dict[str, Any]:
         memory = [
-            {"deepspeed": name, "gradient_checkpointing": on, "total": need.total, **dataclasses.asdict(need)}
+            {"strategy": name, "recompute": on, "total": need.total, **dataclasses.asdict(need)}
             for (name, on), need in look.memory.items()
         ]
         rest = {
@@ -84,7 +85,7 @@ def as_json(outlook: Outlook) -> str:
             for key, value in vars(look).items()
             if key not in ("load", "weights", "memory", "chosen")
         }
-        chosen = {"deepspeed": look.chosen[0], "gradient_checkpointing": look.chosen[1]}
+        chosen = {"strategy": look.chosen[0], "recompute": look.chosen[1]}
         return {
             **rest,
             **dataclasses.asdict(look.load),

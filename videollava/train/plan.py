@@ -1,8 +1,8 @@
 """What both stages will take on N GPUs of a kind, before any GPU is held (`videollava plan`).
 
-In: params, and the lengths in data/prepared (or stated numbers of samples with typical lengths). Out: tokens, packs,
-steps, FLOPs, memory of a GPU by DeepSpeed stage with and without gradient checkpointing, hours, disk; and for a stage
-that cannot fit, the smallest change that makes it fit.
+In: params, the machine file, and the lengths in data/prepared (or stated numbers of samples with typical lengths).
+Out: tokens, packs, steps, FLOPs, memory of a GPU by strategy with and without recomputing activations, hours, disk;
+and for a stage that cannot fit, the smallest change that makes it fit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from videollava.data.packing import Lengths, Plan, plan_epoch
 from videollava.data.shards import load_split, split_names
 from videollava.errors import InputError
+from videollava.machine import Machine, Strategy, Work
 from videollava.params import Params, Train
 from videollava.train.cost import PEAK_TFLOPS
 from videollava.train.memory import DEVICE_GIB, GIB, Footprint, Weights, footprint, pack_bytes
@@ -28,7 +29,7 @@ from videollava.train.typical import MEDIUM_BYTES, Samples, typical_lengths
 __all__ = ["MFU", "Disk", "Hardware", "Outlook", "StageOutlook", "hardware_of", "plan"]
 
 Stage = Literal["pretrain", "finetune"]
-Choice = tuple[str, bool]  # deepspeed, gradient checkpointing
+Choice = tuple[Strategy, bool]  # and whether activations are computed again
 MOST_GPUS = 1_000_000
 MFU = 0.40
 FILLED = 0.96  # of a device's memory: more runs into the allocator's holes
@@ -71,7 +72,7 @@ class Load:
 
 @dataclass(frozen=True)
 class StageOutlook:
-    """One stage. `memory` has every choice of DeepSpeed stage and gradient checkpointing; `chosen` is the params'.
+    """One stage. `memory` has every choice of strategy and recompute; `chosen` is the machine file's.
 
     fits: the chosen one does; remedy: what to change where it does not ("" where nothing helps).
     """
@@ -87,7 +88,7 @@ class StageOutlook:
 
     @property
     def need(self) -> Footprint:
-        """Memory of a GPU as the params have it."""
+        """Memory of a GPU as the machine file has it."""
         return self.memory[self.chosen]
 
 
@@ -136,14 +137,20 @@ def _here(gpus: int) -> Hardware:
 
 
 def plan(
-    params: Params, workspace: Path, hardware: Hardware, samples: Mapping[str, Samples], mfu: float = MFU
+    params: Params,
+    machine: Machine,
+    workspace: Path,
+    hardware: Hardware,
+    samples: Mapping[str, Samples],
+    mfu: float = MFU,
 ) -> Outlook:
     """Predict both stages. samples: stated numbers by stage, for splits that data/prepared lacks."""
     if not 0 < mfu <= 1:
         raise InputError(f"--mfu {mfu}: a share of the peak, such as 0.4")
     model = _shape(params, workspace)
     stages = tuple(
-        _look_at(stage, params, workspace, model, hardware, samples, mfu) for stage in get_args(Stage)
+        _look_at(stage, params, machine.work(stage), workspace, model, hardware, samples, mfu)
+        for stage in get_args(Stage)
     )
     return Outlook(hardware, mfu, stages, _disk(params, workspace, model, stages, samples))
 
@@ -181,6 +188,7 @@ def _vocabulary(params: Params, workspace: Path) -> int:
 def _look_at(
     stage: Stage,
     params: Params,
+    work: Work,
     workspace: Path,
     model: Any,
     hardware: Hardware,
@@ -188,32 +196,37 @@ def _look_at(
     mfu: float,
 ) -> StageOutlook:
     settings: Train = getattr(params, stage)
-    load = _load_of(stage, params, workspace, model, hardware.gpus, samples)
+    load = _load_of(stage, params, work, workspace, model, hardware.gpus, samples)
     weights = _weights(model, settings, stage == "finetune")
-    choices = [
-        (name, on) for name in get_args(Train.model_fields["deepspeed"].annotation) for on in (False, True)
-    ]
+    choices: list[Choice] = [(name, on) for name in get_args(Strategy) for on in (False, True)]
     memory = {
         (name, on): footprint(
             weights,
             model.config,
-            settings.replace(deepspeed=name, gradient_checkpointing=on),
+            settings,
+            work.replace(strategy=name, recompute=on),
             stage == "finetune",
             hardware.gpus,
             *load.worst,
         )
         for name, on in choices
     }
-    chosen = (settings.deepspeed, settings.gradient_checkpointing)
+    chosen: Choice = (work.strategy, work.recompute)
     fits = memory[chosen].total <= FILLED * hardware.memory
     rate = hardware.flops * hardware.gpus * mfu
     hours = load.flops / rate / 3600 if rate else 0.0
-    remedy = "" if fits else _remedy(stage, settings, load, weights, model.config, hardware)
+    remedy = "" if fits else _remedy(stage, settings, work, load, weights, model.config, hardware)
     return StageOutlook(stage, load, weights, hours, chosen, memory, fits, remedy)
 
 
 def _load_of(
-    stage: Stage, params: Params, workspace: Path, model: Any, gpus: int, samples: Mapping[str, Samples]
+    stage: Stage,
+    params: Params,
+    work: Work,
+    workspace: Path,
+    model: Any,
+    gpus: int,
+    samples: Mapping[str, Samples],
 ) -> Load:
     from videollava.train.instruct import check_lengths, lengths_of, prices_of
 
@@ -233,11 +246,11 @@ def _load_of(
         lengths,
         batch_size=settings.batch_size,
         ranks=gpus,
-        budget=settings.tokens_per_pack,
+        budget=work.tokens_per_pack,
         seed=params.seed,
         epoch=0,
     )
-    _, number = worst_pack([laid], lengths, pack_bytes(model.config.text_config, settings, learns))
+    _, number = worst_pack([laid], lengths, pack_bytes(model.config.text_config, settings, work, learns))
     worst = laid.pack(number)
     return Load(
         measured=measured,
@@ -288,35 +301,32 @@ def _weights(model: Any, settings: Train, learns: bool) -> Weights:
 
 
 def _remedy(
-    stage: str, settings: Train, load: Load, weights: Weights, config: Any, hardware: Hardware
+    stage: str, settings: Train, work: Work, load: Load, weights: Weights, config: Any, hardware: Hardware
 ) -> str:
-    """The smallest change that makes the stage fit, as command-line settings; "" where none does."""
-    sizes = [settings.tokens_per_pack]
+    """The smallest change that makes the stage fit, as a line of machine.yaml; "" where none does."""
+    sizes = [work.tokens_per_pack]
     while sizes[-1] // 2 >= load.longest:
         sizes.append(sizes[-1] // 2)
-    order = ("none", "zero2", "zero3", "zero2-offload", "zero3-offload")
-    # First what costs least speed: checkpointing, then smaller packs, then the next DeepSpeed stage.
-    for name in order[order.index(settings.deepspeed) :]:
+    order: tuple[Strategy, ...] = ("ddp", "zero2", "zero3", "zero2-offload", "zero3-offload")
+    # First what costs least speed: recomputing, then smaller packs, then the next strategy.
+    for name in order[order.index(work.strategy) :]:
         for size in sizes:
-            for on in sorted({settings.gradient_checkpointing, True}):
-                changed = settings.replace(
-                    deepspeed=name,
-                    gradient_checkpointing=on,
-                    tokens_per_pack=size,
-                )
+            for on in sorted({work.recompute, True}):
+                changed = work.replace(strategy=name, recompute=on, tokens_per_pack=size)
                 tokens, targets = (round(n * min(1.0, size / load.worst[0])) for n in load.worst)
                 need = footprint(
-                    weights, config, changed, stage == "finetune", hardware.gpus, tokens, targets
+                    weights, config, settings, changed, stage == "finetune", hardware.gpus, tokens, targets
                 )
                 if need.total <= FILLED * hardware.memory:
-                    return f"{_difference(stage, settings, changed)} ({need.total / GIB:.0f} GiB)"
+                    return f"{_difference(stage, work, changed)} ({need.total / GIB:.0f} GiB)"
     return ""
 
 
-def _difference(stage: str, settings: Train, changed: Train) -> str:
-    names = ("gradient_checkpointing", "tokens_per_pack", "deepspeed")
-    pairs = [(name, getattr(settings, name), getattr(changed, name)) for name in names]
-    return " ".join(f"--set {stage}.{name}={str(new).lower()}" for name, old, new in pairs if old != new)
+def _difference(stage: str, work: Work, changed: Work) -> str:
+    names = ("recompute", "tokens_per_pack", "strategy")
+    pairs = [(name, getattr(work, name), getattr(changed, name)) for name in names]
+    line = ", ".join(f"{name}: {str(new).lower()}" for name, old, new in pairs if old != new)
+    return f"in machine.yaml, stages: {{{stage}: {{{line}}}}}"
 
 
 def _disk(
@@ -346,7 +356,7 @@ def _disk(
         data=2 * shards,
         features=features if cached else 0.0,
         # The parts it is made of, and the whole (what learned is float32 there, without DeepSpeed).
-        models=4.0 * every + (0.0 if stages[-1].chosen[0] != "none" else 2.0 * stages[-1].weights.learned),
+        models=4.0 * every + (0.0 if stages[-1].chosen[0] != "ddp" else 2.0 * stages[-1].weights.learned),
         # The ones kept, and the one being written.
         checkpoints=(KEEP + 1) * CHECKPOINT_BYTES * float(sum(look.weights.learned for look in stages)),
         measured=measured,

@@ -67,7 +67,7 @@ def try_worst_pack(job: Job, model: nn.Module, optimizer: Any) -> None:
 
 def _room_for_moments(job: Job, optimizer: Any) -> list[Tensor]:
     """Memory that AdamW takes at its first step: held during the trial, so that it is not counted as free."""
-    if job.accelerator.device.type != "cuda" or job.settings.deepspeed != "none" or optimizer.state:
+    if job.accelerator.device.type != "cuda" or job.work.strategy != "ddp" or optimizer.state:
         return []
     learned = [p for group in optimizer.param_groups for p in group["params"]]
     return [torch.empty_like(p) for p in learned for _ in range(2)]
@@ -78,14 +78,15 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _what_to_do(job: Job, tokens: int) -> str:
-    settings = job.settings
-    remedies = [f"lower {job.name}.tokens_per_pack (now {settings.tokens_per_pack})"]
-    if not settings.gradient_checkpointing:
-        remedies.append(f"set {job.name}.gradient_checkpointing: true")
-    if settings.deepspeed in ("none", "zero2"):
-        stronger = "zero2 or zero3" if settings.deepspeed == "none" else "zero3 or zero2-offload"
-        remedies.append(f"set {job.name}.deepspeed: {stronger}")
+    work = job.work
+    remedies = [f"lower tokens_per_pack (now {work.tokens_per_pack})"]
+    if not work.recompute:
+        remedies.append("set recompute: true")
+    if work.strategy in ("ddp", "zero2"):
+        remedies.append(
+            f"set strategy: {'zero2 or zero3' if work.strategy == 'ddp' else 'zero3 or zero2-offload'}"
+        )
     return (
         f"{job.name}: the largest pack ({tokens:,} tokens) does not fit into the memory of {job.accelerator.device}: "
-        f"{', or '.join(remedies)}; `videollava plan` shows what fits"
+        f"in machine.yaml {', or '.join(remedies)}; `videollava plan` shows what fits"
     )

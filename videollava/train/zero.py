@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from videollava.errors import InputError
+from videollava.machine import Strategy
 from videollava.params import Train
 
 __all__ = [
@@ -35,14 +36,15 @@ TAG = "state"
 STATE_BYTES = 14  # a learned weight in a checkpoint: itself in bfloat16, in float32, and two moments
 
 
-def deepspeed_plugin(settings: Train) -> Any:
-    """accelerate's plugin for `settings.deepspeed`; DeepSpeed's process group is there afterwards."""
+def deepspeed_plugin(settings: Train, strategy: Strategy) -> Any:
+    """accelerate's plugin for a DeepSpeed strategy; DeepSpeed's process group is there afterwards."""
     try:
         import deepspeed
         from accelerate import DeepSpeedPlugin
     except ImportError as error:
         raise InputError(
-            f"deepspeed: {settings.deepspeed} needs the deepspeed package: pip install 'videollava[deepspeed]'"
+            f"machine.yaml: strategy {strategy} needs the deepspeed package: pip install 'videollava[deepspeed]', "
+            "or set strategy: ddp"
         ) from error
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # At every collective: DeepSpeed still uses the names that torch 2.13 renamed.
@@ -50,7 +52,7 @@ def deepspeed_plugin(settings: Train) -> Any:
     _name_this_process()
     if not torch.cuda.is_available():
         deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    config = _read_config(settings.deepspeed)
+    config = _read_config(strategy)
     config["gradient_clipping"] = settings.clip
     config["bf16"] = {"enabled": settings.precision == "bf16"}
     return DeepSpeedPlugin(hf_ds_config=config, zero3_init_flag=False)

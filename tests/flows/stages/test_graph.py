@@ -31,6 +31,7 @@ SILENT = (
     "videollava/errors.py",
     "videollava/scrub.py",
     "videollava/params/",
+    "videollava/machine/",
     "videollava/gate.py",
     "videollava/tracking/",
     "videollava/registry/",

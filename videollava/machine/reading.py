@@ -1,0 +1,76 @@
+"""Where the machine file is found, and how it is read.
+
+$VIDEOLLAVA_MACHINE names it; else machine.yaml of the checkout, else the user's (~/.config/videollava), else the
+system's (/etc/xdg/videollava). The first that is there counts; they are not merged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from videollava.errors import InputError
+from videollava.machine.sections import STAGES, Machine, Work
+from videollava.params import read_mapping, read_section
+
+__all__ = ["VARIABLE", "Found", "find_machine", "load_machine", "preset_names", "preset_text"]
+
+VARIABLE = "VIDEOLLAVA_MACHINE"
+NAME = "machine.yaml"
+PRESETS = Path(__file__).parents[2] / "infra/machines"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The machine file (None: there is none) and, in words, why it counts."""
+
+    file: Path | None
+    why: str
+
+
+def find_machine(workspace: Path, environment: Mapping[str, str] = os.environ) -> Found:
+    """The file that counts for this workspace. InputError where the variable names none."""
+    if named := environment.get(VARIABLE):
+        file = Path(named).expanduser().absolute()
+        if not file.is_file():
+            raise InputError(f"{VARIABLE} is {named!r}, and there is no such file: name another, or unset it")
+        return Found(file, f"{VARIABLE} names it")
+    for folder, whose in _folders(workspace, environment):
+        if (folder / NAME).is_file():
+            return Found((folder / NAME).absolute(), whose)
+    return Found(None, "there is no machine.yaml")
+
+
+def load_machine(workspace: Path, environment: Mapping[str, str] = os.environ) -> Machine:
+    """The machine file of this workspace, checked for every stage; the defaults without one."""
+    file = find_machine(workspace, environment).file
+    if file is None:
+        return Machine()
+    raw = read_mapping(file)
+    machine = read_section(Machine, raw, str(file))
+    for stage in STAGES:
+        shared = {name: value for name, value in raw.items() if name in Work.model_fields}
+        read_section(Work, {**shared, **machine.stages.get(stage, {})}, f"{file}: stages.{stage}")
+    return machine
+
+
+def preset_names() -> list[str]:
+    """Names of the machine files that `videollava machine NAME` can write."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def preset_text(name: str) -> str:
+    """The YAML of one, comments included."""
+    if name not in preset_names():
+        raise InputError(f"no machine {name!r}; there are: {', '.join(preset_names())}")
+    return (PRESETS / f"{name}.yaml").read_text()
+
+
+def _folders(workspace: Path, environment: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+    yield workspace, "it is the checkout's"
+    home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME") or Path.home()) / ".config"
+    yield Path(home) / "videollava", "it is the user's"
+    for folder in (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep):
+        yield Path(folder) / "videollava", "it is the system's"

@@ -1,0 +1,149 @@
+"""machine.yaml as frozen, typed sections. Every value has a default that works: without a file all GPUs are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from videollava.machine.devices import count_cores, count_gpus
+from videollava.params.bounds import Amount, Count, Flag, Listed, Positive, Section, Whole
+
+__all__ = ["DEFAULTS", "STAGES", "Machine", "Slurm", "Strategy", "Work"]
+
+STAGES = ("fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate")
+ALONE = ("fetch", "prepare", "bases")  # stages of one process
+MOST = 1024
+MOST_WORKERS = 8  # of one rank, where their number is not given
+
+Strategy = Literal["ddp", "zero2", "zero2-offload", "zero3", "zero3-offload"]
+
+
+def _whole_or(word: str) -> BeforeValidator:
+    """A count, or a word for the one that fits this host; one mistake in words, not one for each type."""
+
+    def check(value: Any) -> Any:
+        if value == word or (type(value) is int and 0 <= value <= MOST):
+            return value
+        raise PydanticCustomError(
+            "count", "must be {word} or a whole number up to {most}", {"word": word, "most": MOST}
+        )
+
+    return BeforeValidator(check)
+
+
+Gpus = Annotated[Literal["all"] | int, _whole_or("all")]
+Workers = Annotated[Literal["auto"] | int, _whole_or("auto")]
+
+
+class Slurm(Section):
+    """What a job asks of Slurm (launcher: slurm); empty: the cluster's default."""
+
+    partition: str = Field("", description="sbatch --partition")
+    account: str = Field("", description="sbatch --account")
+    qos: str = Field("", description="sbatch --qos")
+    time: str = Field("", description="sbatch --time, such as 2-00:00:00")
+    constraint: str = Field("", description="sbatch --constraint")
+    cpus: Whole = Field(
+        0, description="cores of a rank (sbatch --cpus-per-task, times its ranks a node); 0: default"
+    )
+    memory: str = Field("", description="sbatch --mem of a node, such as 480G")
+    setup: Annotated[tuple[str, ...], Listed] = Field(
+        (), description="shell lines before the ranks start, such as `module load cuda`"
+    )
+    container: str = Field("", description="image for srun --container-image (Pyxis)")
+    options: Annotated[tuple[str, ...], Listed] = Field(
+        (), description="further options of sbatch, such as --exclusive"
+    )
+
+
+class Work(Section):
+    """How one stage is computed."""
+
+    launcher: Literal["local", "slurm"] = Field(
+        "local", description="where ranks start: on this host, or as one job of Slurm"
+    )
+    nodes: Count = Field(1, description="hosts (launcher: slurm)")
+    gpus: Gpus = Field(
+        "all", description="GPUs of a host, one rank each; all: those that are there; 0: none is used"
+    )
+    processes: Count = Field(1, description="ranks of a host where no GPU is used")
+    strategy: Strategy = Field(
+        "ddp", description="ddp: every rank holds all; zero2, zero3: DeepSpeed shards state, and weights"
+    )
+    workers: Workers = Field(
+        "auto",
+        description="processes of a rank that read and decode; auto: its share of the cores, at most 8",
+    )
+    tokens_per_pack: Count = Field(
+        8192, description="tokens a rank computes at once in pretrain and finetune"
+    )
+    tokens_per_batch: Count = Field(16384, description="tokens a rank generates from at once in evaluate")
+    recompute: Flag = Field(False, description="compute activations again: less memory, more time")
+    compile: Flag = Field(False, description="compile the language model's layers (GPU)")
+    checkpoint_steps: Count = Field(100, description="steps between two checkpoints")
+    slow_minutes: Positive = Field(5.0, description="without a step before a rank is named in a warning")
+    stall_minutes: Positive = Field(30.0, description="without a step before the run is ended")
+    time_limit_hours: Amount = Field(0.0, description="of the whole stage; 0: none")
+
+    @property
+    def per_node(self) -> int:
+        """Ranks on each host."""
+        return int(self.gpus) if self.gpus and self.gpus != "all" else self.processes
+
+    @property
+    def ranks(self) -> int:
+        """Ranks in all."""
+        return self.nodes * self.per_node
+
+    @property
+    def loaders(self) -> int:
+        """Processes of a rank that read and decode."""
+        return 0 if self.workers == "auto" else self.workers
+
+
+class Machine(Work):
+    """All of machine.yaml: values for every stage, other ones for some, and what Slurm is asked for."""
+
+    stages: Mapping[str, Mapping[str, Any]] = Field(
+        {}, description="by stage, values of the above in the place of those for all"
+    )
+    slurm: Slurm = Field(Slurm(), description="what a job asks of Slurm")
+
+    def work(self, stage: str) -> Work:
+        """How `stage` is computed, what is "auto" filled in. ValidationError where its values are mistaken."""
+        shared = {name: getattr(self, name) for name in Work.model_fields}
+        asked = Work.model_validate({**shared, **self.stages.get(stage, {})})
+        if stage in ALONE:
+            asked = asked.replace(launcher="local", nodes=1, processes=1)
+        gpus = count_gpus() if asked.gpus == "all" else asked.gpus
+        if stage in ALONE:
+            gpus = min(gpus, 1)
+        found = asked.replace(gpus=gpus)
+        if found.workers != "auto":
+            return found
+        share = count_cores() // (found.per_node if found.launcher == "local" else 1)
+        return found.replace(workers=min(MOST_WORKERS, max(1, share)))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for stage in self.stages:
+            if stage not in STAGES:
+                raise ValueError(f"stages.{stage}: no stage; there are {', '.join(STAGES)}")
+        for stage in STAGES:
+            work = {**dict(self), **self.stages.get(stage, {})}
+            if work["launcher"] == "local" and work["nodes"] > 1 and stage not in ALONE:
+                raise ValueError(
+                    f"nodes is {work['nodes']}, and launcher local starts ranks on this host alone: "
+                    "set launcher: slurm, or nodes: 1"
+                )
+            if work["launcher"] == "slurm" and work["gpus"] == "all" and stage not in ALONE:
+                raise ValueError(
+                    "gpus is all, and this host cannot see those of Slurm's nodes: set gpus to those of a node, or 0"
+                )
+        return self
+
+
+DEFAULTS = Machine()  # what counts without a file
