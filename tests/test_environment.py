@@ -1,4 +1,4 @@
-"""Servers on this machine are asked directly by every library, and a stage ends with its supervisor."""
+"""Servers on this machine are asked directly by every library, a stage ends with its supervisor, and torch is told."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from requests.utils import get_environ_proxies
 
-from videollava.environment import SUPERVISED, ask_loopback_directly, is_loopback
+from videollava.environment import SUPERVISED, ask_loopback_directly, is_loopback, settle_torch
 
 OURS = ("http://127.0.0.1:4200/api", "http://localhost:5000", "http://0.0.0.0:4200/api")
 PROXY = "http://proxy.corp:3128"
@@ -133,3 +133,26 @@ def test_a_stage_ends_when_all_above_it_are_killed_at_once(tmp_path: Path) -> No
     running.wait()
     assert running.stdout.read() == ""  # returns when the stage's end of it is closed
     running.stdout.close()
+
+
+def test_torch_is_told_how_to_wait_and_to_allocate_unless_the_user_has() -> None:
+    told: dict[str, str] = {}
+    settle_torch(told)
+    assert told == {"GOMP_SPINCOUNT": "10000", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        own = {name: "max_split_size_mb:64", "GOMP_SPINCOUNT": "0"}
+        settle_torch(own)
+        assert own == {name: "max_split_size_mb:64", "GOMP_SPINCOUNT": "0"}
+
+
+def test_a_stage_tells_torch_before_it_is_there(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from videollava.cli import main; main(['bases', '--params', 'none.yaml']);"
+        "print('torch' in sys.modules, os.environ['PYTORCH_ALLOC_CONF'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTORCH")}
+    environment["PYTHONPATH"] = os.getcwd()
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert told.stdout.split() == ["False", "expandable_segments:True"]

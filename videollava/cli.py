@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from videollava.command import Arguments, Command, Parser, add_params, folder_to_write
-from videollava.environment import ask_loopback_directly, end_with_supervisor
+from videollava.environment import ask_loopback_directly, end_with_supervisor, settle_torch
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
 
 __all__ = ["main"]
 
 USAGE_ERROR = 2
-SPINS = "10000"  # of an OpenMP thread before it sleeps
 
 STAGES = {
     "fetch": ("videollava.data.fetch", "sources -> verified archives in data/raw"),
@@ -74,9 +73,7 @@ def _stage(name: str) -> Command:
             parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
 
     def run(arguments: Arguments) -> None:
-        # Before torch is there: its threads else spin at barriers while one of them waits for a core, and one busy
-        # program beside a stage costs most of its speed.
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+        settle_torch()
         from importlib import import_module
 
         from videollava.machine import load_machine

@@ -1,5 +1,5 @@
 """What our processes set straight in their environment: servers on this machine are asked directly, never
-through a proxy, and a stage ends with the process that supervises it."""
+through a proxy, a stage ends with the process that supervises it, and torch finds how to wait and to allocate."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from collections.abc import MutableMapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-__all__ = ["SUPERVISED", "ask_loopback_directly", "end_with_supervisor", "is_loopback"]
+__all__ = ["SUPERVISED", "ask_loopback_directly", "end_with_supervisor", "is_loopback", "settle_torch"]
 
 SUPERVISED = "VIDEOLLAVA_SUPERVISED"  # in the environment of all that videollava/supervise.py started
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # the last is what servers print that listen on all
 PR_SET_PDEATHSIG = 1
+SPINS = "10000"  # of an OpenMP thread before it sleeps
+ALLOCATOR = "PYTORCH_ALLOC_CONF"
 
 
 def ask_loopback_directly(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -57,6 +59,16 @@ def end_with_supervisor() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != above:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def settle_torch(environ: MutableMapping[str, str] = os.environ) -> None:
+    """What torch reads as it is imported, or before its first memory of a GPU; what a user has set stays."""
+    # Threads else spin at barriers while one of them waits for a core, and one busy program beside a stage costs most
+    # of its speed.
+    environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    # Packs have many lengths: blocks of one are of no use to the next, and memory ends while much of it lies idle.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in environ:
+        environ.setdefault(ALLOCATOR, "expandable_segments:True")
 
 
 def _system_proxies() -> dict[str, str]:

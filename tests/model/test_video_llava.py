@@ -133,6 +133,27 @@ def test_frozen_encoders_keep_nothing_for_the_backward_pass(model: Any, media: d
     assert not model.encode_images(media["pixel_values_images"]).requires_grad
 
 
+def test_frozen_encoders_drop_no_patches_whatever_the_model_does(
+    model: Any, media: dict[str, Tensor]
+) -> None:
+    """Released encoders carry the patch dropout they were trained with."""
+    pictures, clips = media["pixel_values_images"], media["pixel_values_videos"]
+    expected = model.encode_images(pictures), model.encode_videos(clips)
+    towers = (model.model.image_tower, model.model.video_tower)
+    for tower in towers:
+        tower.config.patch_dropout = 0.5
+        tower.requires_grad_(False)
+    model.train()
+    assert model.model.language_model.training
+    assert model.model.multi_modal_projector.training
+    assert not any(module.training for tower in towers for module in tower.modules())
+    assert torch.equal(model.encode_images(pictures), expected[0])
+    assert torch.equal(model.encode_videos(clips), expected[1])
+    towers[0].requires_grad_(True)
+    assert model.train().model.image_tower.training
+    assert not model.model.video_tower.training
+
+
 @pytest.mark.parametrize("modules", [("image", "video", "projector"), ("projector",), ("video",)])
 def test_every_rank_can_be_made_to_call_the_same_modules(model: Any, modules: tuple[str, ...]) -> None:
     calls: list[str] = []

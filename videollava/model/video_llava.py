@@ -110,6 +110,14 @@ class VideoLlavaModel(hf.VideoLlavaModel):
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
+    def train(self, mode: bool = True) -> VideoLlavaModel:
+        """As of any module, but encoders that do not learn stay in evaluation mode: they drop no patches."""
+        super().train(mode)
+        for tower in (getattr(self, f"{kind}_tower", None) for kind in ("image", "video")):
+            if tower is not None and not _learns(tower):
+                tower.eval()
+        return self
+
     def encode_images(self, pixels_NCHW: Tensor) -> Tensor:
         """(N, C, H, W) -> image encoder's features (N, image_tokens, vision width); no projector."""
         features = self._encode("image", pixels_NCHW)
@@ -127,8 +135,7 @@ class VideoLlavaModel(hf.VideoLlavaModel):
                 f"this model has no {kind} encoder (its towers: {', '.join(self.config.towers)})"
             )
         # Frozen encoders keep nothing for a backward pass.
-        learns = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
-        with torch.set_grad_enabled(learns):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(tower)):
             return tower(pixels, feature_layer=self.config.vision_feature_layer).last_hidden_state
 
     def project(self, image_features: Tensor | None, video_features: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -218,6 +225,10 @@ class VideoLlavaModel(hf.VideoLlavaModel):
             media = (pixel_values_images, pixel_values_videos, image_features, video_features)
             inputs_embeds = self.embed(input_ids, *media, image_places, video_places, same_calls)
         return self.language_model(inputs_embeds=inputs_embeds, **kwargs)
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _width(config: VideoLlavaConfig, tower: str) -> int:
