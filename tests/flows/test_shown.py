@@ -9,6 +9,7 @@ import prefect.artifacts
 import pytest
 from prefect.exceptions import ParameterTypeError
 
+import flows.retrain  # sets up Prefect's loggers, so that a handler added afterwards stays
 from flows.shown import hide_in_failures, hide_in_logs, show_link, show_table, show_text
 from flows.stages.stage import StageFailed
 from videollava.process import OutputLines
@@ -31,9 +32,13 @@ def records() -> Iterator[list[str]]:
             found.append(self.format(record))
 
     handler = Keep()
-    logging.getLogger("somebody").addHandler(handler)
+    # Prefect's loggers do not hand on what they log, once it has set them up.
+    loggers = [logging.getLogger(name) for name in ("somebody", "prefect.flows")]
+    for logger in loggers:
+        logger.addHandler(handler)
     yield found
-    logging.getLogger("somebody").removeHandler(handler)
+    for logger in loggers:
+        logger.removeHandler(handler)
     logging.setLogRecordFactory(before)
 
 
@@ -69,17 +74,14 @@ def test_logs_are_scrubbed_with_their_tracebacks(records: list[str]) -> None:
 
 
 def test_parameters_of_the_wrong_kind_are_not_repeated_with_their_credentials(
-    caplog: pytest.LogCaptureFixture, records: list[str]
+    records: list[str],
 ) -> None:
-    del records  # puts logging back
-    import flows.retrain
-
     hide_in_failures(lambda: None)
     with pytest.raises(ParameterTypeError) as caught:
         flows.retrain.retrain.validate_parameters({"profile": [URL], "overrides": URL, "push": URL})
     assert clean(caught.value)
-    assert "Parameter validation failed" in caplog.text
-    assert clean(caplog.text)
+    assert any("Parameter validation failed" in record for record in records)
+    assert clean(records)
 
 
 def test_failures_are_scrubbed_and_others_are_as_they_were(records: list[str]) -> None:
