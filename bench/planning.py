@@ -49,8 +49,9 @@ def main() -> None:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(
                 f"{name}: {len(lengths.tokens):,} samples, {ranks} ranks, {budget} tokens a pack: {seconds:.1f} s, "
-                f"peak {peak:.0f} MiB, {len(plan):,} steps, fill {plan.fill(lengths):.2%}, "
-                f"imbalance {plan.imbalance(lengths):.2%}, batch {sizes.mean():.1f} +- {sizes.std():.1f}"
+                f"peak {peak:.0f} MiB, {len(plan):,} steps, ranks busy {plan.busy(lengths.cost):.2%} "
+                f"({plan.busy(lengths.cost, each_pack=True):.2%} where each pack is waited for), "
+                f"batch {sizes.mean():.1f} +- {sizes.std():.1f}"
             )
 
 

@@ -110,20 +110,6 @@ def encode_row(workspace: Path, row: dict[str, Any], limit: int | None) -> Any:
     return encode(turns, [], tokenizer, max_text_tokens=limit)
 
 
-def test_the_remedy_in_the_planners_refusal_works(tmp_path: Path) -> None:
-    prepared(tmp_path)
-    tokens = load_split(tmp_path / "data/prepared", "finetune")["tokens"].to_numpy()
-    options: dict[str, int] = {"batch_size": 2, "ranks": 1, "budget": 1024, "seed": 0, "epoch": 0}
-    with pytest.raises(
-        InputError, match="set tokens_per_pack to 2048 or more, or max_tokens to 1024 or less"
-    ):
-        plan_epoch(Lengths(tokens, tokens, tokens), **options)
-    prepared(tmp_path, max_tokens=1024)
-    tokens = load_split(tmp_path / "data/prepared", "finetune")["tokens"].to_numpy()
-    assert max(tokens) == 1024
-    plan_epoch(Lengths(tokens, tokens, tokens), **options)
-
-
 def test_media_count_in_the_text_as_the_originals_placeholders(tmp_path: Path) -> None:
     """Its collator cuts ids that hold one placeholder for a picture and one for each frame of a video."""
     chosen = prepared(tmp_path, max_text_tokens=300)

@@ -45,7 +45,7 @@ def plan_by_kind(
     bounds = np.concatenate([[0], np.cumsum([len(pack) for pack in packs])]).astype(np.int64)
     steps = np.arange(0, 4 * STEPS + 1, 4)
     sums = np.concatenate([[0], np.cumsum(lengths.targets[samples])])
-    return Plan(budget, ranks, samples, bounds, steps, np.diff(sums[bounds[steps]]))
+    return Plan(ranks, samples, bounds, steps, np.diff(sums[bounds[steps]]))
 
 
 def _die_after(steps: int) -> None:

@@ -72,6 +72,6 @@ def test_a_lost_pair_is_as_if_it_had_never_been_there() -> None:
 
 
 def test_ranks_that_do_not_divide_a_batch_are_refused() -> None:
-    assert plan_pairs(100, 32, 2, seed=0, epoch=0).capacity == 16
+    assert len(plan_pairs(100, 32, 2, seed=0, epoch=0).pack(0)) == 16
     with pytest.raises(InputError, match="32 pairs cannot be shared out evenly to 3 ranks"):
         plan_pairs(100, 32, 3, seed=0, epoch=0)

@@ -1,10 +1,10 @@
-"""Which samples share a pack, which packs share a step: no padding, ranks balanced, the batch the paper's.
+"""Which samples share a step, and which a pack: no padding, ranks balanced, the batch exactly the recipe's.
 
 In: tokens, cost and target tokens of each sample (from the index), the batch size, ranks, a token budget.
-Out: a `Plan`: for every optimiser step the packs of each rank and micro-step. Samples of an epoch come in
-random order, so a step holds the data's own mix of images, videos and text. A step's packs are filled
-longest-processing-time first: the costliest sample goes to the cheapest pack that still has room; what fits
-nowhere opens the next step. Cost is linear in samples.
+Out: a `Plan`: for every optimiser step the packs of each rank and micro-step. An epoch's samples come in random order
+and are cut into steps of `batch_size`; only then is a step packed for the ranks, so what a step learns from depends on
+neither ranks nor budget. Packs have their own length. They are filled longest-processing-time first: the costliest
+sample goes to the cheapest pack that still has room. Cost is linear in samples.
 """
 
 from __future__ import annotations
@@ -16,15 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from videollava.errors import InputError
-
-__all__ = ["Lengths", "Plan", "pack_capacity", "plan_epoch"]
-
-# Share of the capacity that a step is filled to: what is over this fits nowhere too often.
-FILL = 0.99
-# A capacity is good if its first steps are this full; long samples can make a larger one worse
-# (3.9 videos a pack is 3 videos and a hole).
-GOOD_FILL, TRIAL_STEPS, MOST_SMALLER = 0.975, 20, 1.35
+__all__ = ["Lengths", "Plan", "plan_epoch"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +33,9 @@ class Plan:
     """One epoch. `samples` holds sample numbers pack by pack; pack p is samples[packs[p]:packs[p + 1]].
 
     Step s has packs steps[s] to steps[s + 1], in the order micro-step, then rank. `targets` counts each
-    step's label tokens over all ranks: the loss is divided by it.
+    step's label tokens over all ranks.
     """
 
-    capacity: int
     ranks: int
     samples: NDArray[np.int32]
     packs: NDArray[np.int64]
@@ -55,7 +46,7 @@ class Plan:
         return len(self.steps) - 1
 
     def pack(self, number: int) -> NDArray[np.int32]:
-        """Sample numbers of one pack; empty where a last step had too few samples for its ranks."""
+        """Sample numbers of one pack; empty where a step had too few samples for its ranks."""
         return self.samples[self.packs[number] : self.packs[number + 1]]
 
     def packs_of(self, step: int, rank: int) -> range:
@@ -67,123 +58,81 @@ class Plan:
         first, last = self.steps[step], self.steps[step + 1]
         return int(self.packs[last] - self.packs[first])
 
-    def fill(self, lengths: Lengths) -> float:
-        """Real tokens as a share of the capacity of all packs, the last step left out."""
-        full = int(self.steps[-2]) if len(self) > 1 else int(self.steps[-1])
-        tokens = lengths.tokens[self.samples[: self.packs[full]]].sum()
-        return float(tokens / max(1, full * self.capacity))
+    def sums(self, values: NDArray[np.generic]) -> NDArray[np.float64]:
+        """Sum over each pack of what each sample has."""
+        running = np.concatenate([[0.0], np.cumsum(values[self.samples], dtype=np.float64)])
+        return np.diff(running[self.packs])
 
-    def imbalance(self, lengths: Lengths) -> float:
-        """Mean over steps of the costliest rank's cost over the mean rank's, less 1 (the last step left out)."""
-        sums = np.add.reduceat(np.append(lengths.cost[self.samples], 0.0), self.packs[:-1])
-        sums[np.diff(self.packs) == 0] = 0.0
-        ratios = []
+    def busy(self, cost: NDArray[np.float64], each_pack: bool = False) -> float:
+        """Share of the ranks' time in which they compute, the last step left out: the slowest rank is waited for at
+        the end of a step, or (each_pack: where weights are sharded) after every micro-step.
+        """
+        sums, work, time = self.sums(cost), 0.0, 0.0
         for step in range(max(1, len(self) - 1)):
-            ranks = sums[self.steps[step] : self.steps[step + 1]].reshape(-1, self.ranks).sum(0)
-            ratios.append(ranks.max() / ranks.mean())
-        return float(np.mean(ratios) - 1.0)
-
-
-def pack_capacity(
-    tokens: NDArray[np.int64], batch_size: int, ranks: int, budget: int
-) -> list[tuple[int, int]]:
-    """Candidates, best first: packs a rank runs in a step, and the tokens a pack may hold.
-
-    With each of them a step holds `batch_size` samples. The capacity is at most `budget` and is lowered to what
-    the batch needs: full packs, the right batch. Raises InputError where one sample alone is over the budget.
-    """
-    longest = int(tokens.max(initial=1))
-    if longest > budget:
-        raise InputError(
-            f"tokens_per_pack is {budget}, but the longest sample has {longest} tokens; "
-            f"set tokens_per_pack to {longest} or more, or max_tokens to {budget} or less and run "
-            "`videollava prepare` again (records whose media alone are longer are then left out)"
-        )
-    per_step = min(batch_size, len(tokens)) * float(tokens.mean())
-    fewest = max(1, math.ceil(per_step / (FILL * ranks * budget)))
-    # Packs much smaller than the budget would be full at the price of many small steps.
-    counts = range(fewest, max(fewest, int(MOST_SMALLER * fewest)) + 1)
-    return [(count, max(longest, math.ceil(per_step / (FILL * ranks * count)))) for count in counts]
+            shares = sums[self.steps[step] : self.steps[step + 1]].reshape(-1, self.ranks)
+            work += float(shares.sum())
+            time += self.ranks * float(shares.max(1).sum() if each_pack else shares.sum(0).max())
+        return work / time if time else 1.0
 
 
 def plan_epoch(lengths: Lengths, *, batch_size: int, ranks: int, budget: int, seed: int, epoch: int) -> Plan:
-    """Lay out one epoch: every sample exactly once, the same for the same arguments."""
+    """Lay out one epoch: every sample exactly once, the same for the same arguments.
+
+    A sample of more tokens than `budget` has a pack of its own: how long samples may be is the recipe's to say, and
+    whether one fits is tried before the first step.
+    """
     order = np.random.default_rng([seed, epoch]).permutation(len(lengths.tokens))
-    candidates = pack_capacity(lengths.tokens, batch_size, ranks, budget)
-    # The sample of steps that decides is the same in every epoch, so that all epochs get one capacity.
-    chosen = np.random.default_rng([seed]).permutation(len(lengths.tokens))[: TRIAL_STEPS * batch_size]
-    trial = Lengths(lengths.tokens[chosen], lengths.targets[chosen], lengths.cost[chosen])
-    best, best_fill = candidates[0], 0.0
-    for candidate in candidates:
-        fill = _lay_out(trial, np.arange(len(chosen)), ranks, *candidate).fill(trial)
-        if fill > best_fill:
-            best, best_fill = candidate, fill
-        if fill >= GOOD_FILL:
-            break
-    return _lay_out(lengths, order, ranks, *best)
-
-
-def _lay_out(lengths: Lengths, order: NDArray[np.int64], ranks: int, micro_steps: int, capacity: int) -> Plan:
     tokens, cost = lengths.tokens.tolist(), lengths.cost.tolist()
-    running = np.cumsum(lengths.tokens[order])
-    room = int(FILL * ranks * micro_steps * capacity)
     samples: list[int] = []
     sizes: list[int] = []
     steps = [0]
-    carried: list[int] = []
-    taken = 0
-    while taken < len(order) or carried:
-        wanted = room - sum(tokens[i] for i in carried)
-        start = int(running[taken - 1]) if taken else 0
-        upto = max(int(np.searchsorted(running, start + wanted, side="right")), taken + (not carried))
-        chosen = carried + order[taken:upto].tolist()
-        taken = max(taken, min(upto, len(order)))
-        last = taken == len(order)
-        count = ranks * (
-            micro_steps if not last else _micro_steps(chosen, tokens, ranks, micro_steps, capacity)
-        )
-        packs, carried = _fill_packs(chosen, tokens, cost, count, capacity)
-        for pack in _deal(packs, cost, ranks):
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size].tolist()
+        for pack in _pack(chosen, tokens, cost, ranks, budget):
             samples.extend(pack)
             sizes.append(len(pack))
         steps.append(len(sizes))
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    array = np.asarray(samples, dtype=np.int32)
-    bounds = np.asarray(steps, dtype=np.int64)
+    array, bounds = np.asarray(samples, dtype=np.int32), np.asarray(steps, dtype=np.int64)
     label_sums = np.concatenate([[0], np.cumsum(lengths.targets[array])])
-    targets = np.diff(label_sums[offsets[bounds]])
-    return Plan(capacity, ranks, array, offsets, bounds, targets)
+    return Plan(ranks, array, offsets, bounds, np.diff(label_sums[offsets[bounds]]))
 
 
-def _micro_steps(chosen: list[int], tokens: list[int], ranks: int, most: int, capacity: int) -> int:
-    needed = math.ceil(sum(tokens[i] for i in chosen) / (FILL * ranks * capacity))
-    return min(most, max(1, needed))
+def _pack(
+    chosen: list[int], tokens: list[int], cost: list[float], ranks: int, budget: int
+) -> list[list[int]]:
+    """The packs of one step, dealt to the ranks: as few for each rank as the budget allows."""
+    ordered = sorted(chosen, key=cost.__getitem__, reverse=True)
+    each = max(1, math.ceil(sum(tokens[i] for i in chosen) / (ranks * budget)))
+    while (packs := _fill(ordered, tokens, cost, ranks * each, budget)) is None:
+        each += 1
+    return _deal(packs, cost, ranks)
 
 
-def _fill_packs(
-    chosen: list[int], tokens: list[int], cost: list[float], count: int, capacity: int
-) -> tuple[list[list[int]], list[int]]:
-    """Spread samples over `count` packs, the costliest first to the cheapest pack with room; also what was left."""
+def _fill(
+    ordered: list[int], tokens: list[int], cost: list[float], count: int, budget: int
+) -> list[list[int]] | None:
+    """Spread samples, the costliest first, over `count` packs, each to the cheapest with room; None where one has
+    none.
+    """
     heap: list[tuple[float, int]] = [(0.0, pack) for pack in range(count)]
     packs: list[list[int]] = [[] for _ in range(count)]
-    free = [capacity] * count
-    left: list[int] = []
-    for sample in sorted(chosen, key=cost.__getitem__, reverse=True):
-        size = tokens[sample]
-        passed = []
+    free = [budget] * count
+    for sample in ordered:
+        size, passed = tokens[sample], []
         while heap:
             spent, pack = heap[0]
-            if free[pack] >= size:
+            if free[pack] >= size or not packs[pack]:
                 packs[pack].append(sample)
                 free[pack] -= size
                 heapq.heapreplace(heap, (spent + cost[sample], pack))
                 break
             passed.append(heapq.heappop(heap))
         else:
-            left.append(sample)
+            return None
         for item in passed:
             heapq.heappush(heap, item)
-    return packs, left
+    return packs
 
 
 def _deal(packs: list[list[int]], cost: list[float], ranks: int) -> list[list[int]]:

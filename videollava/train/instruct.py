@@ -222,10 +222,12 @@ def _same_calls(packs: Packs, ranks: int) -> tuple[str, ...]:
 def _say(job: Job, lengths: Lengths) -> None:
     plan = job.packs[0].plan
     learned = sum(p.numel() for g in job.groups for p in g["params"])
+    packs = (len(plan.packs) - 1) / len(plan) / plan.ranks
+    busy = f", ranks busy {plan.busy(lengths.cost):.1%}" if plan.ranks > 1 else ""
     print(
         f"{job.name}: {len(lengths.tokens):,} samples, {int(lengths.tokens.sum()):,} tokens an epoch, "
-        f"{job.steps} steps, {plan.samples_of(0)} samples in the first; packs hold {plan.capacity:,} tokens "
-        f"and are {plan.fill(lengths):.1%} full; {learned:,} weights learn",
+        f"{job.steps} steps of {plan.samples_of(0)} samples, {packs:.1f} packs a rank and step{busy}; "
+        f"{learned:,} weights learn",
         flush=True,
     )
 

@@ -37,8 +37,8 @@ def _stage_lines(look: StageOutlook, outlook: Outlook) -> list[str]:
     lines = [
         f"{look.stage}: {load.samples:,} samples ({source}), {load.tokens:,} tokens an epoch, "
         f"{load.targets / load.tokens:.1%} of them targets",
-        f"  {load.steps:,} steps of {load.samples_per_step:.0f} samples in {load.packs:,} packs of {load.capacity:,} "
-        f"tokens ({load.fill:.1%} full, {load.micro_steps} a GPU and step, imbalance {load.imbalance:.1%})",
+        f"  {load.steps:,} steps of {load.samples_per_step:.0f} samples in {load.packs:,} packs of "
+        f"{load.tokens_per_pack:,.0f} tokens ({load.micro_steps:.1f} a GPU and step; GPUs busy {load.busy:.1%})",
         f"  {load.flops:.2e} FLOPs; {hours}; {look.weights.learned:,} weights learn, {look.weights.frozen:,} do not",
         f"  a GPU at its worst pack ({load.worst[0]:,} tokens): {_shares(need)}",
         f"  {'strategy':15}{'recompute off':>20}{'on':>12}   GiB a GPU (* as configured, ! does not fit)",

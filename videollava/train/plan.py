@@ -50,8 +50,9 @@ class Hardware:
 class Load:
     """What a stage goes through: `measured` lengths of prepared records, or typical ones of stated numbers.
 
-    Counts are of one epoch; packs, steps and flops of all. micro_steps: packs a GPU runs in a step. worst: tokens and
-    targets of the pack that needs most memory. longest: tokens of a sample.
+    Counts are of one epoch; packs, steps and flops of all. micro_steps: packs a GPU runs in a step, on average. busy:
+    share of the time in which GPUs do not wait for the slowest. worst: tokens and targets of the pack that needs most
+    memory. longest: tokens of a sample.
     """
 
     measured: bool
@@ -60,11 +61,10 @@ class Load:
     targets: int
     packs: int
     steps: int
-    micro_steps: int
-    capacity: int
+    micro_steps: float
+    tokens_per_pack: float
     samples_per_step: float
-    fill: float
-    imbalance: float
+    busy: float
     worst: tuple[int, int]
     longest: int
     flops: float
@@ -259,11 +259,10 @@ def _load_of(
         targets=round(int(lengths.targets.sum()) * times),
         packs=round((len(laid.packs) - 1) * times * settings.epochs),
         steps=max(1, round(len(laid) * times)) * settings.epochs,
-        micro_steps=int(laid.steps[1]) // gpus,
-        capacity=laid.capacity,
+        micro_steps=(len(laid.packs) - 1) / len(laid) / gpus,
+        tokens_per_pack=float(lengths.tokens.sum()) / (len(laid.packs) - 1),
         samples_per_step=_mean_samples(laid),
-        fill=laid.fill(lengths),
-        imbalance=laid.imbalance(lengths),
+        busy=laid.busy(lengths.cost, each_pack=work.strategy.startswith("zero3")),
         worst=(int(lengths.tokens[worst].sum()), int(lengths.targets[worst].sum())),
         longest=int(lengths.tokens.max()),
         flops=_flops(lengths) * times * settings.epochs,

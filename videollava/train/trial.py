@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from videollava.data.packing import Lengths, Plan
@@ -27,16 +25,11 @@ def worst_pack(plans: list[Plan], lengths: Lengths, weights: tuple[float, float]
     need = weights[0] * lengths.tokens + weights[1] * lengths.targets
     worst, most = (0, 0), -1.0
     for epoch, plan in enumerate(plans):
-        sums = _sums(need, plan)
+        sums = plan.sums(need)
         pack = int(sums.argmax())
         if sums[pack] > most:
             worst, most = (epoch, pack), float(sums[pack])
     return worst
-
-
-def _sums(need: NDArray[np.float64], plan: Plan) -> NDArray[np.float64]:
-    running = np.concatenate([[0.0], np.cumsum(need[plan.samples])])
-    return np.diff(running[plan.packs])
 
 
 def try_worst_pack(job: Job, model: nn.Module, optimizer: Any) -> None:
