@@ -5,11 +5,12 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 UV     := uv==0.13.9
 STAMP  := $(VENV)/.installed
+BUNDLE := .gpu-check
 
-.PHONY: install retrain test test-all check bench ui docs lock clean purge help
+.PHONY: install retrain test test-all check bench gpu-check gpu-check-bundle ui docs lock clean purge help
 
 help:  ## show the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 install: $(STAMP)  ## create .venv with the committed pins
 
@@ -42,6 +43,12 @@ check: $(STAMP)  ## ruff and mypy
 
 bench: $(STAMP)  ## the benchmarks behind bench/RESULTS.md
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+gpu-check: gpu-check-bundle  ## what this machine's GPU does with it, in 8 minutes (without one: the same in small)
+	@$(BIN)/python -m bench.gpu_check --bundle $(BUNDLE) --out gpu-check $$($(BIN)/python -c 'import torch; print("" if torch.cuda.is_available() else "--small")') $(ARGS)
+
+gpu-check-bundle: $(STAMP)  ## what travels to a CUDA machine without network: .gpu-check, under 60 MiB
+	@$(BIN)/python -m bench.gpu_check.bundle --to $(BUNDLE)
 
 ui: $(STAMP)  ## serve the Prefect and MLflow pages over this checkout's history
 	@$(BIN)/python -m flows.ui

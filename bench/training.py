@@ -13,21 +13,21 @@ Each run is a process of its own, so that its peak memory is its own.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from padding.models import choose, configure, image_argument, make_ours, make_theirs
-from padding.samples import GEOMETRIES, IGNORED, STAGES, Geometry, Packed, Pad, Samples, Stage, pack
+from padding.ours import now, train_packed
+from padding.samples import GEOMETRIES, IGNORED, STAGES, Geometry, Pad, Samples, Stage, pack
 
 RATES = ("samples_per_second", "samples_per_cpu_second", "tokens_per_second", "flops_per_second")
 
@@ -36,52 +36,25 @@ def run_ours(
     stage: Stage, shape: Geometry, samples: Samples, held_out: Samples, device: torch.device
 ) -> dict[str, Any]:
     """Train with videollava's loop."""
-    from videollava.data.packing import Lengths, plan_epoch
     from videollava.machine import Work
     from videollava.params import Train
-    from videollava.train import loop
-    from videollava.train.accelerate import make_accelerator
-    from videollava.train.instruct import forward, prices_of
-    from videollava.train.loop import Job, train
+    from videollava.train.instruct import forward
 
     model = make_ours(shape, device)
     learned = choose(model, stage)
     if shape.checkpointing:
         model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-    prices = prices_of(model.config, stage.language_learns)
-    counts = [(samples.kinds == kind).astype(np.int64) for kind in (0, 1)]
-    cost = prices.cost(samples.tokens, samples.targets, *counts)
-    lengths = Lengths(samples.tokens, samples.targets, cost)
-    plan = plan_epoch(lengths, batch_size=stage.batch, ranks=1, budget=shape.tokens_per_pack, seed=0, epoch=0)
     settings = Train(learning_rate=stage.rate, precision="bf16" if shape.precision == "bf16" else "fp32")
-    work = Work(tokens_per_pack=shape.tokens_per_pack, checkpoint_steps=10**9, workers=0)
-    before = loss_of(model, [pack([held_out[row]]) for row in range(len(held_out))], forward, device)
-    times = [now()]
-    loop.log_metrics = lambda *_, **__: times.append(now())
-    loop._save = lambda *_: None
+    work = Work(tokens_per_pack=shape.tokens_per_pack, workers=0)
+    asked = [pack([held_out[row]], shape) for row in range(len(held_out))]
+    before = loss_of(model, asked, forward, device)
     start = memory(device)
-    with tempfile.TemporaryDirectory() as folder:
-        job = Job(
-            name=stage.name,
-            model=model,
-            groups=[{"params": learned, "lr": stage.rate}],
-            forward=forward,
-            packs=[Packed(samples, plan)],
-            settings=settings,
-            work=work,
-            checkpoints=Path(folder),
-            seed=0,
-            accelerator=make_accelerator(settings, work.strategy),
-        )
-        train(job)
+    run = train_packed(model, [{"params": learned, "lr": stage.rate}], stage, samples, settings, work)
     peak = memory(device) - start
-    after = loss_of(model.eval(), [pack([held_out[row]]) for row in range(len(held_out))], forward, device)
-    sizes = [
-        plan.samples[plan.packs[plan.steps[s]] : plan.packs[plan.steps[s + 1]]] for s in range(len(plan))
-    ]
-    # times: start, then the end of each step; the first step warms up.
-    done = np.concatenate(sizes[1:])
-    return figures(times[2:], times[1], done, samples, cost, peak, before, after)
+    after = loss_of(model.eval(), asked, forward, device)
+    # The first step warms up.
+    done = np.concatenate([run.samples_of(step) for step in range(1, len(run.plan))])
+    return figures(run.ends[1:], run.ends[0], done, samples, run.cost, peak, before, after)
 
 
 @torch.no_grad()
@@ -170,11 +143,6 @@ def held_out_loss_in_eval(model: Any, loss: Any) -> float:
     return float(loss())
 
 
-def now() -> tuple[float, float]:
-    """Seconds on the wall, and of this process's CPU time: other work on the machine hardly shows in the latter."""
-    return time.perf_counter(), time.process_time()
-
-
 def figures(
     ends: list[tuple[float, float]],
     begin: tuple[float, float],
@@ -205,12 +173,13 @@ def memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-def child(way: str, number: int, name: str, count: int) -> None:
-    """One run; its figures as the last line."""
+def child(way: str, number: int, name: str, count: int, padded_batch: int) -> None:
+    """One run; its figures as the last line. padded_batch: samples padded together, 0 for the stage's own."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     stage, shape = STAGES[number], GEOMETRIES[name]
+    stage = dataclasses.replace(stage, padded_batch=padded_batch or stage.padded_batch)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     samples, held_out = Samples(stage, shape, count, seed=1), Samples(stage, shape, 32, seed=2)
     run = run_ours if way == "ours" else run_theirs
@@ -264,13 +233,14 @@ def main() -> None:
     parser.add_argument("--geometry", choices=tuple(GEOMETRIES), help="default: small on a CPU, 7b on CUDA")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--samples", type=int, default=0, help="default: 8 optimiser steps")
+    parser.add_argument("--padded-batch", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=("ours", "padded"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     geometry = arguments.geometry or ("7b" if torch.cuda.is_available() else "small")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if arguments.child:
-        child(arguments.child, arguments.stage, geometry, arguments.samples)
+        child(arguments.child, arguments.stage, geometry, arguments.samples, arguments.padded_batch)
         return
     for number in (arguments.stage,) if arguments.stage else (1, 2):
         count = arguments.samples or 8 * STAGES[number].batch

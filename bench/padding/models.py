@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from padding.samples import Geometry, Stage
+from .samples import Geometry, Stage
 
 __all__ = ["choose", "configure", "image_argument", "make_ours", "make_theirs"]
 
@@ -20,12 +20,12 @@ def configure(shape: Geometry) -> Any:
         image_size=shape.image_size,
         patch_size=shape.patch_size,
         frames=8,
-        temporal_attention=False,
+        temporal_attention=shape.temporal,
         vision=Encoder(**shape.vision),
         language=Language(**shape.language),
     )
     config = model_config(model, language_config(model.language, shape.vocabulary))
-    places = {"image_token_index": shape.vocabulary - 2, "video_token_index": shape.vocabulary - 1}
+    places = dict(zip(("image_token_index", "video_token_index"), shape.placeholders, strict=True))
     return VideoLlavaConfig(**{**config.to_dict(), **places})
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from videollava.data.pixels import normalise
+
 __all__ = ["GEOMETRIES", "STAGES", "Geometry", "Packed", "Pad", "Samples", "Stage", "pack"]
 
 IGNORED = -100
@@ -28,6 +30,12 @@ class Geometry:
     precision: str
     tokens_per_pack: int
     checkpointing: bool
+    temporal: bool = False  # the video encoder's attention over frames, which transformers' class lacks
+
+    @property
+    def placeholders(self) -> tuple[int, int]:
+        """Of an image's and of a video's tokens: the last two ids of the table."""
+        return self.vocabulary - 2, self.vocabulary - 1
 
     @property
     def image_tokens(self) -> int:
@@ -41,6 +49,17 @@ class Geometry:
 
 
 GEOMETRIES = {
+    "micro": Geometry(  # a test's
+        16,
+        8,
+        {"width": 32, "layers": 3, "heads": 2, "mlp": 64},
+        {"width": 64, "layers": 2, "heads": 4, "mlp": 96, "positions": 512},
+        128,
+        20.0,
+        "fp32",
+        512,
+        False,
+    ),
     "small": Geometry(
         48,
         8,
@@ -90,7 +109,7 @@ STAGES = {
 
 
 class Samples(Dataset[dict[str, Any]]):
-    """Item i: ids and labels (lists), and its image (3, H, W) or video (8, 3, H, W), from a small pool."""
+    """Item i: ids and labels (lists), and its image (3, H, W) or video (8, 3, H, W) of bytes, from a small pool."""
 
     def __init__(self, stage: Stage, shape: Geometry, count: int, seed: int) -> None:
         draw = np.random.default_rng(seed)
@@ -104,8 +123,8 @@ class Samples(Dataset[dict[str, Any]]):
         self.words = np.cumsum(weights / weights.sum())
         side = shape.image_size
         pool = torch.Generator().manual_seed(seed)
-        self.images = torch.randn(8, 3, side, side, generator=pool)
-        self.videos = torch.randn(4, 8, 3, side, side, generator=pool)
+        self.images = torch.randint(256, (8, 3, side, side), dtype=torch.uint8, generator=pool)
+        self.videos = torch.randint(256, (4, 8, 3, side, side), dtype=torch.uint8, generator=pool)
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -125,12 +144,8 @@ class Samples(Dataset[dict[str, Any]]):
         kind, length, shape = int(self.kinds[row]), int(self.texts[row]), self.shape
         chances = np.random.default_rng([self.seed, row]).random(length)
         text = (3 + np.searchsorted(self.words, chances).clip(max=shape.vocabulary - 6)).tolist()
-        # The two last ids of the table are the placeholders.
-        visual = [
-            [shape.vocabulary - 2] * shape.image_tokens,
-            [shape.vocabulary - 1] * shape.video_tokens,
-            [],
-        ][kind]
+        image, video = shape.placeholders
+        visual = [[image] * shape.image_tokens, [video] * shape.video_tokens, []][kind]
         ids = [text[0], *visual, *text[1:]]
         learned = int(self.targets[row])
         labels = [IGNORED] * (len(ids) - learned) + ids[len(ids) - learned :]
@@ -149,10 +164,12 @@ class Packed(Dataset[Any]):
         return len(self.plan.packs) - 1
 
     def __getitem__(self, number: int) -> Any:
-        return pack([self.samples[row] for row in self.plan.pack(number).tolist()], number)
+        return pack(
+            [self.samples[row] for row in self.plan.pack(number).tolist()], self.samples.shape, number
+        )
 
 
-def pack(items: list[dict[str, Any]], number: int = 0) -> Any:
+def pack(items: list[dict[str, Any]], shape: Geometry, number: int = 0) -> Any:
     """Samples in one row, as videollava.data.batches lays them."""
     from videollava.data.batches import Batch
 
@@ -165,6 +182,10 @@ def pack(items: list[dict[str, Any]], number: int = 0) -> Any:
     batch = Batch(number, row["ids"], row["labels"], positions, lengths=lengths)
     batch.images = torch.stack(media["image"]) if media["image"] else None
     batch.videos = torch.stack(media["video"]) if media["video"] else None
+    row_ids = batch.input_ids[0]
+    batch.image_places, batch.video_places = (
+        (row_ids == token).nonzero()[:, 0] for token in shape.placeholders
+    )
     return batch
 
 
@@ -187,5 +208,5 @@ class Pad:
         for name, key in (("image", self.image_name), ("video", "pixel_values_videos")):
             media = [item[name] for item in items if name in item]
             if media:
-                batch[key] = torch.stack(media)
+                batch[key] = normalise(torch.stack(media))
         return batch

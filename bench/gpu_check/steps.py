@@ -1,0 +1,124 @@
+"""Steps of stage 1 or 2 at the paper's geometry: packs of 8 k and 16 k tokens, recompute and compile on and off."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bench.gpu_check.seven_b import Room, build, config_of, device_here, geometry, samples_of
+from bench.gpu_check.timed import time_steps
+from bench.gpu_check.told import tell
+from bench.padding.models import choose
+from bench.padding.samples import Geometry, Stage
+from videollava.machine import Work
+from videollava.params import Train
+from videollava.train.memory import GIB, Weights, footprint
+
+STEPS = 4
+FILLED = 0.96  # of the card's memory: more runs into the allocator's holes
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute the same steps."""
+
+    tokens_per_pack: int
+    recompute: bool
+
+    def __str__(self) -> str:
+        size = (
+            f"{self.tokens_per_pack // 1024} k" if self.tokens_per_pack >= 1024 else str(self.tokens_per_pack)
+        )
+        return f"packs of {size}, recompute {'on' if self.recompute else 'off'}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """1 where not one way ran."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bundle")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--stage", choices=("pretrain", "finetune"), required=True)
+    arguments = parser.parse_args(argv)
+    device = device_here()
+    whole = geometry(arguments.small).language["layers"]
+    shape = geometry(arguments.small, fitting_layers(arguments.stage, arguments.small, device))
+    stage, samples = samples_of(arguments.stage, shape, STEPS)
+    model = prepare(shape, stage, device, whole)
+    ran = 0
+    for way in ways(shape):
+        need = predicted(shape, stage, way)
+        if need > FILLED * Room(device).total:
+            tell(str(way), left_out="it would not fit", predicted_gib=round(need / GIB, 1))
+            continue
+        recompute(model, way.recompute)
+        ran += time_steps(str(way), model, stage, samples, *settings_of(shape, stage, way))
+    return int(ran == 0)
+
+
+def ways(shape: Geometry) -> Iterator[Way]:
+    """The likely best first."""
+    sizes = (shape.tokens_per_pack // 2, shape.tokens_per_pack)
+    return itertools.starmap(Way, ((size, again) for again in (False, True) for size in sizes))
+
+
+def settings_of(shape: Geometry, stage: Stage, way: Way) -> tuple[Train, Work]:
+    """Of the training loop."""
+    settings = Train(learning_rate=stage.rate, precision="bf16" if shape.precision == "bf16" else "fp32")
+    return settings, Work(tokens_per_pack=way.tokens_per_pack, recompute=way.recompute, workers=0)
+
+
+def fitting_layers(name: str, small: bool, device: torch.device) -> int:
+    """All layers of the language model where a step fits, else half, and so on."""
+    layers = geometry(small).language["layers"]
+    while layers > 1:
+        shape = geometry(small, layers)
+        stage, _ = samples_of(name, shape, 1)
+        smallest = Way(shape.tokens_per_pack // 2, recompute=True)
+        if predicted(shape, stage, smallest) < FILLED * Room(device).total:
+            break
+        layers //= 2
+    return layers
+
+
+def predicted(shape: Geometry, stage: Stage, way: Way) -> float:
+    """Bytes of the card that a full pack takes."""
+    from videollava.model.video_llava import VideoLlavaForConditionalGeneration
+
+    with torch.device("meta"):
+        model = VideoLlavaForConditionalGeneration(config_of(shape))
+    learned = sum(p.numel() for p in choose(model, stage))
+    weights = Weights(learned, sum(p.numel() for p in model.parameters()) - learned)
+    targets = int(way.tokens_per_pack * (0.18 if stage.language_learns else 0.02))
+    learns = stage.language_learns
+    need = footprint(
+        weights, model.config, *settings_of(shape, stage, way), learns, 1, way.tokens_per_pack, targets
+    )
+    return need.total
+
+
+def prepare(shape: Geometry, stage: Stage, device: torch.device, whole: int) -> Any:
+    """The model as `assemble` has it: what learns in float32, what is frozen in the shape's precision."""
+    model = build(shape, device, whole)
+    choose(model, stage)
+    for module in (model.model.multi_modal_projector, model.model.language_model, model.lm_head):
+        if all(p.requires_grad for p in module.parameters()):
+            module.float()
+    return model
+
+
+def recompute(model: Any, on: bool) -> None:
+    """Of the language model's layers."""
+    language = model.model.language_model
+    if on:
+        language.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        language.gradient_checkpointing_disable()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,95 @@
+"""Training as videollava does it (its packer, its loop, its step) on made samples, each step timed."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .samples import Packed, Samples, Stage
+
+__all__ = ["Run", "now", "train_packed"]
+
+Moment = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was run: the plan, FLOPs of each sample, when each step ended, and each step's figures."""
+
+    plan: Any
+    cost: NDArray[np.float64]
+    ends: list[Moment]
+    figures: list[dict[str, float]]
+
+    def samples_of(self, step: int) -> NDArray[np.int32]:
+        """Numbers of the samples of one step."""
+        first, last = self.plan.packs[self.plan.steps[step : step + 2]]
+        return self.plan.samples[first:last]
+
+
+def now() -> Moment:
+    """Seconds on the wall, and of this process's CPU time: other work on the machine hardly shows in the latter."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def train_packed(
+    model: Any, groups: list[dict[str, Any]], stage: Stage, samples: Samples, settings: Any, work: Any
+) -> Run:
+    """One epoch of `samples`, stage.batch a step, without checkpoints. The model learns in place.
+
+    settings, work: the loop's.
+    """
+    from videollava.data.packing import Lengths, plan_epoch
+    from videollava.train import loop
+    from videollava.train.accelerate import make_accelerator
+    from videollava.train.instruct import forward, prices_of
+
+    config = model.get_base_model().config if hasattr(model, "get_base_model") else model.config
+    counts = [(samples.kinds == kind).astype(np.int64) for kind in (0, 1)]
+    cost = prices_of(config, stage.language_learns).cost(samples.tokens, samples.targets, *counts)
+    plan = plan_epoch(
+        Lengths(samples.tokens, samples.targets, cost),
+        batch_size=stage.batch,
+        ranks=1,
+        budget=work.tokens_per_pack,
+        seed=0,
+        epoch=0,
+    )
+    run = Run(plan, cost, [], [])
+
+    def log(_: int, **figures: float) -> None:
+        run.ends.append(now())
+        run.figures.append(figures)
+
+    accelerator, given = make_accelerator(settings, work.strategy), (loop.log_metrics, loop._save)
+    loop.log_metrics, loop._save = log, lambda *_: None
+    with tempfile.TemporaryDirectory() as folder:
+        job = loop.Job(
+            name=stage.name,
+            model=model,
+            groups=groups,
+            forward=forward,
+            packs=[Packed(samples, plan)],
+            settings=settings,
+            work=work,
+            checkpoints=Path(folder),
+            seed=0,
+            accelerator=accelerator,
+        )
+        try:
+            loop.train(job)
+        finally:
+            loop.log_metrics, loop._save = given
+            # The model as it was, and nothing of the optimiser held: another run may follow.
+            accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            accelerator.free_memory()
+    return run
