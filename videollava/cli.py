@@ -140,9 +140,9 @@ def _check_ranks(name: str) -> None:
 
 def _plot(name: str, workspace: Path) -> None:
     if os.environ.get("RANK", "0") == "0" and name in ("bases", "align", "pretrain", "finetune"):
-        from videollava.tracking import write_curve
+        from videollava.tracking import write_curves
 
-        write_curve(workspace / "plots" / f"{name}.csv")
+        write_curves(workspace / "plots", name)
 
 
 def _evaluate_other(params: Any, machine: Any, workspace: Path, arguments: Arguments) -> None:

@@ -45,10 +45,10 @@ def launch(
     )
 
 
-def losses(folder: Path, stage: str) -> list[float]:
+def losses(folder: Path, stage: str, column: str = "loss") -> list[float]:
     """The loss of each step, as the run's curve has it."""
     with open(folder / "plots" / f"{stage}.csv") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+        return [float(row[column]) for row in csv.DictReader(file)]
 
 
 @pytest.fixture
@@ -73,6 +73,10 @@ def check_equal(ours: Path, expected: Path, stage: str) -> None:
     assert len(found) == STEPS
     assert found == pytest.approx(wanted, abs=1e-5)
     assert found[-1] < found[0]
+    for curve, column in (("held_out", "held_out_loss"), ("image", "loss_image"), ("video", "loss_video")):
+        asked, answer = losses(ours, f"{stage}/{curve}", column), losses(expected, f"{stage}/{curve}", column)
+        assert len(asked) == STEPS
+        assert asked == pytest.approx(answer, abs=1e-5)
     assert len(list((ours / "runs" / stage).glob("*.jsonl"))) == 1
     file = {"pretrain": "projector/projector.safetensors", "finetune": "videollava/model.safetensors"}[stage]
     weights, others = load_file(ours / "models" / file), load_file(expected / "models" / file)

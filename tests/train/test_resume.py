@@ -82,7 +82,10 @@ def test_a_loss_that_is_no_number_names_the_step_its_records_and_what_to_do(
     real = loop._learn
     monkeypatch.setattr(loop, "_learn", lambda *given: (float("nan"), real(*given)[1]))
     ids = load_split(folder / "data/prepared", "finetune")["id"].to_pylist()
-    with pytest.raises(InputError, match=r"the loss of step 1 is nan \(this rank's records: ") as caught:
+    with pytest.raises(
+        InputError,
+        match=r"the loss of step 1 is nan \(no record of this rank has such a loss by itself; this rank's records: ",
+    ) as caught:
         finetune.run(params, folder, MACHINE)
     named = str(caught.value).partition("records: ")[2].partition(")")[0].split(", ")
     assert 1 < len(named) <= params.finetune.batch_size

@@ -32,7 +32,9 @@ from videollava.errors import InputError
 if TYPE_CHECKING:
     from videollava.params import Model
 
-__all__ = ["Batch", "Layout", "Packs", "lay_in_row", "load_batches"]
+__all__ = ["KINDS", "Batch", "Layout", "Packs", "lay_in_row", "load_batches"]
+
+KINDS = ("text", "image", "video")  # of samples, by what they show
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Batch:
 
     images (N, 3, H, W) or image_features (N, tokens, dim); videos (M, T, 3, H, W) or video_features (M, tokens, dim).
     image_places, video_places: positions (int64) of their placeholders in the row.
+    records: the segments' rows in their split. target_kinds: (targets,) int64 into KINDS, what the sample of each
+    target token shows; one with pictures and clips counts as video.
     """
 
     number: int
@@ -84,12 +88,19 @@ class Batch:
     video_features: Tensor | None = None
     image_places: Tensor | None = None
     video_places: Tensor | None = None
+    target_kinds: Tensor | None = None
+    records: list[int] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
     @property
     def targets(self) -> Tensor:
         """Positions (int64) before each target token: where the head is needed."""
         return (self.labels[0, 1:] != IGNORED).nonzero()[:, 0]
+
+    @property
+    def target_segments(self) -> Tensor:
+        """Which segment (int64) each target token is in."""
+        return torch.repeat_interleave(torch.tensor(self.lengths))[self.targets]
 
     def media(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The media arguments of the model's forward."""
@@ -140,6 +151,8 @@ class Packs(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         encoded: list[Encoded] = []
+        kinds: list[int] = []
+        records: list[int] = []
         media: dict[str, list[Any]] = {"image": [], "video": []}
         dropped = []
         for sample in self.plan.pack(number).tolist():
@@ -149,13 +162,16 @@ class Packs(Dataset[Batch]):
                 dropped.append(str(error))
                 continue
             encoded.append(ids)
+            records.append(sample)
+            kinds.append(_kind_of([kind for kind, _ in found]))
             for kind, value in found:
                 media[kind].append(value)
         if not encoded:
             # A rank with nothing to do still makes every call: one token without a label.
             encoded = [Encoded([self.tokenizer.bos_token_id or 0], [IGNORED])]
         batch = lay_in_row(number, encoded)
-        batch.dropped = dropped
+        batch.dropped, batch.records = dropped, records
+        batch.target_kinds = torch.tensor(kinds or [0])[batch.target_segments]
         batch.image_places = self._places(batch, self.layout.image_token_id)
         batch.video_places = self._places(batch, self.layout.video_token_id)
         self._attach(batch, media)
@@ -193,6 +209,11 @@ class Packs(Dataset[Batch]):
             return
         batch.images = stack(media["image"]) if media["image"] else None
         batch.videos = stack(media["video"]) if media["video"] else None
+
+
+def _kind_of(media: Sequence[str]) -> int:
+    """Which of KINDS a sample with media of these kinds is."""
+    return KINDS.index("video" if "video" in media else "image" if media else "text")
 
 
 def read_pixels(shards: Shards, number: int, kind: str, layout: Layout) -> Tensor:

@@ -8,6 +8,7 @@ per image, `video_tokens(frames)` per video.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -44,11 +45,21 @@ __all__ = [
     "VideoLlavaConfig",
     "VideoLlavaForConditionalGeneration",
     "VideoLlavaModel",
+    "VideoLlavaOutput",
     "language_config",
     "model_config",
 ]
 
 IGNORED = -100  # the label of a token that is not learned
+
+
+@dataclass
+class VideoLlavaOutput(VideoLlavaCausalLMOutputWithPast):
+    """transformers' output, and the loss of each position that `logits` holds (float32, no gradient, 0 where nothing is
+    learned): what the loss is the sum of.
+    """
+
+    target_losses: Tensor | None = None
 
 
 class Projector(nn.Module):
@@ -306,7 +317,7 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
         num_items_in_batch: Tensor | int | None = None,
         same_calls: tuple[str, ...] = (),
         **kwargs: Any,
-    ) -> VideoLlavaCausalLMOutputWithPast:
+    ) -> VideoLlavaOutput:
         out = self.model(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
@@ -324,10 +335,11 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
         )
         hidden: Tensor = out.last_hidden_state
         if labels is None:
-            loss, logits = None, self.lm_head(_keep(hidden, logits_to_keep))
+            loss, losses, logits = None, None, self.lm_head(_keep(hidden, logits_to_keep))
         else:
-            loss, logits = self._learn(hidden, labels, logits_to_keep, num_items_in_batch)
-        return VideoLlavaCausalLMOutputWithPast(
+            loss, losses, logits = self._learn(hidden, labels, logits_to_keep, num_items_in_batch)
+        return VideoLlavaOutput(
+            target_losses=losses,
             loss=loss,
             logits=logits,
             past_key_values=out.past_key_values,
@@ -337,7 +349,7 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
 
     def _learn(
         self, hidden: Tensor, labels: Tensor, keep: int | Tensor, items: Tensor | int | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
         if isinstance(keep, int) and self.training:
             keep = (targets != IGNORED).nonzero()[:, 0]
@@ -346,10 +358,12 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
             logits = self.lm_head(hidden.flatten(0, 1)[keep])[None]
         else:
             logits = self.lm_head(hidden)
-        total = F.cross_entropy(logits.flatten(0, -2).float(), targets, ignore_index=IGNORED, reduction="sum")
+        losses = F.cross_entropy(
+            logits.flatten(0, -2).float(), targets, ignore_index=IGNORED, reduction="none"
+        )
         if items is None:
             items = (targets != IGNORED).sum().clamp(min=1)
-        return total / items, logits
+        return losses.sum() / items, losses.detach(), logits
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """For transformers' generate(): media enter with the first step; later ones find them cached."""

@@ -267,6 +267,9 @@ class Train(Section):
         "none", description="what of the language model learns; qlora holds it in 4 bits (bitsandbytes)"
     )
     lora: Lora = Field(Lora(), description="the adapter's size")
+    validations: Whole = Field(
+        10, description="times a run that the loss on what is held out is measured, the last step among them"
+    )
     cache_features: Flag = Field(
         False, description="keep the frozen encoders' outputs instead of computing them anew"
     )

@@ -11,8 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videollava.tracking.journal import Journal, log_metrics, log_tags, open_journal, write_curve
+from videollava.tracking.journal import (
+    Journal,
+    log_metrics,
+    log_tags,
+    open_journal,
+    write_curve,
+    write_curves,
+)
 from videollava.tracking.lineage import Lineage, flatten, input_key, library_versions, read_lineage, read_yaml
+from videollava.tracking.spent import Spent, made_by, read_spent
 
 if TYPE_CHECKING:
     from videollava.machine import Machine
@@ -21,12 +29,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Journal",
     "Lineage",
+    "Spent",
     "input_key",
     "log_metrics",
     "log_tags",
+    "made_by",
     "read_lineage",
+    "read_spent",
     "track",
     "write_curve",
+    "write_curves",
 ]
 
 FOLLOWED = "VIDEOLLAVA_FOLLOWED"  # "1": another process forwards this one's journal
@@ -51,13 +63,15 @@ def track(stage: str, params: Params, workspace: Path, machine: Machine | None =
         return
     key = input_key(workspace, stage)
     journal = open_journal(workspace / "runs", stage, key)
-    tags = read_lineage(workspace).tags() | library_versions()
+    tags = read_lineage(workspace).tags() | library_versions() | _ranks(stage, machine)
     shown = _shown(stage, params, machine)
     journal.start(stage, shown, tags, os.environ.get(PARENT, ""), key)
     if (trouble := tags.get("commit_trouble")) and os.environ.get(FOLLOWED) != "1":  # a flow says it once
         print(f"lineage: no commit is recorded: {trouble}", file=sys.stderr)
     with _forwarded(stage, params.tracking, workspace, journal), journal:
         yield journal
+        if journal.path is not None:
+            journal.metrics(0, read_spent(journal.path).metrics())
 
 
 def _shown(stage: str, params: Params, machine: Machine | None) -> dict[str, str]:
@@ -66,6 +80,12 @@ def _shown(stage: str, params: Params, machine: Machine | None) -> dict[str, str
     own = {stage: section} if section is not None else {}
     here = {"machine": machine.work(stage)} if machine is not None else {}
     return flatten({"profile": params.profile, "seed": params.seed, **own, "model": params.model, **here})
+
+
+def _ranks(stage: str, machine: Machine | None) -> dict[str, str]:
+    """How many of what the stage holds while it runs."""
+    held = machine is not None and stage not in ("fetch", "prepare") and machine.work(stage).gpus
+    return {"ranks": os.environ.get("WORLD_SIZE", "1"), "device": "cuda" if held else "cpu"}
 
 
 @contextmanager

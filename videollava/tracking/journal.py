@@ -40,10 +40,18 @@ __all__ = [
     "open_journal",
     "read_events",
     "write_curve",
+    "write_curves",
 ]
 
 PARENTS = "retrain"  # folder of the journals that others name as their parent
 SYNC_SECONDS = 5.0
+VALIDATED = ("pretrain", "finetune")  # stages that tell kinds of samples apart and have some held out
+BY_ITSELF = {
+    "held_out": "held_out_loss",
+    "video": "loss_video",
+    "image": "loss_image",
+    "text": "loss_text",
+}
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _active: list[Journal] = []
@@ -220,6 +228,16 @@ def write_curve(
         for step in sorted(rows):
             writer.writerow([step, *(_cell(rows[step].get(name)) for name in columns)])
     aside.replace(target)
+
+
+def write_curves(plots: Path, stage: str) -> None:
+    """<stage>.csv in `plots`; of the stages that validate also <stage>/, a file for each curve with steps of its own.
+
+    A blank cell would be drawn as a zero: so no such curve shares a file, and one of nothing has a header alone.
+    """
+    write_curve(plots / f"{stage}.csv")
+    for name, column in BY_ITSELF.items() if stage in VALIDATED else ():
+        write_curve(plots / stage / f"{name}.csv", (column,))
 
 
 def _hide(words: Mapping[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ In: data/prepared, models/bases/language, models/encoders, and for stage 2 model
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 from videollava.data.batches import Batch, Layout, Packs
 from videollava.data.bounds import bound_of, check_bound, check_positions
 from videollava.data.packing import Lengths, plan_epoch
-from videollava.data.shards import load_split
+from videollava.data.shards import base_split, load_split, split_names, valid_part
 from videollava.errors import InputError
-from videollava.machine import Machine
+from videollava.machine import Machine, Work
 from videollava.model import checkpoint
 from videollava.model.attention import packed_kwargs
 from videollava.model.positions import positions_of
@@ -29,11 +30,13 @@ from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train import adapters, assemble
 from videollava.train.accelerate import make_accelerator, peak_flops, usable
-from videollava.train.cost import Prices, encoder_flops, language_prices
+from videollava.train.cost import Prices, encoder_flops, language_prices, palm_prices
 from videollava.train.features import encode_split
 from videollava.train.loop import Job, train
 from videollava.train.memory import pack_bytes
+from videollava.train.tally import Tally
 from videollava.train.trial import worst_pack
+from videollava.train.validation import Validation, plan_once
 from videollava.train.zero import is_sharded, make_whole
 
 __all__ = ["check_lengths", "instruct", "lengths_of", "prices_of"]
@@ -89,7 +92,7 @@ def instruct(
             features = encode_split(
                 model,
                 prepared,
-                ("pretrain", "finetune"),
+                [split for split in split_names(prepared) if base_split(split) in STAGES],
                 layout,
                 models / "encoders",
                 store,
@@ -100,6 +103,9 @@ def instruct(
     prices = prices_of(model.config, kind.language_learns, with_encoders=features is None)
     check_lengths(prepared, stage, params, model.config.text_config)
     lengths = lengths_of(prepared, stage, prices)
+    palm = lengths_of(
+        prepared, stage, prices_of(model.config, kind.language_learns, features is None, "palm")
+    )
     plans = [
         plan_epoch(
             lengths,
@@ -112,20 +118,23 @@ def instruct(
         for epoch in range(settings.epochs)
     ]
     packs = [Packs(prepared, stage, tokenizer, layout, plan, features) for plan in plans]
+    tally = Tally(accelerator.device)
     job = Job(
         name=stage,
         model=learner,
         groups=groups,
-        forward=partial(forward, same_calls=_same_calls(packs[0], accelerator.num_processes)),
+        forward=partial(forward, same_calls=_same_calls(packs[0], accelerator.num_processes), tally=tally),
         packs=packs,
         settings=settings,
         work=work,
         checkpoints=workspace / "checkpoints" / f"{stage}-{input_key(workspace, stage, used=params)[:16]}",
         seed=params.seed,
         accelerator=accelerator,
-        flops=[_step_flops(packs, lengths) / accelerator.num_processes for packs in plans],
+        flops=[_step_flops(plan, (lengths, palm)) / accelerator.num_processes for plan in plans],
         peak_flops=peak_flops(accelerator.device),
         max_dropped=params.prepare.max_quarantined,
+        tally=tally,
+        validation=_validation(prepared, stage, prices, packs[0], settings, work, accelerator.num_processes),
         worst=worst_pack(
             plans, lengths, pack_bytes(model.config.text_config, settings, work, kind.language_learns)
         ),
@@ -143,9 +152,13 @@ def instruct(
 
 
 def forward(
-    model: nn.Module, batch: Batch, share: Tensor | float, same_calls: tuple[str, ...] = ()
+    model: nn.Module,
+    batch: Batch,
+    share: Tensor | float,
+    same_calls: tuple[str, ...] = (),
+    tally: Tally | None = None,
 ) -> Tensor:
-    """The packed row's loss: sum over its targets divided by `share`."""
+    """The packed row's loss: sum over its targets divided by `share`. What each target lost goes to the `tally`."""
     device = next(model.parameters()).device
     out = model(
         input_ids=batch.input_ids.to(device, non_blocking=True),
@@ -156,8 +169,22 @@ def forward(
         **packed_kwargs(batch.lengths, device),
         **batch.media(device),
     )
+    if tally is not None:
+        tally.add(batch, out.target_losses)
     loss: Tensor = out.loss
     return loss
+
+
+def _validation(
+    prepared: Path, stage: str, prices: Prices, packs: Packs, settings: Train, work: Work, ranks: int
+) -> Validation | None:
+    """What is held out of the stage, where something is and the recipe asks for it."""
+    split = valid_part(stage)
+    if not settings.validations or split not in split_names(prepared):
+        return None
+    plan = plan_once(lengths_of(prepared, split, prices), ranks, work.tokens_per_pack)
+    held_out = Packs(prepared, split, packs.tokenizer, packs.layout, plan, packs.features)
+    return Validation(held_out, settings.validations, work.loaders)
 
 
 def choose_learners(model: Any, settings: Train, language_learns: bool) -> list[dict[str, Any]]:
@@ -175,9 +202,15 @@ def choose_learners(model: Any, settings: Train, language_learns: bool) -> list[
     return groups
 
 
-def prices_of(config: Any, language_learns: bool, with_encoders: bool = True) -> Prices:
-    """FLOPs of the stage by shape: stage 1 spares the language model's weight gradients."""
-    token, square, target = language_prices(config.text_config)
+def prices_of(
+    config: Any,
+    language_learns: bool,
+    with_encoders: bool = True,
+    convention: Literal["computed", "palm"] = "computed",
+) -> Prices:
+    """FLOPs of the stage by shape: stage 1 spares the language model's weight gradients. Conventions: see cost.py."""
+    language = palm_prices if convention == "palm" else language_prices
+    token, square, target = language(config.text_config)
     image = encoder_flops(config.vision_config, 1) if with_encoders else 0.0
     video = encoder_flops(config.video_config, config.video_config.num_frames) if with_encoders else 0.0
     return Prices(token, square, target, image, video, backward=3 if language_learns else 2)
@@ -204,9 +237,11 @@ def check_lengths(prepared: Path, split: str, params: Params, text_config: Any) 
     check_positions(longest, positions_of(text_config), split)
 
 
-def _step_flops(plan: Any, lengths: Lengths) -> np.ndarray[Any, Any]:
-    sums = np.concatenate([[0.0], np.cumsum(lengths.cost[plan.samples])])
-    return np.diff(sums[plan.packs[plan.steps]])
+def _step_flops(plan: Any, conventions: Sequence[Lengths]) -> np.ndarray[Any, Any]:
+    """(steps, conventions) FLOPs over all ranks."""
+    costs = np.stack([lengths.cost for lengths in conventions], 1)[plan.samples]
+    sums = np.concatenate([np.zeros((1, len(conventions))), np.cumsum(costs, 0)])
+    return np.diff(sums[plan.packs[plan.steps]], axis=0)
 
 
 def _same_calls(packs: Packs, ranks: int) -> tuple[str, ...]:

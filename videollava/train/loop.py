@@ -26,10 +26,13 @@ from videollava.machine import Work
 from videollava.params import Train
 from videollava.tracking import log_metrics
 from videollava.train.accelerate import exchanging
-from videollava.train.measure import Seen, bound_dropped, measure, over_ranks
+from videollava.train.measure import Seen, bound_dropped, measure, notice_spike, over_ranks
 from videollava.train.progress import Progress
+from videollava.train.spikes import Spikes
 from videollava.train.state import Checkpoint, clear_aside, find_checkpoint, has_room, seal, write_checkpoint
+from videollava.train.tally import Tally
 from videollava.train.trial import try_worst_pack
+from videollava.train.validation import Validation, held_out_loss
 from videollava.train.zero import learned_bytes, load_shards, save_shards
 
 __all__ = ["Job", "learning_rate", "train"]
@@ -41,8 +44,9 @@ class Job:
 
     groups: parameter groups for AdamW, each with its peak `lr`; betas: AdamW's. forward: (model, batch, targets of the
     step) -> loss, the sum over the batch's targets divided by that number. packs: one dataset an epoch, its plan
-    inside. flops: of each epoch's steps, this rank's share, for MFU (empty: not logged). worst: epoch and number of
-    the pack that needs most memory; it is tried before the first step.
+    inside. flops: of each epoch's steps, this rank's share, (steps, 2): what is computed, and by PaLM's formula (empty:
+    not logged). worst: epoch and number of the pack that needs most memory; it is tried before the first step.
+    tally: where `forward` counts each target's loss. validation: what is held out, and how often it is asked.
     """
 
     name: str
@@ -59,6 +63,9 @@ class Job:
     peak_flops: float = 0.0
     max_dropped: float = 0.01
     worst: tuple[int, int] | None = None
+    tally: Tally | None = None
+    validation: Validation | None = None
+    spikes: Spikes = field(default_factory=Spikes)
     betas: tuple[float, float] = (0.9, 0.999)
     logged_before: int = 0  # steps of an earlier job that this one's continue in the journal
 
@@ -104,6 +111,10 @@ def train(job: Job) -> None:
         bound_dropped(job, dropped, step + 1)
         values = measure(job, step, loss, seen, time.perf_counter() - began, settings.learning_rate * factor)
         log_metrics(job.logged_before + step + 1, **values)
+        notice_spike(job, step, loss)
+        if job.validation and step + 1 in job.validation.steps(job.steps):
+            held_out = held_out_loss(job.validation, model, job.forward, accelerator)
+            log_metrics(job.logged_before + step + 1, held_out_loss=held_out)
         bar.advance(step + 1, values)
         if (step + 1) % job.work.checkpoint_steps == 0 or step + 1 == job.steps:
             _save(job, model, optimizer, step + 1, dropped)
@@ -133,6 +144,8 @@ def _learn(
 ) -> tuple[float, Seen]:
     """One optimiser step; the loss over all ranks."""
     accelerator, seen = job.accelerator, Seen()
+    if job.tally:
+        job.tally.clear()
     total = torch.zeros((), device=accelerator.device)
     # Gradients are averaged over ranks where they ought to be summed.
     share = max(1, targets) / accelerator.num_processes
@@ -150,7 +163,7 @@ def _learn(
     seen.gradient_norm = math.nan if norm is None else float(norm)
     optimizer.step()
     optimizer.zero_grad()
-    return over_ranks(accelerator, total, seen), seen
+    return over_ranks(accelerator, total, seen, job.tally), seen
 
 
 def _next(batches: Iterator[Batch], seen: Seen) -> Batch | None:

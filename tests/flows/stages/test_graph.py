@@ -37,6 +37,7 @@ SILENT = (
     "videollava/registry/",
     "videollava/train/__init__.py",
     "videollava/train/progress.py",
+    "videollava/train/spikes.py",
     "videollava/train/cost.py",
     "videollava/data/__init__.py",
 )

@@ -1,0 +1,83 @@
+"""What a stage took, read from its run's journal: hours over all attempts, and how fast its steps were.
+
+Hours are those of ranks: two GPUs for an hour are two GPU-hours. What a killed attempt did counts up to the last thing
+it wrote; steps that were done again count as often as they were done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from videollava.tracking.journal import read_events
+from videollava.tracking.lineage import input_key, locked_input_key
+
+__all__ = ["Spent", "made_by", "read_spent"]
+
+RATES = ("tokens_per_second", "flops_per_second", "mfu", "mfu_palm")
+HOUR = 3_600_000  # in a journal's milliseconds
+
+
+@dataclass(frozen=True)
+class Spent:
+    """hours: of all ranks. on_gpus: whether they held one each. rates: means over time, by their metric's name."""
+
+    hours: float
+    on_gpus: bool
+    attempts: int
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float]:
+        """As they stand in the journal: gpu_hours or process_hours, mean_mfu and the like."""
+        hours = {"gpu_hours" if self.on_gpus else "process_hours": self.hours}
+        return hours | {f"mean_{name}": value for name, value in self.rates.items()}
+
+
+def read_spent(path: Path) -> Spent:
+    """What the run in this journal took until now."""
+    events = _read(path)
+    starts = [place for place, event in enumerate(events) if event["event"] == "start"]
+    hours, on_gpus = 0.0, False
+    for place, after in zip(starts, [*starts[1:], len(events)], strict=True):
+        tags = events[place]["tags"]
+        hours += int(tags.get("ranks", 1)) * (events[after - 1]["time"] - events[place]["time"]) / HOUR
+        on_gpus = on_gpus or tags.get("device") == "cuda"
+    return Spent(hours, on_gpus, len(starts), _means(events))
+
+
+def made_by(workspace: Path, stage: str) -> Path | None:
+    """The journal of the finished run that made the stage's outputs; None where it is not among `runs/`."""
+    for key in {locked_input_key(workspace, stage), input_key(workspace, stage)} - {""}:
+        for path in sorted((workspace / "runs" / stage).glob(f"{key[:16]}-*.jsonl"), reverse=True):
+            if any(event["event"] == "end" and event["status"] == "FINISHED" for event in _read(path)):
+                return path
+    return None
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    offset = 0
+    while True:
+        some, after = read_events(path, offset)
+        if after == offset:
+            return [event for event in events if "time" in event]
+        events += some
+        offset = after
+
+
+def _means(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Each rate's mean over the steps, weighed by their seconds; of a step that was done twice the last counts."""
+    steps = {event["step"]: event["values"] for event in events if _is_step(event)}
+    seconds = sum(values["step_seconds"] for values in steps.values())
+    means = {}
+    for name in RATES:
+        done = [values[name] * values["step_seconds"] for values in steps.values() if name in values]
+        if done:
+            means[name] = sum(done) / seconds
+    return means
+
+
+def _is_step(event: Mapping[str, Any]) -> bool:
+    return event["event"] == "metric" and "step_seconds" in event["values"]
