@@ -27,6 +27,7 @@ from videollava.evaluate.report_samples import pick
 from videollava.evaluate.report_scores import score_all
 from videollava.evaluate.results import Answer, read_results
 from videollava.params import Fetch, Params, Source
+from videollava.tracking import input_key
 
 IMAGES, VIDEOS = 4, 2
 SOURCES = (
@@ -293,6 +294,47 @@ def test_curves_are_drawn_and_missing_ones_named(workspace: Path) -> None:
     assert page.count('<path d="M') == 2 * 3  # raw, smoothed, learning rate
     assert "No curve of bases, align." in words(page)
     assert "29 steps, smoothed loss 4 → " in words(page)
+
+
+def test_what_is_held_out_is_drawn_in_its_place_beside_the_loss(tmp_path: Path) -> None:
+    """Two of four steps, on the scale of the loss: 0 to 4, drawn from the bottom up."""
+    (tmp_path / "finetune.csv").write_text("step,loss\n1,4.0\n2,3.0\n3,2.0\n5,1.0\n")
+    (tmp_path / "finetune").mkdir()
+    (tmp_path / "finetune/held_out.csv").write_text("step,held_out_loss\n3,4.0\n5,2.0\n")
+    curve = read_curve(tmp_path / "finetune.csv")
+    assert curve.held_out == ((3, 4.0), (5, 2.0))
+    drawn = curve_chart(curve)
+    assert '<path d="M500.0 12.0L1000.0 150.0" class="held">' in drawn
+    assert "dotted: held out, 4 → 2" in drawn
+    (tmp_path / "finetune/held_out.csv").write_text("step,held_out_loss\n3,?\n")
+    with pytest.raises(InputError, match=r"held_out\.csv: needs whole steps"):
+        read_curve(tmp_path / "finetune.csv")
+
+
+def test_what_training_took_is_told_by_stage(workspace: Path) -> None:
+    """2 GPUs for 30 minutes, and a stage on a CPU for 6 of them."""
+    assert "What training took is not recorded here." in words(report(workspace))
+    (workspace / "dvc.yaml").write_text("stages: {bases: {cmd: x, outs: [a]}, finetune: {cmd: x, outs: [b]}}")
+    for stage, minutes, tags, rates in (
+        ("finetune", 30, {"ranks": "2", "device": "cuda"}, {"mfu": 0.411, "mfu_palm": 0.5}),
+        ("bases", 6, {"ranks": "1", "device": "cpu"}, {"flops_per_second": 3.2e10}),
+    ):
+        values = {"step_seconds": 1.0, "tokens_per_second": 1234.0, **rates}
+        events = [
+            {"event": "start", "time": 0, "tags": tags, "id": "x", "pid": 1},
+            {"event": "metric", "time": 5, "step": 1, "values": values},
+            {"event": "end", "time": minutes * 60_000, "status": "FINISHED"},
+        ]
+        file = workspace / f"runs/{stage}/{input_key(workspace, stage)[:16]}-001.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text("".join(json.dumps(event) + "\n" for event in events))
+    text = words(report(workspace))
+    assert "bases 0.1 process-hours 1 1,234 32 G" in text
+    assert "finetune 1 GPU-hours 1 1,234 41.1% 50.0%" in text
+    assert (
+        "1.00 GPU-hours and 0.10 process-hours in all. Not recorded here: fetch, prepare, align, pretrain."
+        in text
+    )
 
 
 def test_a_curve_with_gaps_counts_them(tmp_path: Path) -> None:

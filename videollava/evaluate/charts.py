@@ -38,13 +38,14 @@ class Marks:
 
 @dataclass(frozen=True)
 class Curve:
-    """A training curve; `skipped` rows had no finite loss."""
+    """A training curve; `skipped` rows had no finite loss. held_out: (step, loss) where it was measured."""
 
     name: str
     steps: tuple[int, ...]
     loss: tuple[float, ...]
     rate: tuple[float, ...]
     skipped: int = 0
+    held_out: tuple[tuple[int, float], ...] = ()
 
 
 def score_chart(lines: Sequence[Marks]) -> Markup:
@@ -63,7 +64,9 @@ def score_chart(lines: Sequence[Marks]) -> Markup:
 
 
 def read_curve(file: Path) -> Curve:
-    """Read plots/<stage>.csv: step, loss, learning_rate. InputError names line and column."""
+    """Read plots/<stage>.csv: step, loss, learning_rate; and plots/<stage>/held_out.csv, where it is. InputError names
+    line and column.
+    """
     steps: list[int] = []
     losses: list[float] = []
     rates: list[float] = []
@@ -85,30 +88,50 @@ def read_curve(file: Path) -> Curve:
             steps.append(step)
             losses.append(loss)
             rates.append(rate)
-    return Curve(file.stem, tuple(steps), tuple(losses), tuple(rates), skipped)
+    aside = _read_held_out(file.with_suffix("") / "held_out.csv")
+    return Curve(file.stem, tuple(steps), tuple(losses), tuple(rates), skipped, aside)
+
+
+def _read_held_out(file: Path) -> tuple[tuple[int, float], ...]:
+    if not file.is_file():
+        return ()
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            found = [(int(row["step"]), float(row["held_out_loss"])) for row in csv.DictReader(stream)]
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{file}: needs whole steps and numbers as held_out_loss ({error}); run the stage again"
+        ) from error
+    return tuple((step, loss) for step, loss in found if math.isfinite(loss))
 
 
 def curve_chart(curve: Curve) -> Markup:
-    """Loss, as it was and smoothed, over steps; the learning rate dashed, on a scale of its own."""
+    """Loss over steps, as it was and smoothed, that of held-out samples dotted; the learning rate dashed, on a scale of
+    its own.
+    """
     if not curve.steps:
         return tag("figure", tag("h3", curve.name), tag("p", "No step has a finite loss.", class_="note"))
     smooth = _smooth(curve.loss)
-    log = min(curve.loss) > 0 and max(smooth) > LOG_FROM * min(smooth)
-    scale = _Scale.of(curve.loss, log)
+    aside = [loss for _, loss in curve.held_out]
+    log = min(*curve.loss, *aside, math.inf) > 0 and max(smooth) > LOG_FROM * min(smooth)
+    scale = _Scale.of([*curve.loss, *aside], log)
     marks = scale.ticks()
     rules = [_line(0, scale.height(mark), WIDTH, scale.height(mark), "rule") for mark in marks]
     labels = [
         tag("span", f"{mark:g}", style=f"top:{scale.height(mark) / HEIGHT * 100:.1f}%") for mark in marks
     ]
-    raw = _path(curve.steps, [scale.height(v) for v in curve.loss], "raw")
-    line = _path(curve.steps, [scale.height(v) for v in smooth], "smooth")
+    ends = curve.steps[0], curve.steps[-1]
+    raw = _path(curve.steps, [scale.height(v) for v in curve.loss], "raw", ends)
+    line = _path(curve.steps, [scale.height(v) for v in smooth], "smooth", ends)
+    held = [step for step, _ in curve.held_out]
+    dots = _path(held, [scale.height(v) for v in aside], "held", ends) if held else ""
     peak = max((rate for rate in curve.rate if math.isfinite(rate)), default=0.0)
     rate = _rate_path(curve, peak) if peak > 0 else ""
-    drawing = _svg(*rules, rate, raw, line, label=f"loss of {curve.name} over {len(curve.steps)} steps")
-    ends = tag("div", *(tag("span", f"step {s}") for s in (curve.steps[0], curve.steps[-1])), class_="steps")
+    drawing = _svg(*rules, rate, raw, line, dots, label=f"loss of {curve.name} over {len(curve.steps)} steps")
+    axis = tag("div", *(tag("span", f"step {s}") for s in ends), class_="steps")
     plot = tag("div", drawing, *labels, class_="plot")
     caption = tag("figcaption", _caption(curve, smooth, log, peak))
-    return tag("figure", tag("h3", curve.name), caption, plot, ends, class_="chart")
+    return tag("figure", tag("h3", curve.name), caption, plot, axis, class_="chart")
 
 
 @dataclass(frozen=True)
@@ -164,15 +187,17 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return smooth
 
 
-def _path(steps: Sequence[int], heights: Sequence[float], style: str) -> Markup:
-    """A line through the points, or through averages of neighbours where there are more than POINTS."""
-    span = max(1, steps[-1] - steps[0])
+def _path(steps: Sequence[int], heights: Sequence[float], style: str, ends: tuple[int, int]) -> Markup:
+    """A line through the points, or through averages of neighbours where there are more than POINTS. ends: the steps at
+    the drawing's left and right.
+    """
+    span = max(1, ends[1] - ends[0])
     size = math.ceil(len(steps) / POINTS)
     points = []
     for start in range(0, len(steps), size):
         x = sum(steps[start : start + size]) / len(steps[start : start + size])
         y = sum(heights[start : start + size]) / len(heights[start : start + size])
-        points.append(f"{(x - steps[0]) / span * WIDTH:.1f} {y:.1f}")
+        points.append(f"{(x - ends[0]) / span * WIDTH:.1f} {y:.1f}")
     return tag("path", d="M" + "L".join(points), class_=style)
 
 
@@ -182,11 +207,14 @@ def _rate_path(curve: Curve, peak: float) -> Markup:
         for s, r in zip(curve.steps, curve.rate, strict=True)
         if math.isfinite(r)
     ]
-    return _path([step for step, _ in known], [height for _, height in known], "rate")
+    ends = curve.steps[0], curve.steps[-1]
+    return _path([step for step, _ in known], [height for _, height in known], "rate", ends)
 
 
 def _caption(curve: Curve, smooth: Sequence[float], log: bool, peak: float) -> str:
     parts = [f"{len(curve.steps):,} steps, smoothed loss {smooth[0]:.3g} → {smooth[-1]:.3g}"]
+    if curve.held_out:
+        parts.append(f"dotted: held out, {curve.held_out[0][1]:.3g} → {curve.held_out[-1][1]:.3g}")
     if log:
         parts.append("log scale")
     if peak > 0:

@@ -1,6 +1,7 @@
 """The evaluation's one page: scores, curves, how the data were split, questions with their pictures.
 
-The same input gives the same bytes: the page bears no date, and what is shown of many follows from ids.
+The same input gives the same bytes: the page bears no date, and what is shown of many follows from ids. Input are also
+the journals (runs/): a model that is trained anew took another time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from videollava.evaluate.charts import curve_chart, read_curve
 from videollava.evaluate.compare import title_of
 from videollava.evaluate.page import Markup, document, join, section, table, tag
 from videollava.evaluate.pictures import Album
+from videollava.evaluate.report_cost import cost_part
 from videollava.evaluate.report_samples import sample_cards
 from videollava.evaluate.report_scores import (
     Scored,
@@ -138,7 +140,7 @@ def _curves(workspace: Path) -> Markup:
     charts = [curve_chart(read_curve(file)) for file in files.values() if file.is_file()]
     missing = [stage for stage, file in files.items() if not file.is_file()]
     note = tag("p", f"No curve of {', '.join(missing)}.", class_="note") if missing else ""
-    return section("curves", "Training", tag("div", *charts, class_="charts"), note)
+    return section("curves", "Training", tag("div", *charts, class_="charts"), note, cost_part(workspace))
 
 
 def _split(workspace: Path, params: Params, results: Mapping[str, Results], folder: Path) -> Markup:

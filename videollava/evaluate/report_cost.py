@@ -1,0 +1,56 @@
+"""What making the model took, for the report: hours and speed of every stage, from the journals of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from videollava.evaluate.page import Markup, join, table, tag
+from videollava.tracking import Spent, made_by, read_spent
+
+__all__ = ["cost_part"]
+
+STAGES = ("fetch", "prepare", "bases", "align", "pretrain", "finetune")
+KINDS = ("GPU", "process")
+SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"))
+NOTE = (
+    "Hours of all ranks, loading and saving included, over every attempt of the run. MFU: operations that are computed "
+    "(attention halved, a head at labels alone, no embeddings) as a share of the device's peak; beside it the same by "
+    "PaLM's formula, 6N + 12LHQT a token, which most publish. Rates are means over the steps, by time."
+)
+
+
+def cost_part(workspace: Path) -> Markup:
+    """A table, and what it lacks: a stage whose outputs were restored from a cache took its time elsewhere."""
+    journals = {stage: made_by(workspace, stage) for stage in STAGES}
+    spent = {stage: read_spent(path) for stage, path in journals.items() if path is not None}
+    missing = [stage for stage in STAGES if stage not in spent]
+    if not spent:
+        return tag("p", "What training took is not recorded here.", class_="note")
+    heads = ["stage", "hours", "attempts", "tokens/s", "FLOP/s", "MFU", "MFU, PaLM's"]
+    rows = [[stage, *_cells(took)] for stage, took in spent.items()]
+    sums = {kind: sum(took.hours for took in spent.values() if _kind(took) == kind) for kind in KINDS}
+    total = " and ".join(f"{hours:.2f} {kind}-hours" for kind, hours in sums.items() if hours)
+    gone = f" Not recorded here: {', '.join(missing)}." if missing else ""
+    note = tag("p", f"{total} in all.{gone} {NOTE}", class_="note")
+    return join([tag("h3", "What it took"), table(heads, rows), note])
+
+
+def _cells(took: Spent) -> Sequence[str]:
+    rates = took.rates
+    return (
+        f"{took.hours:.3g} {_kind(took)}-hours",
+        str(took.attempts),
+        f"{rates['tokens_per_second']:,.0f}" if "tokens_per_second" in rates else "",
+        _scaled(rates["flops_per_second"]) if "flops_per_second" in rates else "",
+        *(f"{rates[name]:.1%}" if name in rates else "" for name in ("mfu", "mfu_palm")),
+    )
+
+
+def _kind(took: Spent) -> str:
+    return KINDS[0] if took.on_gpus else KINDS[1]
+
+
+def _scaled(value: float) -> str:
+    size, letter = next(((size, letter) for size, letter in SCALES if value >= size), (1e6, "M"))
+    return f"{value / size:.3g} {letter}"
