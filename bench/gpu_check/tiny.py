@@ -33,6 +33,7 @@ SETTINGS = (
     "align.image_epochs=1",
     "align.video_epochs=1",
     "align.flips=[]",
+    "align.least_learned=0",
     "pretrain.epochs=1",
     "pretrain.batch_size=16",
     "finetune.epochs=1",

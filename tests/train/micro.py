@@ -30,6 +30,7 @@ MICRO = (
     "align.image_epochs=1",
     "align.video_epochs=1",
     "align.precision=fp32",
+    "align.least_learned=0",  # of a dozen steps
     "pretrain.epochs=1",
     "pretrain.batch_size=6",
     "pretrain.precision=fp32",

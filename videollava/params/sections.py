@@ -235,6 +235,10 @@ class Align(Section):
         (), description="sources whose captions name no place: pictures are mirrored and turned"
     )
     keep_pixels: Flag = Field(False, description="hold what was decoded in memory (float16)")
+    least_learned: Share = Field(
+        0.1,
+        description="of the way from the loss of guessing to that of knowing, what each part must go: else it fails",
+    )
     precision: Precision = Field("bf16", description="what is computed in")
 
 

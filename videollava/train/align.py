@@ -33,6 +33,7 @@ from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
 from videollava.train.accelerate import make_accelerator, usable
 from videollava.train.assemble import encoder_attention
+from videollava.train.learned import check_learned
 from videollava.train.loop import Job, train
 
 __all__ = ["contrastive_loss", "run"]
@@ -233,6 +234,7 @@ def _train(
         logged_before=logged_before,
     )
     train(job)
+    check_learned(job, params.align.least_learned)
     return job.steps
 
 

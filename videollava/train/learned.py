@@ -1,0 +1,74 @@
+"""Whether a part of alignment learned anything: its loss at the end, between guessing and knowing.
+
+Guessing gives every pair of a batch the same chance: the loss is ln(pairs). Knowing is not zero where captions are
+equal, for those are all right answers: it is the mean of ln(pairs with the same caption). The share of the way that
+was gone tells batches and data sets of any size apart from one that learned nothing, and so does it cheaply that it
+is asked anew at the end of every run, a resumed one too: on the last epoch's first batches, without dropout.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from videollava.errors import InputError
+from videollava.tracking import log_metrics
+from videollava.train.validation import without_dropout
+
+if TYPE_CHECKING:
+    from videollava.train.loop import Job
+
+__all__ = ["check_learned", "guess_and_floor"]
+
+BATCHES = 8  # asked at the end
+
+
+def check_learned(job: Job, least: float) -> None:
+    """InputError, with a hint, where less than `least` of the way from guessing to knowing was gone.
+
+    The share is journalled as `learned`. Called on every rank.
+    """
+    if not job.packs:  # no epoch of it was asked for
+        return
+    packs = job.packs[-1]
+    asked = [_ask(job, packs, step) for step in range(min(BATCHES, len(packs.plan)))]
+    loss, guess, floor = (sum(values) / len(asked) for values in zip(*asked, strict=True))
+    share = (guess - loss) / (guess - floor) if guess > floor else 0.0
+    log_metrics(job.logged_before + job.steps, learned=share)
+    if not least or share >= least:
+        return
+    part = job.name.partition("-")[2]
+    rate = "align.video_learning_rate" if part == "video" else "align.learning_rate"
+    raise InputError(
+        f"{job.name}: not learned: its loss is {loss:.2f} at the end, where guessing gives {guess:.2f} and knowing "
+        f"{floor:.2f} ({share:.0%} of the way; align.least_learned asks for {least:.0%}). Look whether captions belong "
+        f"to their media and differ ({guess - floor:.2f} is all there is to learn in a batch), change {rate} (now "
+        f"{job.settings.learning_rate:g}), raise align.{part}_epochs (now {job.settings.epochs}), or accept it by "
+        "align.least_learned: 0"
+    )
+
+
+def guess_and_floor(captions_BL: Tensor, present_B: Tensor) -> tuple[float, float]:
+    """The losses of guessing and of knowing, of a whole batch: caption ids of all ranks, and which pairs are there."""
+    there = captions_BL[present_B]
+    if not len(there):
+        return 0.0, 0.0
+    alike = (there[:, None] == there[None]).all(-1).sum(1)
+    return math.log(len(there)), float(alike.double().log().mean())
+
+
+@torch.no_grad()
+def _ask(job: Job, packs: Any, step: int) -> tuple[float, float, float]:
+    """Loss, guess and floor of one step's batch over all ranks."""
+    accelerator = job.accelerator
+    (number,) = packs.plan.packs_of(step, accelerator.process_index)
+    batch: Any = packs[number]
+    with without_dropout(job.model, accelerator.device):
+        loss = job.forward(job.model, batch, 1.0)
+    ids = torch.nn.functional.pad(batch.input_ids, (0, packs.positions - batch.input_ids.shape[1]), value=-1)
+    captions, present = (accelerator.gather(x.to(accelerator.device)) for x in (ids, batch.present))
+    mean = accelerator.reduce(loss.detach().double(), "mean")
+    return float(mean), *guess_and_floor(captions.cpu(), present.cpu())
