@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from videollava.train.cost import Prices, language_prices, palm_prices
+from videollava.data.packing import Lengths, plan_epoch
+from videollava.train.cost import Prices, language_prices, palm_prices, step_flops
 
 LLAMA_8B = LlamaConfig(
     hidden_size=4096,
@@ -51,3 +52,14 @@ def test_the_published_57_8_percent_are_51_1_of_ours() -> None:
     """An 8B text model at 4,096 tokens, every token a label."""
     ours, palm = (training(prices(LLAMA_8B), 4096, 4096) for prices in (language_prices, palm_prices))
     assert 57.8 * ours / palm == pytest.approx(51.1, abs=0.05)
+
+
+def test_a_step_costs_what_its_samples_do() -> None:
+    lengths = Lengths(np.array([4, 5, 6]), np.array([1, 1, 1]), np.array([1.0, 10.0, 100.0]))
+    plan = plan_epoch(lengths, batch_size=2, ranks=2, budget=8, seed=0, epoch=0)
+    found = step_flops(plan, lengths.cost, 2 * lengths.cost)
+    assert found.shape == (2, 2)
+    assert found.sum(0).tolist() == [111.0, 222.0]
+    for step in range(2):
+        packs = [plan.pack(n) for rank in range(2) for n in plan.packs_of(step, rank)]
+        assert found[step, 0] == sum(lengths.cost[pack].sum() for pack in packs)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -30,7 +31,8 @@ from videollava.model.attention import packed_kwargs
 from videollava.model.video_llava import language_config
 from videollava.params import Params, Train
 from videollava.tracking import input_key
-from videollava.train.accelerate import make_accelerator, usable
+from videollava.train.accelerate import make_accelerator, peak_flops, usable
+from videollava.train.cost import Prices, language_prices, palm_prices, step_flops
 from videollava.train.loop import Job, train
 
 __all__ = ["parts_of", "run", "texts_of"]
@@ -72,6 +74,7 @@ def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]
     work = machine.work("bases").replace(strategy="ddp", workers=0)  # texts are encoded already
     texts = texts_of(prepared, tokenizer, params.model.language.positions)
     packs = [TextPacks(texts, _plan(texts, params, epoch)) for epoch in range(base.epochs)]
+    accelerator = make_accelerator(settings, work.strategy)
     job = Job(
         name="bases",
         model=model,
@@ -82,8 +85,10 @@ def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]
         work=work,
         checkpoints=workspace / "checkpoints" / f"bases-{input_key(workspace, 'bases', used=params)[:16]}",
         seed=params.seed,
-        accelerator=make_accelerator(settings, work.strategy),
+        accelerator=accelerator,
         betas=(0.9, 0.98),
+        flops=[step_flops(one.plan, *_costs(texts, config)) for one in packs],  # one rank
+        peak_flops=peak_flops(accelerator.device),
     )
     train(job)
     return model, tokenizer
@@ -106,6 +111,12 @@ def _plan(texts: Sequence[Encoded], params: Params, epoch: int) -> Plan:
     batch = max(1, int(0.95 * budget / tokens.mean()))  # one pack a step
     lengths = Lengths(tokens, targets, tokens.astype(np.float64))
     return plan_epoch(lengths, batch_size=batch, ranks=1, budget=budget, seed=params.seed, epoch=epoch)
+
+
+def _costs(texts: Sequence[Encoded], config: Any) -> list[NDArray[np.float64]]:
+    """FLOPs of each text by both conventions of cost.py."""
+    counts = np.array([[len(text.input_ids), text.target_tokens, 0, 0] for text in texts]).T
+    return [Prices(*prices(config)).cost(*counts) for prices in (language_prices, palm_prices)]
 
 
 def texts_of(prepared: Path, tokenizer: Any, positions: int | None = None) -> list[Encoded]:

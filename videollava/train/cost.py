@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PEAK_TFLOPS", "Prices", "encoder_flops", "language_prices", "palm_prices"]
+from videollava.data.packing import Plan
+
+__all__ = ["PEAK_TFLOPS", "Prices", "encoder_flops", "language_prices", "palm_prices", "step_flops"]
 
 # Dense bf16 peak of one device, TFLOP/s, from the vendors' data sheets.
 PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "L40S": 362.0, "A10G": 70.0}
@@ -85,3 +87,10 @@ def encoder_flops(config: Any, frames: int, feature_layer: int = -2) -> float:
     temporal = 2 * 4 * width**2 * tokens + 4 * tokens * frames * width if config.temporal_attention else 0
     stem = 2 * tokens * width * config.num_channels * config.patch_size**2
     return float(layers * (spatial + temporal) + stem)
+
+
+def step_flops(plan: Plan, *costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(steps, conventions) FLOPs of a plan's steps over all ranks; costs: of each sample, by each convention."""
+    sums = np.concatenate([np.zeros((1, len(costs))), np.cumsum(np.stack(costs, 1)[plan.samples], 0)])
+    found: NDArray[np.float64] = np.diff(sums[plan.packs[plan.steps]], axis=0)
+    return found

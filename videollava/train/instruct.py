@@ -7,7 +7,6 @@ In: data/prepared, models/bases/language, models/encoders, and for stage 2 model
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train import adapters, assemble
 from videollava.train.accelerate import make_accelerator, peak_flops, usable
-from videollava.train.cost import Prices, encoder_flops, language_prices, palm_prices
+from videollava.train.cost import Prices, encoder_flops, language_prices, palm_prices, step_flops
 from videollava.train.features import encode_split
 from videollava.train.loop import Job, train
 from videollava.train.memory import pack_bytes
@@ -130,7 +129,7 @@ def instruct(
         checkpoints=workspace / "checkpoints" / f"{stage}-{input_key(workspace, stage, used=params)[:16]}",
         seed=params.seed,
         accelerator=accelerator,
-        flops=[_step_flops(plan, (lengths, palm)) / accelerator.num_processes for plan in plans],
+        flops=[step_flops(plan, lengths.cost, palm.cost) / accelerator.num_processes for plan in plans],
         peak_flops=peak_flops(accelerator.device),
         max_dropped=params.prepare.max_quarantined,
         tally=tally,
@@ -235,13 +234,6 @@ def check_lengths(prepared: Path, split: str, params: Params, text_config: Any) 
     check_bound(table, bound_of(params, split))
     longest = int(table["tokens"].to_numpy().max(initial=0))
     check_positions(longest, positions_of(text_config), split)
-
-
-def _step_flops(plan: Any, conventions: Sequence[Lengths]) -> np.ndarray[Any, Any]:
-    """(steps, conventions) FLOPs over all ranks."""
-    costs = np.stack([lengths.cost for lengths in conventions], 1)[plan.samples]
-    sums = np.concatenate([np.zeros((1, len(conventions))), np.cumsum(costs, 0)])
-    return np.diff(sums[plan.packs[plan.steps]], axis=0)
 
 
 def _same_calls(packs: Packs, ranks: int) -> tuple[str, ...]:

@@ -115,6 +115,7 @@ def train(job: Job) -> None:
         if job.validation and step + 1 in job.validation.steps(job.steps):
             held_out = held_out_loss(job.validation, model, job.forward, accelerator)
             log_metrics(job.logged_before + step + 1, held_out_loss=held_out)
+            bar.held_out = held_out
         bar.advance(step + 1, values)
         if (step + 1) % job.work.checkpoint_steps == 0 or step + 1 == job.steps:
             _save(job, model, optimizer, step + 1, dropped)

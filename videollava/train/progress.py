@@ -12,12 +12,13 @@ LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class Progress:
-    """Steps done, loss, tokens per second and time left."""
+    """Steps done, losses, tokens per second and time left."""
 
     def __init__(self, name: str, steps: int, start: int, shown: bool) -> None:
         self.name, self.steps, self.start, self.shown = name, steps, start, shown
         self.began = self.spoken = time.monotonic()
         self.live = shown and sys.stderr.isatty()
+        self.held_out: float | None = None  # loss, as it was last measured
 
     def advance(self, step: int, values: Mapping[str, float]) -> None:
         """`step` steps are done; `values` are the last one's metrics."""
@@ -31,6 +32,8 @@ class Progress:
         done = max(1, step - self.start)
         left = (now - self.began) / done * (self.steps - step)
         parts = [f"{self.name} {step}/{self.steps} ({step / self.steps:.0%})", f"loss {values['loss']:.4f}"]
+        if self.held_out is not None:
+            parts.append(f"held out {self.held_out:.4f}")
         if "tokens_per_second" in values:
             parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
         if "mfu" in values:

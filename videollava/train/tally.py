@@ -7,6 +7,7 @@ micro-step waits for them, and what each record lost is only asked for after a s
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -42,7 +43,8 @@ class Tally:
         # Masked sums and no index_add: on CUDA that adds in an order of its own, and a rerun would not give the same.
         self.sums += torch.where(there == every[:, None], target_losses, 0.0).sum(1)
         self.labels = [a + b for a, b in zip(self.labels, _count(kinds), strict=True)]
-        self._kept.append((batch, target_losses))
+        text = replace(batch, images=None, videos=None, image_features=None, video_features=None)
+        self._kept.append((text, target_losses))
 
     def worst(self) -> list[tuple[int, float]]:
         """Rows of this rank's records and the mean loss of each, what is no number and then the highest first.
