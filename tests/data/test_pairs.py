@@ -28,7 +28,8 @@ def test_a_lost_picture_keeps_its_place(tmp_path: Path, monkeypatch: pytest.Monk
     count = len(pairs.rows_of(folder, "video"))
     plan = pairs.plan_pairs(count, 4, 1, seed=0, epoch=0)
     layout = Layout.of(chosen.model, len(tokenizer), template="plain")
-    whole = pairs.Pairs(folder, "video", tokenizer, layout, plan)[0]
+    texts = {caption: torch.full((3,), float(n)) for n, caption in enumerate(pairs.captions_of(folder))}
+    whole = pairs.Pairs(folder, "video", tokenizer, layout, plan, texts=texts)[0]
     reads: list[int] = []
 
     def lose_the_second(*given: Any) -> torch.Tensor:
@@ -38,10 +39,12 @@ def test_a_lost_picture_keeps_its_place(tmp_path: Path, monkeypatch: pytest.Monk
         return read_pixels(*given)
 
     monkeypatch.setattr(pairs, "read_pixels", lose_the_second)
-    torn = pairs.Pairs(folder, "video", tokenizer, layout, plan)[0]
+    torn = pairs.Pairs(folder, "video", tokenizer, layout, plan, texts=texts)[0]
     assert torn.present.tolist() == [True, False, True, True]
     assert (torn.dropped, len(torn.lengths)) == (["medium 7: broken"], 3)
     assert torch.equal(torn.input_ids, whole.input_ids)
+    told = tokenizer.batch_decode(whole.input_ids, skip_special_tokens=True)
+    assert torch.equal(whole.texts, torch.stack([texts[caption] for caption in told]))
     kept = [0, 2, 3]
     assert torch.equal(torn.pixels[kept], whole.pixels[kept])
     black = normalise(torch.zeros_like(torn.pixels[1], dtype=torch.uint8))

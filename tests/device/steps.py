@@ -106,7 +106,8 @@ def run_align(device: torch.device | str) -> dict[str, Any]:
     pair = LanguageBind(pair_config(SHAPE, "video", VOCABULARY, align.POSITIONS)).to(device).train()
     pixels = stored(4, SHAPE.frames, 3, 16, 16)
     ids = torch.randint(3, VOCABULARY, (4, 7))
-    batch = PairBatch(0, ids, torch.ones_like(ids), pixels, torch.ones(4).bool(), [1] * 4)
+    texts = torch.nn.functional.normalize(torch.randn(4, SHAPE.embed_dim), dim=-1)
+    batch = PairBatch(0, ids, torch.ones_like(ids), pixels, texts, torch.ones(4).bool(), [1] * 4)
     accelerator = SimpleNamespace(num_processes=1, process_index=0, device=next(pair.parameters()).device)
     return step(pair, lambda _: align._forward(accelerator, pair, pair, batch, 1.0))
 

@@ -6,7 +6,7 @@ In: the `align` split, one kind of medium. Out: one `PairBatch` a step and rank.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from videollava.data.pixels import stack
 from videollava.data.shards import Shards, load_split
 from videollava.errors import InputError
 
-__all__ = ["Captions", "PairBatch", "Pairs", "decode_all", "plan_pairs", "rows_of"]
+__all__ = ["Captions", "PairBatch", "Pairs", "captions_of", "decode_all", "plan_pairs", "rows_of"]
 
 
 @dataclass
@@ -31,19 +31,21 @@ class PairBatch:
 
     present: (B,) bool; a pair whose medium does not decode keeps its place, so that ranks' batches stay equal.
     pixels: (B, 3, H, W), (B, T, 3, H, W), or for captions alone the attention mask of their second view (B, L).
+    texts: with media, the captions as the frozen text encoder has them (B, D); for captions alone (B, 0).
     """
 
     number: int
     input_ids: Tensor
     attention_mask: Tensor
     pixels: Tensor
+    texts: Tensor
     present: Tensor
     lengths: list[int]
     dropped: list[str] = field(default_factory=list)
 
     def pin_memory(self) -> PairBatch:
         """Itself in page-locked memory; the data loader asks for it by this name."""
-        for name in ("input_ids", "attention_mask", "pixels", "present"):
+        for name in ("input_ids", "attention_mask", "pixels", "texts", "present"):
             setattr(self, name, getattr(self, name).pin_memory())
         return self
 
@@ -51,6 +53,11 @@ class PairBatch:
 def rows_of(prepared: Path, kind: str, split: str = "align") -> list[int]:
     """Rows of the split whose medium is of this kind ("image", "video")."""
     return np.flatnonzero(load_split(prepared, split)[f"{kind}s"].to_numpy()).tolist()
+
+
+def captions_of(prepared: Path, split: str = "align") -> list[str]:
+    """The caption of every row of the split."""
+    return [json.loads(talk)[-1][1] for talk in load_split(prepared, split)["conversations"].to_pylist()]
 
 
 def plan_pairs(pairs: int, batch_size: int, ranks: int, seed: int, epoch: int) -> Plan:
@@ -75,6 +82,7 @@ def plan_pairs(pairs: int, batch_size: int, ranks: int, seed: int, epoch: int) -
 class Pairs(Dataset[PairBatch]):
     """Item p is batch p of the plan. `pixels` keeps what was decoded, where the caller says it fits.
 
+    texts: the embedding (D,) of every caption: the text encoder is frozen, so that each is computed once.
     flips: sources whose pictures are mirrored and turned at random, seeded by (seed, epoch, pair): right for captions
     that name no place.
     """
@@ -87,6 +95,7 @@ class Pairs(Dataset[PairBatch]):
         layout: Layout,
         plan: Plan,
         *,
+        texts: Mapping[str, Tensor],
         positions: int = 77,
         seed: tuple[int, int] = (0, 0),
         flips: Sequence[str] = (),
@@ -96,6 +105,7 @@ class Pairs(Dataset[PairBatch]):
         self.rows = rows_of(prepared, kind)
         self.kind, self.tokenizer, self.layout, self.plan = kind, tokenizer, layout, plan
         self.positions, self.seed, self.flips, self.pixels = positions, seed, flips, pixels
+        self.texts = texts
 
     def __len__(self) -> int:
         return len(self.plan.packs) - 1
@@ -122,6 +132,7 @@ class Pairs(Dataset[PairBatch]):
             text["input_ids"],
             text["attention_mask"],
             stack([blank if pixels is None else pixels for pixels in media]),
+            torch.stack([self.texts[caption] for caption in captions]),
             torch.tensor([pixels is not None for pixels in media]),
             [1] * (len(rows) - len(dropped)),
             dropped,
@@ -179,8 +190,7 @@ class Captions(Dataset[PairBatch]):
         positions: int = 77,
         lost: float = 0.15,
     ) -> None:
-        rows = load_split(prepared, "align")["conversations"].to_pylist()
-        self.captions = [json.loads(row)[-1][1] for row in rows]
+        self.captions = captions_of(prepared)
         self.tokenizer, self.plan, self.seed, self.positions, self.lost = (
             tokenizer,
             plan,
@@ -203,4 +213,4 @@ class Captions(Dataset[PairBatch]):
         for view in (first, second):
             view[:, 0] = 1  # a caption never loses everything
         present = torch.ones(len(captions), dtype=torch.bool)
-        return PairBatch(number, ids, first, second, present, [1] * len(captions))
+        return PairBatch(number, ids, first, second, torch.empty(len(ids), 0), present, [1] * len(ids))

@@ -191,10 +191,15 @@ class LanguageBind(LanguageBindPreTrainedModel):
     def forward(
         self,
         pixel_values: Tensor | None,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> LanguageBindOutput:
+        """Media, texts, or both; without one of them its embeddings and the logits are None."""
+        if input_ids is None:
+            vision = self.vision_model(pixel_values, **kwargs)
+            image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
+            return LanguageBindOutput(image_embeds=image_embeds, vision_output=vision)
         text = self.text_model(input_ids, attention_mask)
         text_embeds = F.normalize(self.text_projection(text.pooler_output), dim=-1)
         if pixel_values is None:

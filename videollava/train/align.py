@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from videollava.data.batches import Layout
-from videollava.data.pairs import Captions, PairBatch, Pairs, decode_all, plan_pairs, rows_of
+from videollava.data.pairs import Captions, PairBatch, Pairs, captions_of, decode_all, plan_pairs, rows_of
 from videollava.data.shards import load_split
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
@@ -36,7 +36,7 @@ from videollava.train.assemble import encoder_attention
 from videollava.train.learned import check_learned
 from videollava.train.loop import Job, train
 
-__all__ = ["contrastive_loss", "run"]
+__all__ = ["contrastive_loss", "encode_captions", "run"]
 
 Kind = Literal["image", "video"]
 POSITIONS = 77
@@ -180,6 +180,7 @@ def _learn(
     )
     accelerator = make_accelerator(settings, work.strategy)
     layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="pad")
+    texts = encode_captions(pair, tokenizer, captions_of(prepared), accelerator)
     pairs = len(rows_of(prepared, kind))
     pixels = None
     if align.keep_pixels:
@@ -192,6 +193,7 @@ def _learn(
             tokenizer,
             layout,
             plan_pairs(pairs, settings.batch_size, accelerator.num_processes, params.seed, epoch),
+            texts=texts,
             positions=POSITIONS,
             seed=(params.seed, epoch),
             flips=() if video else align.flips,
@@ -205,6 +207,29 @@ def _learn(
     return steps
 
 
+@torch.no_grad()
+def encode_captions(
+    pair: LanguageBind, tokenizer: Any, captions: Iterable[str], accelerator: Any, batch: int = 256
+) -> dict[str, Tensor]:
+    """The normalised embedding (D,), float32 on the host, of every distinct caption.
+
+    The text encoder is frozen while a vision encoder learns: once is enough, and captions are far fewer than pairs
+    times epochs. Sorted by length, so that there is hardly any padding.
+    """
+    device = accelerator.device
+    pair.text_model.set_attn_implementation(encoder_attention(device))
+    pair.to(device)
+    distinct = sorted(set(captions), key=lambda caption: (len(caption), caption))
+    texts: dict[str, Tensor] = {}
+    for start in range(0, len(distinct), batch):
+        part = distinct[start : start + batch]
+        ids = tokenizer(part, padding=True, truncation=True, max_length=POSITIONS, return_tensors="pt")
+        with accelerator.autocast():
+            embeds = pair.encode_text(ids["input_ids"].to(device), ids["attention_mask"].to(device))
+        texts.update(zip(part, embeds.float().cpu(), strict=True))
+    return texts
+
+
 def _train(
     pair: LanguageBind,
     name: str,
@@ -216,7 +241,8 @@ def _train(
     workspace: Path,
     logged_before: int = 0,
 ) -> int:
-    pair.vision_model.set_attn_implementation(encoder_attention(accelerator.device))
+    for part in (pair.vision_model, pair.text_model):
+        part.set_attn_implementation(encoder_attention(accelerator.device))
     job = Job(
         name=f"align-{name}",
         model=pair,
@@ -264,15 +290,14 @@ def _forward(
         # The value itself, as in CLIP: a bound inside the loss has no gradient, and the scale could not come back.
         pair.logit_scale.clamp_(max=HIGHEST_SCALE)
     device = accelerator.device
-    parts = (batch.input_ids, batch.attention_mask, batch.pixels, batch.present)
-    ids, mask, pixels, present = (part.to(device, non_blocking=True) for part in parts)
+    parts = (batch.input_ids, batch.attention_mask, batch.pixels, batch.texts, batch.present)
+    ids, mask, pixels, texts, present = (part.to(device, non_blocking=True) for part in parts)
     captions = F.pad(ids, (0, POSITIONS - ids.shape[1]), value=IGNORED)
     if pixels.ndim == 2:
         both = model(pixel_values=None, input_ids=ids.repeat(2, 1), attention_mask=torch.cat([mask, pixels]))
         first, second = both.text_embeds.chunk(2)
     else:
-        out = model(pixel_values=pixels, input_ids=ids, attention_mask=mask)
-        first, second = out.image_embeds, out.text_embeds
+        first, second = model(pixel_values=pixels).image_embeds, texts
     scale = pair.logit_scale.exp()
     return contrastive_loss(accelerator, first.float(), second.float(), captions, scale, present)
 
