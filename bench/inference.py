@@ -31,7 +31,8 @@ from videollava.data.vocabulary import train_tokenizer
 from videollava.evaluate.answers import AnswerLog
 from videollava.evaluate.generate import generate
 from videollava.evaluate.media import Reader, encode_windows
-from videollava.evaluate.predict import Settings, predict, prompt_sample
+from videollava.evaluate.predict import Settings, predict
+from videollava.evaluate.prompting import prompt_sample
 from videollava.evaluate.questions import Item
 from videollava.model.config import VideoLlavaConfig, language_config, model_config
 from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration

@@ -32,9 +32,10 @@ Prepare = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_module, "LEAST", 6)
-    monkeypatch.setattr(stage, "Settings", lambda new, *more: Settings(min(new, 6), *more))  # 128 officially
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        stage, "Settings", lambda new, *more: Settings(min(new, 6), 400, *more[1:])
+    )  # 128 officially
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

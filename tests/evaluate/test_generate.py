@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from videollava.errors import InputError
-from videollava.evaluate.batches import Batch, Sample, plan
+from videollava.evaluate.batches import Outline, Sample, outline, plan
 from videollava.evaluate.generate import Sampling, generate, generate_each, stream
 from videollava.model.config import language_config, model_config
 from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration
@@ -180,17 +180,33 @@ def test_features_may_be_given_for_pixels(model: Any, tokenizer: Any, samples: l
 
 def test_plans_hold_the_budget_and_every_row_once(model: Any, samples: list[Sample]) -> None:
     places = (model.config.image_token_id, model.config.video_token_id)
-    batches = plan(samples, places, 200, NEW)
-    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(samples)))
+    outlines = [outline(sample, places) for sample in samples]
+    assert outlines[0] == Outline(None, 0, len(samples[0].prompt_ids))
+    assert (outlines[1].cut, outlines[1].rest) == (6 + 4, 2)
+    assert outlines[6].cut == 0  # it ends with its medium
+    batches = plan(outlines, 200, NEW)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(samples)))
     for batch in batches:
-        assert len(batch.rows) == 1 or _width(batch, samples) * len(batch.rows) <= 200
-    assert sum(len(batch.rows) > 1 for batch in batches) > 3
+        assert len(batch) == 1 or _width([outlines[row] for row in batch]) * len(batch) <= 200
+        assert len({outlines[row].cut > 0 for row in batch}) == 1
+    assert sum(len(batch) > 1 for batch in batches) > 3
 
 
-def _width(batch: Batch, samples: list[Sample]) -> int:
-    heads = [batch.cut[row] for row in batch.rows]
-    tails = [len(samples[row].prompt_ids) - batch.cut[row] for row in batch.rows]
-    return max(heads) + max(tails) + NEW
+def test_a_prefix_is_split_only_where_it_fills_a_batch() -> None:
+    """Groups of 1 to 23 rows in batches of 10: full ones of their own, and all of the rest together."""
+    outlines = [Outline(group, 30, 5) for group in range(24) for _ in range(group)]
+    batches = plan(outlines, 10 * 40, 5)
+    of = [[outlines[row].prefix for row in batch] for batch in batches]
+    for group in range(24):
+        shares = sorted(batch.count(group) for batch in of if group in batch)
+        assert shares == sorted([*[10] * (group // 10), *([group % 10] if group % 10 else [])])
+    assert max(map(len, batches)) == 10
+    assert plan(outlines, 10 * 40, 5) == batches
+    assert plan([], 400, 5) == []
+
+
+def _width(rows: list[Outline]) -> int:
+    return max(row.cut for row in rows) + max(row.rest for row in rows) + NEW
 
 
 def test_bad_samples_are_refused(model: Any, tokenizer: Any) -> None:

@@ -17,7 +17,8 @@ from videollava.evaluate.batches import Sample
 from videollava.evaluate.generate import generate, stream
 from videollava.evaluate.media import Reader, encode_windows
 from videollava.evaluate.positions import Refused, TooLong, check_length
-from videollava.evaluate.predict import Settings, predict, prompt_sample
+from videollava.evaluate.predict import Settings, predict
+from videollava.evaluate.prompting import prompt_sample
 from videollava.evaluate.questions import Item
 from videollava.model.positions import positions_of
 from videollava.serve.assistant import Assistant

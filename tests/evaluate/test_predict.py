@@ -6,9 +6,8 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,24 +17,17 @@ from evaluation_files import picture, write_files, write_json, write_lines
 
 from videollava.errors import InputError
 from videollava.evaluate import media as media_module
-from videollava.evaluate import predict as predict_module
 from videollava.evaluate.answers import AnswerLog, Given, write_answers
 from videollava.evaluate.generate import generate
-from videollava.evaluate.media import Reader, blindfold, encode_windows, mean_features, media_of
-from videollava.evaluate.predict import Settings, plan_windows, predict, prompt_sample
+from videollava.evaluate.media import Reader, blindfold, encode_windows, media_of, read_means, sum_features
+from videollava.evaluate.predict import Settings, predict
+from videollava.evaluate.prompting import prompt_sample
 from videollava.evaluate.questions import Item, QuestionSet, read_questions
 from videollava.evaluate.ranks import Ranks
 from videollava.params import Evaluate
 
 WORDS = ("color", "shape", "side", "thing", "red circle", "blue square", "way")
 NEW = 4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _small_windows() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict_module, "LEAST", 6)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +79,6 @@ def lines(folder: Path) -> list[str]:
     return [json.loads(line)["question_id"] for line in found]
 
 
-def test_windows_hold_every_question_once(items: list[Item]) -> None:
-    windows = plan_windows(items, {"image": 10, "video": 100}, memory=30, questions=5)
-    assert sorted(item.id for window in windows for item in window) == sorted(item.id for item in items)
-    for window in windows:
-        assert 10 * len(media_of(window)) <= 30
-        assert len(window) <= 10
-    single = plan_windows(items, {"image": 1, "video": 1}, questions=1)
-    for one, other in pairwise(single):  # questions about one medium stay together
-        if one[-1].media == other[0].media:
-            assert len(one) == 2
-    crowd = [Item(str(n), "", "<image>\nq", "", ("a",)) for n in range(9)]
-    assert [len(window) for window in plan_windows(crowd, {"image": 1, "video": 1}, questions=3)] == [6, 3]
-    assert plan_windows([], {"image": 1, "video": 1}) == []
-
-
 def test_answers_are_those_of_one_by_one(
     micro: Any,
     ask: Callable[..., Given],
@@ -126,14 +103,17 @@ def test_answers_are_those_of_one_by_one(
     assert capsys.readouterr().out == ""
 
 
-def test_two_ranks_are_one(
-    ask: Callable[..., Given], items: list[Item], whole: Given, tmp_path: Path
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_are_one_bit_equal(
+    ask: Callable[..., Given], items: list[Item], whole: Given, tmp_path: Path, ranks: int
 ) -> None:
-    first = ask(tmp_path / "two", Ranks(0, 2))
+    given = Given()  # all of them read before one of them writes
+    first = ask(tmp_path / "log", Ranks(0, ranks), given=given)
     assert 0 < len(first) < len(items)
-    assert ask(tmp_path / "two", Ranks(1, 2)) == whole
-    assert len(lines(tmp_path / "two")) == len(items)
-    assert {path.name for path in (tmp_path / "two").iterdir()} == {"0.jsonl", "1.jsonl"}
+    found = [ask(tmp_path / "log", Ranks(rank, ranks), given=given) for rank in range(1, ranks)]
+    assert found[-1] == whole
+    assert len(lines(tmp_path / "log")) == len(items)
+    assert {path.name for path in (tmp_path / "log").iterdir()} == {f"{n}.jsonl" for n in range(ranks)}
 
 
 def _halt_after(answers: int, tell: int) -> None:
@@ -178,9 +158,11 @@ def test_killed_in_the_middle_it_goes_on(
     assert sorted(lines(tmp_path / "killed")) == sorted(item.id for item in items)
 
 
-def test_each_medium_is_encoded_once_a_window(
-    micro: Any, ask: Callable[..., Given], items: list[Item], tmp_path: Path
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_medium_is_encoded_once_in_all(
+    micro: Any, ask: Callable[..., Given], items: list[Item], tmp_path: Path, ranks: int
 ) -> None:
+    """By all ranks together, however its questions fell into batches."""
     model, _ = micro
     seen: list[int] = []
     encode = model.encode_images
@@ -189,13 +171,15 @@ def test_each_medium_is_encoded_once_a_window(
         seen.append(len(pixels))
         return encode(pixels)
 
+    single = [item for item in items if len(item.media) < 2]
+    many = [Item(f"m{n}", "", f"<image>\nwhat {n}?", "", (f"p{n % 3}.png",)) for n in range(24)]
     model.encode_images = counted
     try:
-        ask(tmp_path / "log")
+        for rank in range(ranks):
+            ask(tmp_path / "log", Ranks(rank, ranks), [*single, *many], given=Given())
     finally:
         del model.encode_images
-    sizes = {"image": 4 * 32 * 4, "video": 20 * 32 * 4}
-    assert sum(seen) == sum(len(media_of(window)) for window in plan_windows(items, sizes))
+    assert sum(seen) == len(media_of([*single, *many]))
 
 
 def test_missing_and_broken_media_are_reported_and_never_skipped(
@@ -231,14 +215,18 @@ def test_blinded_it_sees_the_mean(
     reader = Reader.of(model.config, folder, "pad")
     every = media_of(items)
     rows = [model.encode_images(torch.from_numpy(reader(medium))[None])[0] for medium in every]
-    mean = mean_features(model, reader, 0, every)["image"]
-    torch.testing.assert_close(mean, torch.stack(rows).mean(0))
-    dark = blindfold(model, reader, 0, every)
+    for ranks in (3, 1):
+        for rank in range(ranks):
+            sum_features(model, reader, 0, every, tmp_path / str(ranks), Ranks(rank, ranks))
+    means = read_means(model, tmp_path / "1")
+    torch.testing.assert_close(means["image"], torch.stack(rows).mean(0))
+    assert torch.equal(means["image"], read_means(model, tmp_path / "3")["image"])  # bit-equal
+    dark = blindfold(means)
     given = ask(tmp_path / "log", encode=dark, unseen={"q1": "p7.png: not found"})
     assert given.problems == {"q1": "p7.png: not found"}
     assert len(given) == len(items)
     alike = [Item(f"m{n}", "", "<image>\nwhat is it?", "", (f"p{n}.png",)) for n in range(4)]
-    blinded = ask(tmp_path / "a", asked=alike, encode=dark)
+    blinded = ask(tmp_path / "a", asked=alike, encode=dark, unseen={})
     assert len(set(blinded.texts.values())) == 1
     assert len(set(ask(tmp_path / "b", asked=alike).texts.values())) > 1
 

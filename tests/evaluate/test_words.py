@@ -10,7 +10,7 @@ import torch
 
 from videollava.data.vocabulary import load_tokenizer, train_tokenizer
 from videollava.errors import InputError
-from videollava.evaluate.predict import prompt_sample
+from videollava.evaluate.prompting import prompt_sample
 
 IMAGE, VIDEO = 900, 901
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from videollava.data import prompts
 from videollava.errors import InputError
-from videollava.evaluate.batches import Batch, Sample, plan
+from videollava.evaluate.batches import Batch, Sample, lay, outline, plan
 from videollava.evaluate.positions import check_length
 from videollava.model.positions import positions_of
 
-__all__ = ["Sampling", "generate", "generate_each", "is_cut", "stream"]
+__all__ = ["Sampling", "generate", "generate_each", "generate_together", "is_cut", "stream"]
 
 ENCODED_AT_ONCE = 64  # frames through an encoder in one call
 COLDEST = 1e-6  # temperature below which the likeliest token is taken
@@ -124,22 +124,20 @@ def generate_each(
     sampling: Sampling = GREEDY,
     batch_tokens: int = 16384,
     template: str = "v1",
-    skip: Collection[int] = (),
 ) -> Iterator[tuple[int, list[int]]]:
-    """(place in the list, ids of the answer) of each sample as its batch ends; longest prompts first.
-
-    skip: places whose answers are had. A batch of none but such is not run; the others stay as they would be,
-    so that what is still answered comes out to the last bit as in one go.
-    """
+    """(place in the list, ids of the answer) of each sample as its batch ends; longest prompts first."""
     decoder = Decoder(model, tokenizer, samples, max_new_tokens, sampling, template)
-    for batch in plan(samples, decoder.placeholders, batch_tokens, max_new_tokens):
-        if skip and all(row in skip for row in batch.rows):
-            continue
-        answers: dict[int, list[int]] = {row: [] for row in batch.rows}
-        for step in decoder.run(batch):
-            for row, token in step:
-                answers[row].append(token)
-        yield from answers.items()
+    for rows in plan(decoder.outlines, batch_tokens, max_new_tokens):
+        yield from decoder.answer(rows).items()
+
+
+@torch.inference_mode()
+def generate_together(
+    model: Any, tokenizer: Any, samples: Sequence[Sample], max_new_tokens: int
+) -> list[list[int]]:
+    """Ids of the likeliest answer to each sample, all in one batch that somebody else has planned."""
+    decoder = Decoder(model, tokenizer, samples, max_new_tokens, GREEDY, "v1")
+    return list(decoder.answer(range(len(samples))).values())
 
 
 @torch.inference_mode()
@@ -154,7 +152,7 @@ def stream(
 ) -> Iterator[str]:
     """Pieces of one answer as they come; joined they are what `generate` returns."""
     decoder = Decoder(model, tokenizer, [sample], max_new_tokens, sampling, template)
-    (batch,) = plan([sample], decoder.placeholders, 1, max_new_tokens)
+    batch = lay([0], decoder.outlines)
     ids: list[int] = []
     said = ""
     for ((_, token),) in decoder.run(batch):
@@ -198,11 +196,20 @@ class Decoder:
         self.features: dict[int, Tensor] = {}
         self.positions = positions_of(config)
         _check(samples)
+        self.outlines = [outline(sample, self.placeholders) for sample in samples]
         if not _is_whole(max_new_tokens) or max_new_tokens < 1:
             raise InputError(f"max_new_tokens {max_new_tokens!r}: give a whole number from 1 on")
         for number, sample in enumerate(samples):
             visual = sum(token in self.placeholders for token in sample.prompt_ids)
             check_length(len(sample.prompt_ids), config, visual, f"sample {number}")
+
+    def answer(self, rows: Sequence[int]) -> dict[int, list[int]]:
+        """Ids of the answers of one batch, by row."""
+        answers: dict[int, list[int]] = {row: [] for row in rows}
+        for step in self.run(lay(rows, self.outlines)):
+            for row, token in step:
+                answers[row].append(token)
+        return answers
 
     def run(self, batch: Batch) -> Iterator[list[tuple[int, int]]]:
         """Step by step, (sample, token) of every row still going."""

@@ -5,7 +5,7 @@ What cannot be read is reported with its reason; a file that kills the process d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,12 +24,22 @@ from videollava.data.pool import Pool
 from videollava.data.shards import Shards
 from videollava.errors import InputError
 from videollava.evaluate.questions import Item, Medium
+from videollava.evaluate.ranks import Ranks
 
-__all__ = ["Encode", "Encoded", "Reader", "blindfold", "encode_windows", "mean_features", "media_of"]
+__all__ = [
+    "Encode",
+    "Encoded",
+    "Reader",
+    "blindfold",
+    "encode_windows",
+    "media_of",
+    "read_means",
+    "sum_features",
+]
 
 AT_ONCE = {"image": 128, "video": 16}  # media through an encoder in one call
 AHEAD = 8  # decoded media that wait, for each worker
-AVERAGED = 256  # media of a kind whose mean blinds
+AVERAGED, SUMMED = 256, 16  # media of a kind whose mean blinds, and of them in a part
 LIGHT = 32 << 20  # bytes of media up to which starting several workers costs more than they save
 LONGEST = 120  # seconds that one medium may take
 HOPELESS = 8  # unreadable media, and no readable one, after which a run ends
@@ -95,11 +105,12 @@ def media_of(items: Sequence[Item]) -> list[Medium]:
 
 
 def encode_windows(
-    model: Any, reader: Reader, workers: int, windows: Sequence[Sequence[Medium]]
+    model: Any, reader: Reader, workers: int, windows: Sequence[Sequence[Medium]], *, hopeless: int = HOPELESS
 ) -> Iterator[Encoded]:
     """Features of the media of each window in turn; later windows' are decoded meanwhile, a bounded number ahead.
 
-    InputError where nothing at all can be read: that is a wrong folder or a missing decoder, not missing media.
+    InputError where `hopeless` media and none before them can be read (0: never): that is a wrong folder or a missing
+    decoder, not missing media.
     """
     many = workers > 1 and _is_much(chain.from_iterable(windows), reader)
     used = workers if many else 1
@@ -110,17 +121,16 @@ def encode_windows(
         for window in windows:
             encoded = _encode_window(model, window, decoded)
             read, unread = read + len(encoded.features), unread + len(encoded.problems)
-            if not read and unread >= HOPELESS:
+            if hopeless and not read and unread >= hopeless:
                 problem = next(iter(encoded.problems.values()))
                 raise InputError(f"none of the first {unread} media can be read: {problem}")
             yield encoded
 
 
-def blindfold(model: Any, reader: Reader, workers: int, media: Sequence[Medium]) -> Encode:
-    """Every medium as the mean of its kind among `media`, which is computed when first needed."""
+def blindfold(means: Mapping[str, Tensor]) -> Encode:
+    """Every medium as the mean of its kind."""
 
     def encode(windows: Sequence[Sequence[Medium]]) -> Iterator[Encoded]:
-        means = mean_features(model, reader, workers, media) if windows else {}
         for window in windows:
             features = {medium: means[medium[0]] for medium in window if medium[0] in means}
             unread = [medium for medium in window if medium[0] not in means]
@@ -130,24 +140,46 @@ def blindfold(model: Any, reader: Reader, workers: int, media: Sequence[Medium])
 
 
 @torch.inference_mode()
-def mean_features(model: Any, reader: Reader, workers: int, media: Sequence[Medium]) -> dict[str, Tensor]:
-    """For each kind the mean features (tokens, dim) of its media (of 256 of them, spread, where there are more):
-    what a model sees that cannot look.
+def sum_features(
+    model: Any, reader: Reader, workers: int, media: Sequence[Medium], folder: Path, ranks: Ranks
+) -> None:
+    """Into `folder`, this rank's share of what `read_means` is of: for each kind, its media (256 of them, spread,
+    where there are more) in parts. A part that is there is not made again.
     """
-    means = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[Path, list[Medium]] = {}
     for kind in dict.fromkeys(kind for kind, _ in media):
         own = [medium for medium in media if medium[0] == kind]
         chosen = own[:: max(1, len(own) // AVERAGED)][:AVERAGED]
-        total, count = None, 0
-        parts = [chosen[start : start + AT_ONCE[kind]] for start in range(0, len(chosen), AT_ONCE[kind])]
-        for encoded in encode_windows(model, reader, workers, parts):
-            rows = list(encoded.features.values())
-            if rows:
-                summed = torch.stack(rows).double().sum(0)
-                total, count = summed if total is None else total + summed, count + len(rows)
-        if total is not None:
-            means[kind] = (total / count).to(next(model.parameters()).dtype)
-    return means
+        for start in range(0, len(chosen), SUMMED):
+            parts[folder / f"{kind}-{start:03}.npz"] = chosen[start : start + SUMMED]
+    mine = {path: part for path, part in list(parts.items())[ranks.rank :: ranks.size] if not path.exists()}
+    encoding = encode_windows(model, reader, workers, list(mine.values()), hopeless=0)
+    for path, encoded in zip(mine, encoding, strict=True):
+        rows = list(encoded.features.values())
+        total = torch.stack(rows).double().sum(0).cpu().numpy() if rows else np.zeros(0)
+        with path.with_suffix(".tmp").open("wb") as file:
+            np.savez(file, total=total, count=len(rows))
+        path.with_suffix(".tmp").replace(path)
+
+
+def read_means(model: Any, folder: Path) -> dict[str, Tensor]:
+    """For each kind the mean features (tokens, dim) of its media: what a model sees that cannot look.
+
+    Parts are added in order: the mean is one to the last bit, whoever made them.
+    """
+    weight = next(model.parameters())
+    totals: dict[str, tuple[Any, int]] = {}
+    for path in sorted(folder.glob("*.npz")):
+        kind = path.name.partition("-")[0]
+        with np.load(path) as part:
+            if part["count"]:
+                total, count = totals.get(kind, (0.0, 0))
+                totals[kind] = total + part["total"], count + int(part["count"])
+    return {
+        kind: torch.from_numpy(total / count).to(weight.device, weight.dtype)
+        for kind, (total, count) in totals.items()
+    }
 
 
 @torch.inference_mode()

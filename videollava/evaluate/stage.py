@@ -23,7 +23,15 @@ from videollava.evaluate.answers import AnswerLog, Given
 from videollava.evaluate.contamination import find_contamination
 from videollava.evaluate.judge import open_judge
 from videollava.evaluate.measure import COUNTED, Bench, measure
-from videollava.evaluate.media import Reader, blindfold, encode_windows, media_of
+from videollava.evaluate.media import (
+    Encode,
+    Reader,
+    blindfold,
+    encode_windows,
+    media_of,
+    read_means,
+    sum_features,
+)
 from videollava.evaluate.predict import Settings, predict
 from videollava.evaluate.questions import QuestionSet, read_questions
 from videollava.evaluate.ranks import Ranks, join_ranks
@@ -152,37 +160,73 @@ def _answer_all(
     if loaded.tokenizer is None:
         raise InputError(f"{folder}: no tokenizer in it; evaluate needs a whole model")
     choose_attention(loaded.model, torch.device(ranks.device))
-    logs = [_answer(one, params, work, workspace, scratch, loaded, ranks) for one in sets]
+    askings = [_Asking.of(one, params, work, workspace, scratch, loaded, ranks) for one in sets]
+    ranks.wait()  # all have read what was answered before one goes on
+    for asking in askings:
+        asking.ask()
+    if params.evaluate.blind:
+        ranks.wait()  # what lacks its medium is known, and the means are there
+        for asking in askings:
+            asking.ask_blinded()
+    logs = [asking.logs for asking in askings]
     del loaded
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return logs
 
 
-def _answer(
-    one: QuestionSet,
-    params: Params,
-    work: Work,
-    workspace: Path,
-    scratch: Path,
-    loaded: Any,
-    ranks: Ranks,
-) -> _Logs:
-    """Ask everything, then once more blinded."""
-    choices, model = params.evaluate, loaded.model
-    reader = Reader.of(model.config, workspace, one.benchmark.aspect)
-    new = one.benchmark.max_new_tokens if one.of_files else choices.max_new_tokens
-    settings = Settings(new, work.tokens_per_batch, ranks)
-    folder = scratch / f"{one.name}-{one.key(reader.size)}"
-    seen = AnswerLog(folder / "seen", ranks.rank)
-    ask = partial(predict, model, loaded.tokenizer, one.items, settings=settings)
-    ask(partial(encode_windows, model, reader, work.loaders), seen, name=one.name)
-    if not choices.blind:
-        return _Logs(seen, None)
-    blind = AnswerLog(folder / "blind", ranks.rank)
-    dark = blindfold(model, reader, work.loaders, media_of(one.items))
-    ask(dark, blind, name=f"{one.name}.blind", unseen=seen.read().problems)
-    return _Logs(seen, blind)
+@dataclass(frozen=True)
+class _Asking:
+    """One benchmark's questions on the way to the model: its logs, and what they held at the start."""
+
+    one: QuestionSet
+    logs: _Logs
+    given: tuple[Given, Given | None]
+    means: Path
+    reader: Reader
+    loaders: int
+    loaded: Any
+    settings: Settings
+
+    @classmethod
+    def of(
+        cls,
+        one: QuestionSet,
+        params: Params,
+        work: Work,
+        workspace: Path,
+        scratch: Path,
+        loaded: Any,
+        ranks: Ranks,
+    ) -> _Asking:
+        """Of this rank."""
+        choices = params.evaluate
+        reader = Reader.of(loaded.model.config, workspace, one.benchmark.aspect)
+        new = one.benchmark.max_new_tokens if one.of_files else choices.max_new_tokens
+        settings = Settings(new, work.tokens_per_batch, ranks)
+        folder = scratch / f"{one.name}-{one.key(reader.size)}"
+        blind = AnswerLog(folder / "blind", ranks.rank) if choices.blind else None
+        logs = _Logs(AnswerLog(folder / "seen", ranks.rank), blind)
+        return cls(one, logs, logs.read(), folder / "means", reader, work.loaders, loaded, settings)
+
+    def ask(self) -> None:
+        """This rank's share; and its share of the means that blind."""
+        model = self.loaded.model
+        encode = partial(encode_windows, model, self.reader, self.loaders)
+        self._predict(encode, self.logs.seen, name=self.one.name, given=self.given[0])
+        if self.logs.blind:
+            media, ranks = media_of(self.one.items), self.settings.ranks
+            sum_features(model, self.reader, self.loaders, media, self.means, ranks)
+
+    def ask_blinded(self) -> None:
+        """Once more, each medium as the mean of its kind."""
+        assert self.logs.blind
+        encode = blindfold(read_means(self.loaded.model, self.means))
+        told = {"given": self.given[1], "unseen": self.logs.seen.read().problems}
+        self._predict(encode, self.logs.blind, name=f"{self.one.name}.blind", **told)
+
+    def _predict(self, encode: Encode, log: AnswerLog, **told: Any) -> None:
+        predict(self.loaded.model, self.loaded.tokenizer, self.one.items, encode, log, self.settings, **told)
 
 
 def _measure(

@@ -22,7 +22,7 @@ from videollava.errors import InputError
 from videollava.evaluate.batches import Sample
 from videollava.evaluate.generate import Sampling, generate
 from videollava.evaluate.positions import Refused, TooLong
-from videollava.evaluate.predict import prompt_sample
+from videollava.evaluate.prompting import prompt_sample
 from videollava.model import checkpoint
 from videollava.model.checkpoint import Quantization
 
