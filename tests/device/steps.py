@@ -107,7 +107,9 @@ def run_align(device: torch.device | str) -> dict[str, Any]:
     pixels = stored(4, SHAPE.frames, 3, 16, 16)
     ids = torch.randint(3, VOCABULARY, (4, 7))
     texts = torch.nn.functional.normalize(torch.randn(4, SHAPE.embed_dim), dim=-1)
-    batch = PairBatch(0, ids, torch.ones_like(ids), pixels, texts, torch.ones(4).bool(), [1] * 4)
+    batch = PairBatch(
+        0, ids, torch.ones_like(ids), pixels, torch.arange(4), texts, torch.ones(4).bool(), [1] * 4
+    )
     accelerator = SimpleNamespace(num_processes=1, process_index=0, device=next(pair.parameters()).device)
     return step(pair, lambda _: align._forward(accelerator, pair, pair, batch, 1.0))
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from videollava.errors import InputError
+from videollava.model import vision
 from videollava.model.encoders import (
     LanguageBind,
     LanguageBindTextModel,
@@ -100,18 +101,15 @@ def test_the_number_of_frames_can_be_changed_for_good(
     assert model.encode_videos(torch.randn(1, 7, 3, 16, 16)).shape == (1, 35, 32)
 
 
-def test_patch_dropout_keeps_the_class_token_and_the_same_patches_in_every_frame(shape: Model) -> None:
-    config = tower_config(shape, "video")
-    config.patch_dropout = 0.5
-    tower = LanguageBindVisionModel(config)
+def test_kept_patches_and_the_class_token_alone_are_seen_the_same_in_every_frame(shape: Model) -> None:
+    tower = LanguageBindVisionModel(tower_config(shape, "video")).train()
     tokens = torch.arange(5.0).expand(8, 5)[..., None].expand(8, 5, 32)
-    kept = tower.train()._drop_patches(tokens, frames=4)[..., 0].unflatten(0, (2, 4))
-    assert kept.shape == (2, 4, 3)
-    assert (kept[..., 0] == 0).all()
-    assert (kept == kept[:, :1]).all()
-    assert (kept[..., 1:] > 0).all()
-    assert tower.eval()._drop_patches(tokens, frames=4) is tokens
-    tower.train()(torch.randn(2, 4, 3, 16, 16)).pooler_output.sum().backward()
+    kept = vision._keep_patches(tokens, 4, torch.tensor([[0, 3], [1, 2]]))[..., 0].unflatten(0, (2, 4))
+    assert kept.tolist() == [[[0, 1, 4]] * 4, [[0, 2, 3]] * 4]
+    clips = torch.randn(2, 4, 3, 16, 16)
+    every = torch.arange(4).expand(2, 4)
+    torch.testing.assert_close(tower(clips, kept=every).pooler_output, tower(clips).pooler_output)
+    tower(clips, kept=every[:, :2]).pooler_output.sum().backward()
 
 
 def test_the_position_grid_need_not_be_square() -> None:

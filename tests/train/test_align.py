@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from videollava.data.pairs import PairBatch
+from videollava.data.pairs import PairBatch, number_captions
 from videollava.data.vocabulary import load_tokenizer, train_tokenizer
 from videollava.model.encoders import LanguageBind, pair_config
-from videollava.model.video_llava import IGNORED
 from videollava.params import Encoder, Model
 from videollava.train import align
 
@@ -57,13 +55,21 @@ def test_captions_encoded_once_give_the_loss_of_captions_encoded_in_every_step_f
     ids, mask = both["input_ids"], both["attention_mask"]
     pixels = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     present = torch.ones(4, dtype=torch.bool)
-    batch = PairBatch(0, ids, mask, pixels, torch.stack([texts[c] for c in CAPTIONS]), present, [1] * 4)
+    batch = PairBatch(
+        0,
+        ids,
+        mask,
+        pixels,
+        number_captions(CAPTIONS),
+        torch.stack([texts[c] for c in CAPTIONS]),
+        present,
+        [1] * 4,
+    )
     once = align._forward(ONE, pair, pair, batch, 1.0)
 
     out = pair(pixel_values=pixels, input_ids=ids, attention_mask=mask)
-    padded = F.pad(ids, (0, align.POSITIONS - ids.shape[1]), value=IGNORED)
     anew = align.contrastive_loss(
-        ONE, out.image_embeds, out.text_embeds, padded, pair.logit_scale.exp(), present
+        ONE, out.image_embeds, out.text_embeds, batch.captions, pair.logit_scale.exp(), present
     )
     torch.testing.assert_close(once, anew, rtol=1e-5, atol=1e-6)
     expected = gradients(pair, anew)

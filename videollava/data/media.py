@@ -208,7 +208,7 @@ def _to_pixels(pictures: NDArray[Any], size: int, row: Modality) -> Tensor:
     if row.full != FULL:
         scale, shift = affine(row.full)
         return torch.cat([_resize(one.float(), size, row) for one in stored.split(1)]) * scale + shift
-    if _target(*stored.shape[2:], size, row) == tuple(stored.shape[2:]):
+    if _target(stored.shape[2], stored.shape[3], size, row) == tuple(stored.shape[2:]):
         return _cut(stored, size).clone(memory_format=torch.contiguous_format)
     pixels = torch.empty(len(stored), row.channels, size, size, dtype=torch.int16)
     for index in range(len(stored)):

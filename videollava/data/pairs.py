@@ -5,6 +5,7 @@ In: the `align` split, one kind of medium. Out: one `PairBatch` a step and rank.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,18 @@ from videollava.data.pixels import stack
 from videollava.data.shards import Shards, load_split
 from videollava.errors import InputError
 
-__all__ = ["Captions", "PairBatch", "Pairs", "captions_of", "decode_all", "plan_pairs", "rows_of"]
+__all__ = [
+    "Captions",
+    "PairBatch",
+    "Pairs",
+    "captions_of",
+    "decode_all",
+    "number_captions",
+    "plan_pairs",
+    "rows_of",
+]
+
+PATCHES = 1  # sets the draw of patches apart from that of turns
 
 
 @dataclass
@@ -31,23 +43,34 @@ class PairBatch:
 
     present: (B,) bool; a pair whose medium does not decode keeps its place, so that ranks' batches stay equal.
     pixels: (B, 3, H, W), (B, T, 3, H, W), or for captions alone the attention mask of their second view (B, L).
+    captions: (B,) int64, equal for equal captions, whatever batch they are in and however it is padded.
     texts: with media, the captions as the frozen text encoder has them (B, D); for captions alone (B, 0).
+    kept: (B, K) int64, the patches of each medium that the encoder sees; None: all.
     """
 
     number: int
     input_ids: Tensor
     attention_mask: Tensor
     pixels: Tensor
+    captions: Tensor
     texts: Tensor
     present: Tensor
     lengths: list[int]
     dropped: list[str] = field(default_factory=list)
+    kept: Tensor | None = None
 
     def pin_memory(self) -> PairBatch:
         """Itself in page-locked memory; the data loader asks for it by this name."""
-        for name in ("input_ids", "attention_mask", "pixels", "texts", "present"):
-            setattr(self, name, getattr(self, name).pin_memory())
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.pin_memory())
         return self
+
+
+def number_captions(captions: Sequence[str]) -> Tensor:
+    """(B,) int64: a hash of each."""
+    hashes = [hashlib.blake2b(caption.encode(), digest_size=7).digest() for caption in captions]
+    return torch.tensor([int.from_bytes(digest) for digest in hashes])
 
 
 def rows_of(prepared: Path, kind: str, split: str = "align") -> list[int]:
@@ -83,8 +106,9 @@ class Pairs(Dataset[PairBatch]):
     """Item p is batch p of the plan. `pixels` keeps what was decoded, where the caller says it fits.
 
     texts: the embedding (D,) of every caption: the text encoder is frozen, so that each is computed once.
-    flips: sources whose pictures are mirrored and turned at random, seeded by (seed, epoch, pair): right for captions
-    that name no place.
+    flips: sources whose pictures are mirrored and turned at random: right for captions that name no place.
+    patch_dropout: share of a medium's patches that the encoder is not to see. Both are drawn by (seed, epoch, pair), so
+    that neither ranks nor batches show in them.
     """
 
     def __init__(
@@ -100,7 +124,9 @@ class Pairs(Dataset[PairBatch]):
         seed: tuple[int, int] = (0, 0),
         flips: Sequence[str] = (),
         pixels: dict[int, Tensor] | None = None,
+        patch_dropout: float = 0.0,
     ) -> None:
+        self.patch_dropout = patch_dropout
         self.shards, self.records = Shards(prepared), load_split(prepared, "align")
         self.rows = rows_of(prepared, kind)
         self.kind, self.tokenizer, self.layout, self.plan = kind, tokenizer, layout, plan
@@ -132,11 +158,18 @@ class Pairs(Dataset[PairBatch]):
             text["input_ids"],
             text["attention_mask"],
             stack([blank if pixels is None else pixels for pixels in media]),
+            number_captions(captions),
             torch.stack([self.texts[caption] for caption in captions]),
             torch.tensor([pixels is not None for pixels in media]),
             [1] * (len(rows) - len(dropped)),
             dropped,
+            torch.stack([self._draw_patches(row) for row in rows]) if self.patch_dropout else None,
         )
+
+    def _draw_patches(self, row: int) -> Tensor:
+        patches = self.layout.image_tokens  # of one frame: a clip's frames keep the same ones
+        order = np.random.default_rng([*self.seed, row, PATCHES]).permutation(patches)
+        return torch.from_numpy(np.sort(order[: max(1, int(patches * (1 - self.patch_dropout)))]))
 
     def _read(self, row: int) -> Tensor:
         medium = self.records["media"][row].as_py()[0]
@@ -203,14 +236,19 @@ class Captions(Dataset[PairBatch]):
         return len(self.plan.packs) - 1
 
     def __getitem__(self, number: int) -> PairBatch:
-        captions = [self.captions[row] for row in self.plan.pack(number).tolist()]
+        rows = self.plan.pack(number).tolist()
+        captions = [self.captions[row] for row in rows]
         text = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt"
         )
         ids, mask = text["input_ids"], text["attention_mask"]
-        draw = np.random.default_rng([*self.seed, number])
-        first, second = (mask * torch.from_numpy(draw.random(mask.shape) >= self.lost) for _ in range(2))
+        # By (seed, epoch, caption), and as many numbers whatever the batch is padded to.
+        draws = [np.random.default_rng([*self.seed, row]).random((2, self.positions)) for row in rows]
+        there = torch.from_numpy(np.stack(draws, 1)[..., : mask.shape[1]] >= self.lost)
+        first, second = mask * there[0], mask * there[1]
         for view in (first, second):
             view[:, 0] = 1  # a caption never loses everything
         present = torch.ones(len(captions), dtype=torch.bool)
-        return PairBatch(number, ids, first, second, torch.empty(len(ids), 0), present, [1] * len(ids))
+        nothing = torch.empty(len(ids), 0)
+        numbers = number_captions(captions)
+        return PairBatch(number, ids, first, second, numbers, nothing, present, [1] * len(ids))

@@ -257,13 +257,14 @@ class LanguageBindVisionModel(LanguageBindPreTrainedModel):
         pixel_values: Tensor,
         output_hidden_states: bool = False,
         feature_layer: int | None = None,
+        kept: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         clips = pixel_values.ndim == 5
         batch, frames = pixel_values.shape[:2] if clips else (len(pixel_values), 1)
         self._notice(frames)
         hidden = self.embeddings(pixel_values.flatten(0, 1) if clips else pixel_values)
-        hidden = self.pre_layrnorm(self._drop_patches(hidden, frames))
+        hidden = self.pre_layrnorm(_keep_patches(hidden, frames, kept))
         depth = self._depth(feature_layer)
         states = [hidden]
         for layer in itertools.islice(self.encoder.layers, depth):
@@ -303,16 +304,13 @@ class LanguageBindVisionModel(LanguageBindPreTrainedModel):
                 self.config.num_frames,
             )
 
-    def _drop_patches(self, hidden: Tensor, frames: int) -> Tensor:
-        """Keep the class token and a random share of patches, the same ones in all frames of a clip."""
-        if not self.training or self.config.patch_dropout == 0:
-            return hidden
-        patches = hidden.shape[1] - 1
-        keep = max(1, int(patches * (1 - self.config.patch_dropout)))
-        kept = torch.rand(len(hidden) // frames, patches, device=hidden.device).topk(keep, dim=-1).indices
-        kept = kept.repeat_interleave(frames, dim=0) + 1
-        index = F.pad(kept, (1, 0))[..., None].expand(-1, -1, hidden.shape[-1])
-        return hidden.gather(1, index)
+
+def _keep_patches(hidden: Tensor, frames: int, kept: Tensor | None) -> Tensor:
+    """The class token and these patches (clips or pictures, patches kept), in all frames of a clip the same."""
+    if kept is None:
+        return hidden
+    places = F.pad(kept.repeat_interleave(frames, dim=0) + 1, (1, 0))
+    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def set_frames(tower: LanguageBindVisionModel, frames: int) -> None:

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from videollava.data.batches import Layout
 from videollava.data.pairs import Captions, PairBatch, Pairs, captions_of, decode_all, plan_pairs, rows_of
@@ -28,7 +27,6 @@ from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
 from videollava.model.encoders import LanguageBind, pair_config
-from videollava.model.video_llava import IGNORED
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
 from videollava.train.accelerate import make_accelerator, usable
@@ -198,13 +196,11 @@ def _learn(
             seed=(params.seed, epoch),
             flips=() if video else align.flips,
             pixels=pixels,
+            patch_dropout=align.video_patch_dropout if video else align.patch_dropout,
         )
         for epoch in range(settings.epochs)
     ]
-    pair.vision_model.config.patch_dropout = align.video_patch_dropout if video else align.patch_dropout
-    steps = _train(pair, kind, packs, settings, work, accelerator, params, workspace, logged_before)
-    pair.vision_model.config.patch_dropout = 0.0
-    return steps
+    return _train(pair, kind, packs, settings, work, accelerator, params, workspace, logged_before)
 
 
 @torch.no_grad()
@@ -290,31 +286,31 @@ def _forward(
         # The value itself, as in CLIP: a bound inside the loss has no gradient, and the scale could not come back.
         pair.logit_scale.clamp_(max=HIGHEST_SCALE)
     device = accelerator.device
-    parts = (batch.input_ids, batch.attention_mask, batch.pixels, batch.texts, batch.present)
-    ids, mask, pixels, texts, present = (part.to(device, non_blocking=True) for part in parts)
-    captions = F.pad(ids, (0, POSITIONS - ids.shape[1]), value=IGNORED)
+    parts = (batch.input_ids, batch.attention_mask, batch.pixels, batch.captions, batch.texts, batch.present)
+    ids, mask, pixels, captions, texts, present = (part.to(device, non_blocking=True) for part in parts)
     if pixels.ndim == 2:
         both = model(pixel_values=None, input_ids=ids.repeat(2, 1), attention_mask=torch.cat([mask, pixels]))
         first, second = both.text_embeds.chunk(2)
     else:
-        first, second = model(pixel_values=pixels).image_embeds, texts
+        kept = None if batch.kept is None else batch.kept.to(device, non_blocking=True)
+        first, second = model(pixel_values=pixels, kept=kept).image_embeds, texts
     scale = pair.logit_scale.exp()
     return contrastive_loss(accelerator, first.float(), second.float(), captions, scale, present)
 
 
 def contrastive_loss(
-    accelerator: Any, media_BD: Tensor, text_BD: Tensor, captions_BL: Tensor, scale: Tensor, present_B: Tensor
+    accelerator: Any, media_BD: Tensor, text_BD: Tensor, captions_B: Tensor, scale: Tensor, present_B: Tensor
 ) -> Tensor:
     """Symmetric InfoNCE of this rank's pairs against the pairs of all ranks (normalised embeddings).
 
-    Equal captions (captions_BL: their ids) are all right answers: with few distinct captions a batch holds many
+    Equal captions (captions_B: their numbers) are all right answers: with few distinct captions a batch holds many
     pairs that are no negatives of each other. Pairs that are not present_B take no part, neither as rows nor as
     negatives. Averaged over ranks (as DDP does with gradients) it is the loss of one rank that holds all.
     """
     all_media, all_text, all_captions, all_present = (
-        _gather(accelerator, x) for x in (media_BD, text_BD, captions_BL, present_B)
+        _gather(accelerator, x) for x in (media_BD, text_BD, captions_B, present_B)
     )
-    same = ((captions_BL[:, None] == all_captions[None]).all(-1) & all_present[None]).float()
+    same = ((captions_B[:, None] == all_captions[None]) & all_present[None]).float()
     wanted = same / same.sum(1, keepdim=True).clamp(min=1)
     # The mean over the present pairs of all ranks.
     share = present_B * (accelerator.num_processes / all_present.sum().clamp(min=1))
