@@ -14,8 +14,8 @@ import pytest
 HERE = Path(__file__).parent
 STEPS = ("bases", "align", "pretrain", "finetune")
 # Where a step may still make the host wait: attention on the CPU's way (on CUDA in half precision it goes by offsets
-# that stay on the device), and transformers looking for padding among the captions of `align`, once a step.
-WAITING = {"model/attention.py:attend_packed", "model/encoders.py:forward"}
+# that stay on the device).
+WAITING = {"model/attention.py:attend_packed"}
 
 
 @pytest.fixture(scope="module")
