@@ -1,7 +1,8 @@
 """One rank of a real run (`torchrun rank_worker.py STAGE ...`): the command line, with two things arranged.
 
 Of the packs of a step every even one holds images and every odd one videos, so that of two ranks one never sees a
-video and the other never an image. With KILL_AFTER=n the process dies as by kill -9 when n steps are done.
+video and the other never an image. With LOSE=n,m the media of these rows do not decode. With KILL_AFTER=n the process
+dies as by kill -9 when n steps are done.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from videollava.data.batches import Packs
 from videollava.data.packing import Lengths, Plan
 from videollava.data.shards import load_split
+from videollava.errors import InputError
 from videollava.train import instruct, loop
 
 STEPS = 6
@@ -48,6 +51,18 @@ def plan_by_kind(
     return Plan(ranks, samples, bounds, steps, np.diff(sums[bounds[steps]]))
 
 
+def lose(patch: Any = setattr) -> None:
+    """Have the media of the rows in $LOSE be unreadable."""
+    real, lost = Packs._sample, {int(row) for row in os.environ["LOSE"].split(",")}
+
+    def sample(packs: Packs, row: int) -> Any:
+        if row in lost:
+            raise InputError(f"row {row}: does not decode")
+        return real(packs, row)
+
+    patch(Packs, "_sample", sample)
+
+
 def _die_after(steps: int) -> None:
     real, done = loop._learn, []
 
@@ -64,6 +79,8 @@ if __name__ == "__main__":
     from videollava.cli import main
 
     arrange()
+    if "LOSE" in os.environ:
+        lose()
     if "KILL_AFTER" in os.environ:
         _die_after(int(os.environ["KILL_AFTER"]))
     raise SystemExit(main(sys.argv[1:]))

@@ -17,7 +17,8 @@ from videollava.data.shards import load_split
 from videollava.errors import InputError
 from videollava.tracking import track
 from videollava.train import instruct, pretrain, spikes
-from videollava.train.measure import Seen, measure, over_ranks
+from videollava.train import measure as measuring
+from videollava.train.measure import Figures, Seen, measure, sum_over_ranks
 from videollava.train.tally import Tally
 
 CPU = torch.device("cpu")
@@ -29,7 +30,7 @@ def told(peak: float) -> dict[str, float]:
     flops = [np.array([[7e12, 8e12]]), np.array([[3e12, 4e12]])]
     job: Any = SimpleNamespace(name="finetune", flops=flops, peak_flops=peak, accelerator=accelerator)
     seen = Seen(tokens=600, samples=30, waited=0.5, by_kind={"loss_video": 1.5})
-    return measure(job, 1, 1.25, seen, 2.0, 0.1)
+    return measure(job, 1, 1.25, seen, 2.0, 0.1, None)
 
 
 def test_figures_of_a_step_by_hand() -> None:
@@ -51,11 +52,13 @@ def test_losses_of_kinds_are_means_over_all_ranks_labels() -> None:
     """Two ranks: 3 labels that lose 6 and 1 that loses 4 are 2.5 each; a kind that nobody had is left out."""
     tally = Tally(CPU)
     tally.sums, tally.labels = torch.tensor([0.0, 6.0, 5.0]), [0, 3, 2]
-    other = torch.tensor([10.0, 2.0, 0.0, 0, 1, 0, 3.0, 0.0, 4.0, 0.0], dtype=torch.float64)
+    other = torch.tensor([3.0, 0.0, 4.0, 0.0, 0, 1, 0], dtype=torch.float64)
     accelerator = SimpleNamespace(device=CPU, num_processes=2, reduce=lambda mine, _: mine + other)
-    seen = Seen(tokens=50, samples=4, dropped=1)
-    assert over_ranks(accelerator, torch.tensor(1.0), seen, tally) == 2.0
-    assert (seen.tokens, seen.samples, seen.dropped) == (60, 6, 1)
+    sums = sum_over_ranks(accelerator, torch.tensor(1.0), tally)
+    counts = torch.tensor([6, 60, 6, 1])  # labels, tokens, samples, lost records
+    loss, seen = Figures(0, 0.1, counts, sums, torch.tensor(0.5), tally, ranks=2, waited=0.25).read()
+    assert loss == 2.0
+    assert (seen.tokens, seen.samples, seen.dropped, seen.waited, seen.gradient_norm) == (60, 6, 1, 0.25, 0.5)
     assert seen.by_kind == {"loss_image": 2.5, "loss_video": 2.5}
 
 
@@ -129,3 +132,26 @@ def test_a_spike_is_told_with_its_records_and_a_remedy(
     (noted,) = [e for e in events if e["event"] == "metric" and "loss_spike" in e["values"]]
     assert noted["values"]["loss_spike"] > 1.5
     assert any(f"spike.{noted['step']}" in e["values"] for e in events if e["event"] == "tags")
+
+
+def test_where_the_device_works_by_itself_a_step_is_told_when_the_next_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged: list[int] = []
+    monkeypatch.setattr(measuring, "log_metrics", lambda step, **_: logged.append(step))
+    monkeypatch.setattr(measuring, "bound_dropped", lambda *_: None)
+    for device, expected in (("cpu", [[1], [1, 2], [1, 2]]), ("meta", [[], [1], [1, 2]])):
+        logged.clear()
+        accelerator = SimpleNamespace(device=torch.device(device), num_processes=1)
+        job: Any = SimpleNamespace(
+            name="bases", flops=[], accelerator=accelerator, logged_before=0, spikes=spikes.Spikes()
+        )
+        teller = measuring.Teller(job, SimpleNamespace(advance=lambda *_: None), dropped=2)  # type: ignore[arg-type]
+        seen = []
+        for step in (0, 1):
+            counts, sums = torch.tensor([1, 2, 1, 1]), torch.tensor([3.0])
+            teller.add(Figures(step, 0.1, counts, sums, None, None, ranks=1))
+            seen.append(list(logged))
+        teller.tell()
+        assert [*seen, logged] == expected
+        assert teller.dropped == 4

@@ -102,6 +102,11 @@ class Batch:
         """Which segment (int64) each target token is in."""
         return torch.repeat_interleave(torch.tensor(self.lengths))[self.targets]
 
+    @property
+    def label_count(self) -> int:
+        """Target tokens."""
+        return int((self.labels[0, 1:] != IGNORED).sum())
+
     def media(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The media arguments of the model's forward."""
         given = {

@@ -59,6 +59,11 @@ class PairBatch:
     dropped: list[str] = field(default_factory=list)
     kept: Tensor | None = None
 
+    @property
+    def label_count(self) -> int:
+        """Pairs that are there."""
+        return len(self.lengths)
+
     def pin_memory(self) -> PairBatch:
         """Itself in page-locked memory; the data loader asks for it by this name."""
         for name, value in vars(self).items():

@@ -2,12 +2,15 @@
 
 In: a model, its parameter groups, one Plan an epoch, the packs, a checkpoint folder. Out: the model, changed, and the
 journal's metrics. One optimiser step is the micro-steps (packs) the plan gives this rank; the loss is the sum over
-the step's target tokens of all ranks divided by their number, so ranks, packs and micro-steps do not show in it.
+the step's target tokens of all ranks divided by their number, so ranks, packs and micro-steps do not show in it. What
+is counted is what was really read: the next step's batches are taken, and their labels summed over ranks, while the
+device computes; nothing in a step waits for the host.
 Every step seeds torch by (seed, step, rank): a resumed run draws what the uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -26,7 +29,7 @@ from videollava.machine import Work
 from videollava.params import Train
 from videollava.tracking import log_metrics
 from videollava.train.accelerate import exchanging
-from videollava.train.measure import Seen, bound_dropped, measure, notice_spike, over_ranks
+from videollava.train.measure import Figures, Teller, sum_over_ranks
 from videollava.train.progress import Progress
 from videollava.train.spikes import Spikes
 from videollava.train.state import Checkpoint, clear_aside, find_checkpoint, has_room, seal, write_checkpoint
@@ -42,11 +45,12 @@ __all__ = ["Job", "learning_rate", "train"]
 class Job:
     """What one training run is made of.
 
-    groups: parameter groups for AdamW, each with its peak `lr`; betas: AdamW's. forward: (model, batch, targets of the
-    step) -> loss, the sum over the batch's targets divided by that number. packs: one dataset an epoch, its plan
-    inside. flops: of each epoch's steps, this rank's share, (steps, 2): what is computed, and by PaLM's formula (empty:
-    not logged). worst: epoch and number of the pack that needs most memory; it is tried before the first step.
-    tally: where `forward` counts each target's loss. validation: what is held out, and how often it is asked.
+    groups: parameter groups for AdamW, each with its peak `lr`; betas: AdamW's. forward: (model, batch, labels of the
+    step, on the device) -> loss, the sum over the batch's targets divided by that number. packs: one dataset an epoch,
+    its plan inside. flops: of each epoch's steps, this rank's share, (steps, 2): what is computed, and by PaLM's
+    formula (empty: not logged). worst: epoch and number of the pack that needs most memory; it is tried before the
+    first step. tally: where `forward` counts each target's loss. validation: what is held out, and how often it is
+    asked.
     """
 
     name: str
@@ -100,32 +104,54 @@ def train(job: Job) -> None:
     if start < job.steps:
         try_worst_pack(job, model, optimizer)
     bar = Progress(job.name, job.steps, start, accelerator.is_main_process)
-    for step, targets, batches in _steps(job, start):
-        began = time.perf_counter()
+    teller, coming = Teller(job, bar, dropped), _steps(job, start)
+    taken = next(coming, None)
+    teller.begin()
+    while taken is not None:
+        step = taken.number
         factor = learning_rate(step, job.steps, settings.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         torch.manual_seed(_seed(job.seed, step, accelerator.process_index))
-        loss, seen = _learn(job, model, optimizer, targets, batches)
-        dropped += seen.dropped
-        bound_dropped(job, dropped, step + 1)
-        values = measure(job, step, loss, seen, time.perf_counter() - began, settings.learning_rate * factor)
-        log_metrics(job.logged_before + step + 1, **values)
-        notice_spike(job, step, loss)
-        if job.validation and step + 1 in job.validation.steps(job.steps):
-            held_out = held_out_loss(job.validation, model, job.forward, accelerator)
-            log_metrics(job.logged_before + step + 1, held_out_loss=held_out)
-            bar.held_out = held_out
-        bar.advance(step + 1, values)
-        if (step + 1) % job.work.checkpoint_steps == 0 or step + 1 == job.steps:
-            _save(job, model, optimizer, step + 1, dropped)
+        figures = _learn(job, model, optimizer, taken, settings.learning_rate * factor)
+        # While the device works: the next step's batches, and what they hold on all ranks.
+        taken = next(coming, None)
+        figures.waited = taken.waited if taken else 0.0
+        teller.add(figures)
+        _between(job, model, optimizer, step + 1, teller)
     bar.close()
-    if dropped:
-        print(f"{job.name}: {dropped} records left out, their media did not decode", flush=True)
+    if teller.dropped:
+        print(f"{job.name}: {teller.dropped} records left out, their media did not decode", flush=True)
 
 
-def _steps(job: Job, start: int) -> Iterator[tuple[int, int, Iterator[Batch]]]:
-    """(step, target tokens of all ranks, this rank's batches) from `start` on; skipped samples are never read."""
+def _between(job: Job, model: nn.Module, optimizer: Any, done: int, teller: Teller) -> None:
+    """What is due after `done` steps; what they did is told first, so that nothing is kept of a loss that is none."""
+    validation = job.validation if job.validation and done in job.validation.steps(job.steps) else None
+    saved = done % job.work.checkpoint_steps == 0 or done == job.steps
+    if not (validation or saved):
+        return
+    teller.tell()
+    if validation:
+        held_out = held_out_loss(validation, model, job.forward, job.accelerator)
+        log_metrics(job.logged_before + done, held_out_loss=held_out)
+        teller.bar.held_out = held_out
+    if saved:
+        _save(job, model, optimizer, done, teller.dropped)
+    teller.begin()
+
+
+@dataclass
+class _Taken:
+    """A step's batches on this rank, and what those of all ranks hold (`Figures.counts`)."""
+
+    number: int
+    batches: list[Batch]
+    counts: Tensor
+    waited: float
+
+
+def _steps(job: Job, start: int) -> Iterator[_Taken]:
+    """The steps from `start` on; skipped samples are never read."""
     rank, workers = job.accelerator.process_index, job.work.loaders
     first = 0
     for packs in job.packs:
@@ -136,48 +162,46 @@ def _steps(job: Job, start: int) -> Iterator[tuple[int, int, Iterator[Batch]]]:
         )
         stream = iter(loader) if rows else iter(())
         for step, row in zip(range(begin, len(plan)), rows, strict=True):
-            yield first + step, int(plan.targets[step]), itertools.islice(stream, len(row))
+            yield _take(job, first + step, itertools.islice(stream, len(row)))
         first += len(plan)
 
 
-def _learn(
-    job: Job, model: nn.Module, optimizer: Any, targets: int, batches: Iterator[Batch]
-) -> tuple[float, Seen]:
-    """One optimiser step; the loss over all ranks."""
-    accelerator, seen = job.accelerator, Seen()
-    if job.tally:
-        job.tally.clear()
+def _take(job: Job, number: int, stream: Iterator[Batch]) -> _Taken:
+    """The batches of a step, counted over all ranks: a record that is lost makes the step smaller."""
+    began, device = time.perf_counter(), job.accelerator.device
+    batches = list(stream)
+    waited = time.perf_counter() - began
+    for reason in itertools.chain(*(batch.dropped for batch in batches)):
+        print(f"left out: {reason}", flush=True)
+    columns = [
+        (batch.label_count, batch.input_ids.numel(), len(batch.lengths), len(batch.dropped))
+        for batch in batches
+    ]
+    here = torch.tensor(columns).sum(0).to(device, non_blocking=True)
+    return _Taken(number, batches, job.accelerator.reduce(here, "sum"), waited)
+
+
+def _learn(job: Job, model: nn.Module, optimizer: Any, taken: _Taken, rate: float) -> Figures:
+    """One optimiser step, asked of the device and not waited for."""
+    accelerator, tally = job.accelerator, job.tally
+    if tally:
+        tally.clear()
     total = torch.zeros((), device=accelerator.device)
     # Gradients are averaged over ranks where they ought to be summed.
-    share = max(1, targets) / accelerator.num_processes
-    following = _next(batches, seen)
-    while following is not None:
-        batch, following = following, _next(batches, seen)
-        last = following is None
-        with exchanging(accelerator, model, last):
+    share = taken.counts[0].clamp(min=1).float() / accelerator.num_processes
+    for batch in taken.batches:
+        with exchanging(accelerator, model, last=batch is taken.batches[-1]):
             loss = job.forward(model, batch, share)
             total += loss.detach()
             accelerator.backward(loss)
     learned = [p for group in optimizer.param_groups for p in group["params"]]
     # Where nothing is to be cut, the norm is measured all the same.
     norm = accelerator.clip_grad_norm_(learned, job.settings.clip or math.inf)
-    seen.gradient_norm = math.nan if norm is None else float(norm)
     optimizer.step()
     optimizer.zero_grad()
-    return over_ranks(accelerator, total, seen, job.tally), seen
-
-
-def _next(batches: Iterator[Batch], seen: Seen) -> Batch | None:
-    began = time.perf_counter()
-    batch = next(batches, None)
-    seen.waited += time.perf_counter() - began
-    if batch is not None:
-        seen.tokens += int(batch.input_ids.numel())
-        seen.samples += len(batch.lengths)
-        seen.dropped += len(batch.dropped)
-        for reason in batch.dropped:
-            print(f"left out: {reason}", flush=True)
-    return batch
+    sums = sum_over_ranks(accelerator, total, tally)
+    kept = copy.copy(tally)  # it begins anew before this step is told
+    return Figures(taken.number, rate, taken.counts, sums, norm, kept, accelerator.num_processes)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
@@ -187,7 +211,8 @@ def _seed(seed: int, step: int, rank: int) -> int:
 def _about(job: Job) -> dict[str, Any]:
     return {
         "stage": job.name,
-        "ranks": job.accelerator.num_processes,
+        # A sharded state is for as many ranks as wrote it; another is whole.
+        **({"ranks": job.accelerator.num_processes} if job.work.strategy != "ddp" else {}),
         "steps": job.steps,
         "strategy": job.work.strategy,
     }

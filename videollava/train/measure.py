@@ -7,6 +7,7 @@ and remedy where training can't go on.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +19,20 @@ from torch import Tensor
 from videollava.data.batches import KINDS
 from videollava.errors import InputError
 from videollava.tracking import log_metrics, log_tags
+from videollava.train.progress import Progress
 from videollava.train.tally import Tally
 
 if TYPE_CHECKING:
     from videollava.train.loop import Job
 
-__all__ = ["Seen", "bound_dropped", "measure", "notice_spike", "over_ranks", "records_of"]
+__all__ = ["Figures", "Teller", "records_of", "sum_over_ranks"]
 
 NAMED = 8  # records in an error
 
 
 @dataclass
 class Seen:
-    """What a step's batches held, over all ranks at the end, and the seconds this rank waited for them."""
+    """What a step's batches held, over all ranks, and the seconds this rank waited for the next ones."""
 
     tokens: int = 0
     samples: int = 0
@@ -40,25 +42,90 @@ class Seen:
     by_kind: dict[str, float] = field(default_factory=dict)  # mean loss of the targets of each kind of sample
 
 
-def over_ranks(accelerator: Any, total: Tensor, seen: Seen, tally: Tally | None = None) -> float:
-    """The mean of `total`; what was seen becomes the sum over ranks. All in one exchange, that waits for the device."""
-    counts = [seen.tokens, seen.samples, seen.dropped, *(tally.labels if tally else ())]
-    known = torch.tensor(counts, dtype=torch.float64).to(accelerator.device, non_blocking=True)
-    lost = [total[None].double(), *([tally.sums.double()] if tally else [])]
-    sums = accelerator.reduce(torch.cat([known, *lost]), "sum").tolist()
-    seen.tokens, seen.samples, seen.dropped = (int(count) for count in sums[:3])
-    labels, kinds = sums[3 : len(counts)], sums[len(counts) + 1 :]
+@dataclass
+class Figures:
+    """What a step did, left on the device until somebody reads it: reading waits for the step.
+
+    counts: (4,) labels, tokens, samples and lost records; sums: the loss, and of each kind of sample the loss and
+    labels of its targets; both over all ranks. norm: None where the engine does not tell.
+    """
+
+    step: int
+    rate: float
+    counts: Tensor
+    sums: Tensor
+    norm: Tensor | float | None
+    tally: Tally | None
+    ranks: int
+    waited: float = 0.0
+
+    def read(self) -> tuple[float, Seen]:
+        """The loss, and the rest."""
+        _, tokens, samples, dropped = self.counts.tolist()
+        loss, *kinds = self.sums.tolist()
+        half = len(kinds) // 2
+        means = zip(KINDS, kinds[:half], kinds[half:], strict=True) if kinds else ()
+        by_kind = {f"loss_{kind}": lost / count for kind, lost, count in means if count}
+        norm = math.nan if self.norm is None else float(self.norm)
+        return loss / self.ranks, Seen(tokens, samples, dropped, self.waited, norm, by_kind)
+
+
+def sum_over_ranks(accelerator: Any, total: Tensor, tally: Tally | None) -> Tensor:
+    """`Figures.sums`, in one exchange that nobody waits for."""
+    parts = [total[None].double()]
     if tally:
-        means = zip(KINDS, kinds, labels, strict=True)
-        seen.by_kind = {f"loss_{kind}": lost / count for kind, lost, count in means if count}
-    return float(sums[len(counts)] / accelerator.num_processes)
+        labels = torch.tensor(tally.labels, dtype=torch.float64).to(accelerator.device, non_blocking=True)
+        parts += [tally.sums.double(), labels]
+    summed: Tensor = accelerator.reduce(torch.cat(parts), "sum")
+    return summed
 
 
-def measure(job: Job, step: int, loss: float, seen: Seen, seconds: float, rate: float) -> dict[str, float]:
+class Teller:
+    """Logs what steps did; where the device works by itself, each a step late, so that it never waits for the host.
+
+    dropped: records left out so far.
+    """
+
+    def __init__(self, job: Job, bar: Progress, dropped: int) -> None:
+        self.job, self.bar, self.dropped = job, bar, dropped
+        self._waiting: list[Figures] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock of the next step: what came between (a checkpoint, a validation) is no part of it."""
+        self._began = time.perf_counter()
+
+    def add(self, figures: Figures) -> None:
+        """Take a step that has been asked for, and tell the one before."""
+        self._waiting.append(figures)
+        self.tell(all_of_them=self.job.accelerator.device.type == "cpu")
+
+    def tell(self, all_of_them: bool = True) -> None:
+        """Log what has not been logged. InputError where a loss is no number, or too many records are lost."""
+        while len(self._waiting) > (0 if all_of_them else 1):
+            figures = self._waiting.pop(0)
+            loss, seen = figures.read()
+            now = time.perf_counter()
+            self._log(figures, loss, seen, now - self._began)
+            self._began = now
+
+    def _log(self, figures: Figures, loss: float, seen: Seen, seconds: float) -> None:
+        job, step = self.job, figures.step
+        self.dropped += seen.dropped
+        bound_dropped(job, self.dropped, step + 1)
+        values = measure(job, step, loss, seen, seconds, figures.rate, figures.tally)
+        log_metrics(job.logged_before + step + 1, **values)
+        notice_spike(job, step, loss, figures.tally)
+        self.bar.advance(step + 1, values)
+
+
+def measure(
+    job: Job, step: int, loss: float, seen: Seen, seconds: float, rate: float, tally: Tally | None
+) -> dict[str, float]:
     """The metrics of a step (from 0) that took `seconds`; InputError where its loss is no number."""
     if not math.isfinite(loss):
         raise InputError(
-            f"{job.name}: the loss of step {step + 1} is {loss} ({_blamed(job, step, loss)}); "
+            f"{job.name}: the loss of step {step + 1} is {loss} ({_blamed(job, step, loss, tally)}); "
             f"{_remedy(job)}; the checkpoint before this step stays"
         )
     values = {
@@ -83,22 +150,24 @@ def measure(job: Job, step: int, loss: float, seen: Seen, seconds: float, rate: 
     return values
 
 
-def notice_spike(job: Job, step: int, loss: float) -> None:
+def notice_spike(job: Job, step: int, loss: float, tally: Tally | None) -> None:
     """Say and note a loss that jumps: the step (from 0), whose records, what to do. Training goes on."""
     usual = job.spikes.above(loss)
     if usual is None:
         return
     rank = job.accelerator.process_index
     # Others speak up where a record of theirs did it; `loss` is the same number on every rank.
-    if rank and not (job.tally and any(value >= loss for _, value in job.tally.worst()[:1])):
+    if rank and not (tally and any(value >= loss for _, value in tally.worst()[:1])):
         return
-    said = f"{_blamed(job, step, loss)}; training goes on; if it stays up or comes often, {_remedy(job)}"
+    said = (
+        f"{_blamed(job, step, loss, tally)}; training goes on; if it stays up or comes often, {_remedy(job)}"
+    )
     print(
         f"{job.name}: the loss of step {step + 1} jumps from {usual:.3g} to {loss:.3g} ({said})", flush=True
     )
     number = job.logged_before + step + 1
     log_metrics(number, loss_spike=loss / usual)
-    log_tags(**{f"spike.{number}": f"{loss:.4g}, before {usual:.4g}; {_blamed(job, step, loss)}"})
+    log_tags(**{f"spike.{number}": f"{loss:.4g}, before {usual:.4g}; {_blamed(job, step, loss, tally)}"})
 
 
 def _remedy(job: Job) -> str:
@@ -109,9 +178,9 @@ def _remedy(job: Job) -> str:
     return f"look at these records, lower {rate_key} (now {job.settings.learning_rate}){other}"
 
 
-def _blamed(job: Job, step: int, loss: float) -> str:
+def _blamed(job: Job, step: int, loss: float, tally: Tally | None) -> str:
     """This rank's records with the highest loss, where it is known of each; else those of the step."""
-    worst = job.tally.worst() if job.tally else []
+    worst = tally.worst() if tally else []
     if not worst:
         return f"this rank's records: {records_of(job, step)}"
     if not math.isfinite(loss) and math.isfinite(worst[0][1]):
