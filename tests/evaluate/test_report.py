@@ -323,7 +323,7 @@ def test_what_training_took_is_told_by_stage(workspace: Path) -> None:
         events = [
             {"event": "start", "time": 0, "tags": tags, "id": "x", "pid": 1},
             {"event": "metric", "time": 5, "step": 1, "values": values},
-            {"event": "end", "time": minutes * 60_000, "status": "FINISHED"},
+            {"event": "end", "time": minutes * 60_000, "status": "FINISHED", "seconds": 1.0},
         ]
         file = workspace / f"runs/{stage}/{input_key(workspace, stage)[:16]}-001.jsonl"
         file.parent.mkdir(parents=True)

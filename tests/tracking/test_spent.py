@@ -42,10 +42,12 @@ def test_attempts_are_added_with_the_ranks_each_had(tmp_path: Path) -> None:
         start(10.0, ranks="2", device="cuda"),
         step(11.0, 1, 10.0, tokens_per_second=100.0, mfu=0.2, mfu_palm=0.3),
         step(11.5, 2, 10.0, tokens_per_second=1.0, mfu=0.9, mfu_palm=0.9),  # done again: the last counts
+        {"event": "end", "time": int(34.0 * HOUR), "status": "KILLED", "error": "the process went away"},
         start(35.0, ranks="4", device="cuda"),
         step(35.2, 2, 30.0, tokens_per_second=200.0, mfu=0.4, mfu_palm=0.5),
         {"event": "metric", "time": int(35.3 * HOUR), "step": 2, "values": {"held_out_loss": 1.0}},
         {"event": "end", "time": int(35.5 * HOUR), "status": "FINISHED", "error": "", "seconds": 1},
+        {"event": "tags", "time": int(50 * HOUR), "values": {"stage_key": "k"}},
     )
     found = read_spent(journal)
     assert found == Spent(pytest.approx(2 * 1.5 + 4 * 0.5), True, 2, found.rates)
@@ -55,7 +57,9 @@ def test_attempts_are_added_with_the_ranks_each_had(tmp_path: Path) -> None:
 
 
 def test_on_a_cpu_they_are_process_hours_and_a_stage_without_steps_has_no_rates(tmp_path: Path) -> None:
-    journal = write(tmp_path / "run.jsonl", start(1.0), {"event": "end", "time": int(1.25 * HOUR)})
+    journal = write(
+        tmp_path / "run.jsonl", start(1.0), {"event": "end", "time": int(1.25 * HOUR), "seconds": 9}
+    )
     assert read_spent(journal).metrics() == {"process_hours": 0.25}
 
 

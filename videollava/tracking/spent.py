@@ -42,7 +42,7 @@ def read_spent(path: Path) -> Spent:
     hours, on_gpus = 0.0, False
     for place, after in zip(starts, [*starts[1:], len(events)], strict=True):
         tags = events[place]["tags"]
-        hours += int(tags.get("ranks", 1)) * (events[after - 1]["time"] - events[place]["time"]) / HOUR
+        hours += int(tags.get("ranks", 1)) * (_end_of(events[place:after]) - events[place]["time"]) / HOUR
         on_gpus = on_gpus or tags.get("device") == "cuda"
     return Spent(hours, on_gpus, len(starts), _means(events))
 
@@ -65,6 +65,16 @@ def _read(path: Path) -> list[dict[str, Any]]:
             return [event for event in events if "time" in event]
         events += some
         offset = after
+
+
+def _end_of(attempt: Sequence[Mapping[str, Any]]) -> int:
+    """When an attempt ended: what others note afterwards, such as that its process is gone, is none of its time."""
+    last = 0
+    for event in attempt:
+        if event["event"] == "end":
+            return int(event["time"]) if "seconds" in event else last
+        last = int(event["time"])
+    return last
 
 
 def _means(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
