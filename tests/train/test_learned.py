@@ -19,7 +19,7 @@ from videollava.train.learned import guess_and_floor
 
 def test_guess_and_floor_by_hand() -> None:
     """Five pairs, one of them not there; of four captions two are the same."""
-    captions = torch.tensor([[1, 2], [3, 4], [1, 2], [5, 6], [1, 2]])
+    captions = torch.tensor([1, 3, 1, 5, 1])
     present = torch.tensor([True, True, True, True, False])
     guess, floor = guess_and_floor(captions, present)
     assert guess == pytest.approx(math.log(4))
@@ -29,7 +29,7 @@ def test_guess_and_floor_by_hand() -> None:
 
 def test_the_loss_itself_is_between_them() -> None:
     """Guessing: embeddings that are all the same. Knowing: those of equal captions agree and the others do not."""
-    captions = torch.tensor([[1], [2], [1], [3]])
+    captions = torch.tensor([1, 2, 1, 3])
     present = torch.ones(4).bool()
     alone = type("Alone", (), {"num_processes": 1, "process_index": 0})()
     flat = torch.ones(4, 2) / math.sqrt(2)

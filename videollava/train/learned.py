@@ -9,6 +9,7 @@ is asked anew at the end of every run, a resumed one too: on the last epoch's fi
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,12 +52,12 @@ def check_learned(job: Job, least: float) -> None:
     )
 
 
-def guess_and_floor(captions_BL: Tensor, present_B: Tensor) -> tuple[float, float]:
-    """The losses of guessing and of knowing, of a whole batch: caption ids of all ranks, and which pairs are there."""
-    there = captions_BL[present_B]
+def guess_and_floor(captions_B: Tensor, present_B: Tensor) -> tuple[float, float]:
+    """The losses of guessing and of knowing, of a whole batch: captions' numbers, and which pairs are there."""
+    there = captions_B[present_B]
     if not len(there):
         return 0.0, 0.0
-    alike = (there[:, None] == there[None]).all(-1).sum(1)
+    alike = (there[:, None] == there[None]).sum(1)
     return math.log(len(there)), float(alike.double().log().mean())
 
 
@@ -65,10 +66,11 @@ def _ask(job: Job, packs: Any, step: int) -> tuple[float, float, float]:
     """Loss, guess and floor of one step's batch over all ranks."""
     accelerator = job.accelerator
     (number,) = packs.plan.packs_of(step, accelerator.process_index)
-    batch: Any = packs[number]
+    batch: Any = replace(packs[number], kept=None)  # all patches
     with without_dropout(job.model, accelerator.device):
         loss = job.forward(job.model, batch, 1.0)
-    ids = torch.nn.functional.pad(batch.input_ids, (0, packs.positions - batch.input_ids.shape[1]), value=-1)
-    captions, present = (accelerator.gather(x.to(accelerator.device)) for x in (ids, batch.present))
+    captions, present = (
+        accelerator.gather(x.to(accelerator.device)) for x in (batch.captions, batch.present)
+    )
     mean = accelerator.reduce(loss.detach().double(), "mean")
     return float(mean), *guess_and_floor(captions.cpu(), present.cpu())
