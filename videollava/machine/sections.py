@@ -82,7 +82,7 @@ class Work(Section):
     )
     tokens_per_batch: Count = Field(16384, description="tokens a rank generates from at once in evaluate")
     recompute: Flag = Field(False, description="compute activations again: less memory, more time")
-    compile: Flag = Field(False, description="compile the language model's layers (GPU)")
+    compile: Flag = Field(False, description="compile the language model's layers (GPU; not zero3)")
     checkpoint_steps: Count = Field(100, description="steps between two checkpoints")
     slow_minutes: Positive = Field(5.0, description="without a step before a rank is named in a warning")
     stall_minutes: Positive = Field(30.0, description="without a step before the run is ended")

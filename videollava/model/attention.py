@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-__all__ = ["VARLEN", "attend_packed", "packed_kwargs", "register"]
+__all__ = ["VARLEN", "attend_packed", "find_kernel", "packed_kwargs", "register"]
 
 VARLEN = "varlen"
 SLACK = 1.25  # segments share a call while the longest is at most this much longer than the shortest
@@ -87,47 +87,76 @@ def attend_packed(
     dropout: float = 0.0,
 ) -> Tensor:
     """Causal attention inside each segment: (T, heads, dim), k and v with kv heads -> (T, heads, dim)."""
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
-        return _attend_flash(q, k, v, cu_seq_lens, longest or int(cu_seq_lens.diff().max()), scale)
-    ends = cu_seq_lens.tolist()
-    return _attend_grouped(q, k, v, tuple(b - a for a, b in itertools.pairwise(ends)), scale, dropout)
+    if _suits_kernel(q, dropout):
+        kernel = find_kernel()
+        return kernel(q, k, v, cu_seq_lens, longest or int(cu_seq_lens.diff().max()), scale)
+    return _attend_by_lengths(q, k, v, cu_seq_lens, scale, dropout)
 
 
-def _attend_flash(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scale: float | None) -> Tensor:
-    kernel = _flash_attn()
-    if kernel is not None:
-        return kernel(q, k, v, ends, ends, longest, longest, softmax_scale=scale, causal=True)
-    from torch.nn.attention.varlen import varlen_attn
-
-    options = _causal_options(varlen_attn)
-    if "enable_gqa" not in options and q.shape[1] != k.shape[1]:
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    if scale is not None and "scale" in inspect.signature(varlen_attn).parameters:
-        options = {**options, "scale": scale}
-    mixed: Any = varlen_attn(
-        q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest, **options
-    )
-    return mixed
+def _suits_kernel(q: Tensor, dropout: float) -> bool:
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0
 
 
-@functools.cache
-def _flash_attn() -> Callable[..., Tensor] | None:
+def find_kernel() -> Kernel:
+    """What attends to packed rows on CUDA: flash-attn where it is installed, else torch's own.
+
+    Found once, and before layers are compiled: a compiler can neither import nor look at signatures.
+    """
+    global _kernel
+    if _kernel is None:
+        _kernel = _flash_attn() or _torch_varlen()
+    return _kernel
+
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, float | None], Tensor]
+_kernel: Kernel | None = None
+
+
+def _flash_attn() -> Kernel | None:
     try:
-        module = importlib.import_module("flash_attn")
+        attend = importlib.import_module("flash_attn").flash_attn_varlen_func
     except ImportError:
         return None
-    kernel: Callable[..., Tensor] = module.flash_attn_varlen_func
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scale: float | None) -> Tensor:
+        mixed: Tensor = attend(q, k, v, ends, ends, longest, longest, softmax_scale=scale, causal=True)
+        return mixed
+
     return kernel
 
 
-@functools.cache
-def _causal_options(kernel: Callable[..., Any]) -> dict[str, Any]:
-    """torch 2.13 says causal by window_size=(-1, 0), older releases by is_causal."""
-    known = inspect.signature(kernel).parameters
+def _torch_varlen() -> Kernel:
+    """torch 2.13 says causal by window_size=(-1, 0) and repeats heads itself; older releases do not."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    attend: Callable[..., Any] = varlen_attn
+    known = inspect.signature(attend).parameters
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    if "enable_gqa" in known:
+    grouped, scaled = "enable_gqa" in known, "scale" in known
+    if grouped:
         options["enable_gqa"] = True
-    return options
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scale: float | None) -> Tensor:
+        if not grouped and q.shape[1] != k.shape[1]:
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        if scaled and scale is not None:
+            mixed: Tensor = attend(
+                q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest, scale=scale, **options
+            )
+            return mixed
+        mixed = attend(q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest, **options)
+        return mixed
+
+    return kernel
+
+
+@torch.compiler.disable
+def _attend_by_lengths(
+    q: Tensor, k: Tensor, v: Tensor, cu_seq_lens: Tensor, scale: float | None, dropout: float
+) -> Tensor:
+    """Without a kernel of varying lengths: they are read back, so a compiled layer is cut in two here."""
+    ends = cu_seq_lens.tolist()
+    return _attend_grouped(q, k, v, tuple(b - a for a, b in itertools.pairwise(ends)), scale, dropout)
 
 
 def _attend_grouped(

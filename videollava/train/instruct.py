@@ -29,6 +29,7 @@ from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train import adapters, assemble
 from videollava.train.accelerate import make_accelerator, peak_flops, usable
+from videollava.train.compiled import check_compiling, compile_layers
 from videollava.train.cost import Prices, encoder_flops, language_prices, palm_prices, step_flops
 from videollava.train.features import encode_split
 from videollava.train.loop import Job, train
@@ -61,6 +62,8 @@ def instruct(
 ) -> None:
     """Run stage 1 or 2 (section 3.3 of the paper), from its checkpoint if there is one."""
     kind, settings, work = STAGES[stage], usable(getattr(params, stage)), machine.work(stage)
+    if work.compile:
+        check_compiling(work.strategy)
     accelerator = make_accelerator(settings, work.strategy)
     prepared, models = workspace / "data/prepared", workspace / "models"
     torch.manual_seed(params.seed)
@@ -77,6 +80,8 @@ def instruct(
     if adapted:
         learner = adapters.add_adapter(model, settings.lora)
         groups = adapters.adapter_groups(learner, settings)
+    if work.compile:
+        compile_layers(model)
     layout = Layout.of(
         params.model,
         model.config.text_config.vocab_size,
