@@ -120,7 +120,9 @@ def test_layers_are_compiled_whole_and_once_for_packs_of_all_lengths_in_float32(
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_where_lengths_are_read_back_the_compiler_goes_round_the_attention_in_float32(recompute: bool) -> None:
+def test_where_lengths_are_read_back_the_compiler_goes_round_the_attention_in_float32(
+    recompute: bool,
+) -> None:
     plain, compiled = _model(recompute), _model(recompute)
     compile_layers(_whole(compiled), backend="eager")
     _check_equal(plain, compiled)
@@ -146,7 +148,9 @@ def test_adapted_layers_are_compiled_whole_in_float32() -> None:
     compiled = copy.deepcopy(plain)
     compile_layers(_whole(compiled), backend="eager", fullgraph=True)
     _check_equal(plain, compiled)
-    assert _graphs() == 2  # what enters the first layer has no gradient here; in a stage it comes by the projector
+    assert (
+        _graphs() == 2
+    )  # what enters the first layer has no gradient here; in a stage it comes by the projector
 
 
 def test_torchs_own_kernel_is_traced_whole_with_lengths_as_symbols(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,12 +139,9 @@ def _torch_varlen() -> Kernel:
     def kernel(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int, scale: float | None) -> Tensor:
         if not grouped and q.shape[1] != k.shape[1]:
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-        if scaled and scale is not None:
-            mixed: Tensor = attend(
-                q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest, scale=scale, **options
-            )
-            return mixed
-        mixed = attend(q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest, **options)
+        chosen = {**options, "scale": scale} if scaled and scale is not None else options
+        rows = (x.contiguous() for x in (q, k, v))
+        mixed: Tensor = attend(*rows, ends, ends, longest, longest, **chosen)
         return mixed
 
     return kernel

@@ -124,7 +124,8 @@ class LanguageBindTextModel(LanguageBindPreTrainedModel, CLIPTextModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        out = CLIPTextModel.forward(self, input_ids, attention_mask, **kwargs)
+        seen = None if attention_mask is None else self._seen(attention_mask)
+        out = CLIPTextModel.forward(self, input_ids, seen, **kwargs)
         if self.config.pooling == "highest":
             last = input_ids.argmax(dim=-1)
         elif attention_mask is None:
@@ -135,6 +136,19 @@ class LanguageBindTextModel(LanguageBindPreTrainedModel, CLIPTextModel):
         rows = torch.arange(len(input_ids), device=input_ids.device)
         out.pooler_output = out.last_hidden_state[rows, last]
         return out
+
+    def _seen(self, mask_BL: Tensor) -> Tensor:
+        """What each token sees, (B, 1, L, L): itself and what comes before, without padding.
+
+        Made here: transformers would read the mask back from the device to see whether there is any padding.
+        """
+        length = mask_BL.shape[1]
+        before = torch.ones(length, length, dtype=torch.bool, device=mask_BL.device).tril()
+        seen = before & mask_BL[:, None, None].bool()
+        if self.config._attn_implementation != "eager":
+            return seen
+        hidden = torch.finfo(self.dtype).min
+        return torch.zeros_like(seen, dtype=self.dtype).masked_fill(~seen, hidden)
 
 
 @dataclass

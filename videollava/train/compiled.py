@@ -29,7 +29,9 @@ def check_compiling(strategy: str) -> None:
         )
     named = os.environ.get("CXX") or os.environ.get("CC")
     if not (named or any(map(shutil.which, COMPILERS))):
-        raise InputError("compile is true, but there is no C compiler (gcc): install one, or set compile: false")
+        raise InputError(
+            "compile is true, but there is no C compiler (gcc): install one, or set compile: false"
+        )
 
 
 def compile_layers(model: Any, **options: Any) -> None:
