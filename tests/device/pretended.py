@@ -2,7 +2,8 @@
 
 Tensors on it report `npu:0` and hold an ordinary CPU tensor, on which every operation is really computed: results can
 be compared with the CPU's. An operation that gets tensors of both devices raises Mixed, as CUDA does; one that makes
-the host wait for the device is counted by the line that asked for it. It rests on torch's experimental backends in
+the host wait for the device, a copy to it that is not asked to be `non_blocking` too, is counted by the function that
+asked for it. It rests on torch's experimental backends in
 Python (torch.utils.backend_registration) and on a dispatch mode. Import it before the process's first backward pass:
 autograd makes its queues, one a device, then. Kernels, memory, streams, speed and autocast are beyond it.
 """
@@ -104,12 +105,15 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     given = [item for item in tree_iter((args, kwargs)) if isinstance(item, torch.Tensor)]
     elsewhere = any(isinstance(item, Elsewhere) for item in given)
     # By name in most operations; in its place in aten::to, which inference mode does not take apart.
-    devices = [item for item in (*args, kwargs.get("device")) if isinstance(item, torch.device | str)]
-    wanted = torch.device(devices[0]) if devices else None
+    devices = [item for item in args if isinstance(item, torch.device)]
+    named = kwargs.get("device") or next(iter(devices), None)
+    wanted = None if named is None else torch.device(named)
     if elsewhere:
         _check(name, given)
-        if name in READS_BACK or (name in TRANSFERS and wanted is not None and wanted.type == "cpu"):
+        if name in READS_BACK or _is_chosen_by_mask(func, args):
             _count_wait()
+    if name in TRANSFERS and _waits_for_copy(name, given, wanted, args, kwargs):
+        _count_wait()
     if wanted is not None:
         args = tuple(torch.device("cpu") if isinstance(item, torch.device) else item for item in args)
         kwargs = {key: value for key, value in kwargs.items() if key not in ("device", "pin_memory")}
@@ -121,6 +125,26 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         )
     stays = elsewhere if wanted is None else wanted.type == DEVICE
     return tree_map(_moved, result) if stays else result
+
+
+def _is_chosen_by_mask(func: Any, args: Any) -> bool:
+    """How many are chosen, or repeated, is known when the device has counted."""
+    name = func._schema.name
+    if name == "aten::repeat_interleave":
+        return func._overloadname == "Tensor"
+    if name not in TAKES_CPU_INDICES or len(args) < 2:
+        return False
+    return any(isinstance(index, Elsewhere) and index.dtype == torch.bool for index in tree_iter(args[1]))
+
+
+def _waits_for_copy(name: str, given: list[torch.Tensor], wanted: Any, args: Any, kwargs: Any) -> bool:
+    """Copies back always wait here; copies to the device do unless they are asked not to."""
+    source = given[-1] if name in ("aten::copy_", "aten::_copy_from") else given[0]
+    target = given[0].device if name == "aten::copy_" else wanted
+    if target is None or source.device.type == target.type:
+        return False
+    asked = kwargs.get("non_blocking", False) or any(item is True for item in args)
+    return target.type == "cpu" or not asked
 
 
 def _check(name: str, given: list[torch.Tensor]) -> None:

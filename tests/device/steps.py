@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -22,16 +23,18 @@ from videollava.data.batches import Batch, lay_in_row
 from videollava.data.pairs import PairBatch
 from videollava.data.pixels import finely
 from videollava.data.prompts import IGNORED, Encoded
+from videollava.evaluate import media
 from videollava.evaluate.batches import Sample
-from videollava.evaluate.generate import generate_each
+from videollava.evaluate.generate import Sampling, generate_each
 from videollava.model import attention
 from videollava.model.config import language_config, model_config
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration
-from videollava.params import Encoder, Language, Model, Train
-from videollava.train import align, bases, instruct
+from videollava.params import Encoder, Language, Lora, Model, Train
+from videollava.train import adapters, align, bases, features, instruct
 
 VOCABULARY = 60
+NEW = 6  # tokens of an answer
 SHAPE = Model(
     image_size=16,
     patch_size=8,
@@ -84,6 +87,8 @@ def as_kernels_do(
 def step(model: nn.Module, loss_of: Callable[[torch.device | str], torch.Tensor]) -> dict[str, Any]:
     """Loss and gradients of one step where the model is now, and the waits of the step itself."""
     device = next(model.parameters()).device
+    with torch.no_grad():  # what is made once a process is made now
+        loss_of(device)
     torch.manual_seed(0)
     with waits() as counted:
         loss = loss_of(device)
@@ -104,31 +109,74 @@ def run_bases(device: torch.device | str) -> dict[str, Any]:
     return step(model, lambda _: bases._forward(model, batch, 12.0))
 
 
-def run_instruct(device: torch.device | str, learns: bool) -> dict[str, Any]:
+def run_instruct(device: torch.device | str, learns: bool, adapter: str = "none") -> dict[str, Any]:
     model = whole_model()
     torch.manual_seed(1)
     batch = packed(media=True)
-    instruct.choose_learners(model, Train(precision="fp32"), learns)
+    instruct.choose_learners(model, Train(precision="fp32"), learns and adapter == "none")
     if learns:
         model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    if adapter != "none":
+        model = adapters.add_adapter(model, Lora(r=4, alpha=8, dropout=0.0))
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:  # of which nothing would be learned at zero
+                nn.init.normal_(weight, std=0.1)
     model.to(device).train()
     return step(model, lambda _: instruct.forward(model, batch, 12.0, ("projector",)))
 
 
-def run_align(device: torch.device | str) -> dict[str, Any]:
+def run_align(device: torch.device | str, kind: str) -> dict[str, Any]:
     torch.manual_seed(0)
-    pair = LanguageBind(pair_config(SHAPE, "video", VOCABULARY, align.POSITIONS)).to(device).train()
-    pixels = stored(4, SHAPE.frames, 3, 16, 16)
-    ids = torch.randint(3, VOCABULARY, (4, 7))
-    texts = torch.nn.functional.normalize(torch.randn(4, SHAPE.embed_dim), dim=-1)
-    batch = PairBatch(
-        0, ids, torch.ones_like(ids), pixels, torch.arange(4), texts, torch.ones(4).bool(), [1] * 4
+    pair = LanguageBind(
+        pair_config(SHAPE, "video" if kind == "video" else "image", VOCABULARY, align.POSITIONS)
     )
+    pair.vision_model.config.patch_dropout = 0.0  # each device draws other numbers
+    pair.to(device).train()
+    ids = torch.randint(3, VOCABULARY, (4, 7))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    shapes = {"image": (4, 3, 16, 16), "video": (4, SHAPE.frames, 3, 16, 16)}
+    pixels = mask.roll(1, 0) if kind == "text" else stored(*shapes[kind])
+    texts = F.normalize(torch.randn(4, SHAPE.embed_dim), dim=-1)
+    present = torch.tensor([True, True, False, True])
+    batch = PairBatch(0, ids, mask, pixels, torch.arange(4), texts, present, [1] * 3)
     accelerator = SimpleNamespace(num_processes=1, process_index=0, device=next(pair.parameters()).device)
     return step(pair, lambda _: align._forward(accelerator, pair, pair, batch, 1.0))
 
 
-def run_generate(device: torch.device | str) -> dict[str, Any]:
+def run_features(device: torch.device | str) -> dict[str, Any]:
+    """What `cache_features` keeps: encoders' features back on the CPU."""
+    model = whole_model().to(device).eval()
+    torch.manual_seed(1)
+    found = []
+    for kind, shape in (("image", (3, 16, 16)), ("video", (SHAPE.frames, 3, 16, 16))):
+        pixels: Any = [stored(*shape), finely(stored(*shape))]
+        found += [batch.float().sum().item() for batch in features._encode(model, pixels, kind, 0)]
+    return {"sums": found}
+
+
+def run_evaluate(device: torch.device | str) -> dict[str, Any]:
+    """The media of a window, whole and fine numbers mixed, one of them lost; a question about each."""
+    model = whole_model().to(device).eval()
+    torch.manual_seed(1)
+    window = [("image", "a"), ("video", "b"), ("image", "c"), ("video", "d")]
+    decoded = [
+        stored(3, 16, 16).numpy(),
+        finely(stored(SHAPE.frames, 3, 16, 16)).numpy(),
+        "broken",
+        stored(SHAPE.frames, 3, 16, 16).numpy(),
+    ]
+    with torch.no_grad():
+        encoded = inspect.unwrap(media._encode_window)(model, window, iter(decoded))
+        samples = [
+            Sample([3, *[VOCABULARY + (kind == "video")] * len(found), 5], **{f"{kind}s": [found]})
+            for (kind, _), found in encoded.features.items()
+        ]
+        ids = dict(inspect.unwrap(generate_each)(model, SimpleNamespace(eos_token_id=2), samples, 4))
+    return {"ids": ids, "problems": list(encoded.problems.values())}
+
+
+def run_generate(device: torch.device | str, at_once: int, temperature: float = 0.0) -> dict[str, Any]:
     model = whole_model().to(device).eval()
     torch.manual_seed(1)
     picture, clip = stored(3, 16, 16), finely(stored(SHAPE.frames, 3, 16, 16))
@@ -139,18 +187,34 @@ def run_generate(device: torch.device | str) -> dict[str, Any]:
     ]
     tokenizer = SimpleNamespace(eos_token_id=2)
     # Inference mode makes views that the pretended device cannot: the same function without it.
+    answer = inspect.unwrap(generate_each)
+    how = {"sampling": Sampling(temperature), "batch_tokens": at_once}
     with torch.no_grad():
-        return {"ids": dict(inspect.unwrap(generate_each)(model, tokenizer, samples, 6))}
+        counts, answers = [], []
+        for most in (NEW, NEW, NEW - 3):  # the first makes what is made once
+            with waits() as counted:
+                found = dict(answer(model, tokenizer, samples, most, **how))
+                counts.append((Counter(counted), sum(map(len, found.values()))))
+                answers.append(found)
+    (longer, many), (shorter, few) = counts[1:]
+    return {"ids": answers[0], "waits": dict(longer - shorter), "tokens": many - few}
 
 
 def main() -> None:
     attention._kernel = as_kernels_do
     runs: dict[str, Callable[[torch.device | str], dict[str, Any]]] = {
         "bases": run_bases,
-        "align": run_align,
+        "align-text": lambda device: run_align(device, "text"),
+        "align-image": lambda device: run_align(device, "image"),
+        "align-video": lambda device: run_align(device, "video"),
         "pretrain": lambda device: run_instruct(device, learns=False),
         "finetune": lambda device: run_instruct(device, learns=True),
-        "generate": run_generate,
+        "lora": lambda device: run_instruct(device, learns=True, adapter="lora"),
+        "features": run_features,
+        "evaluate": run_evaluate,
+        "generate-single": lambda device: run_generate(device, at_once=1),
+        "generate-batched": lambda device: run_generate(device, at_once=10_000),
+        "generate-drawn": lambda device: run_generate(device, at_once=10_000, temperature=0.7),
     }
     found = {}
     for name, run in runs.items():

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-STEPS = ("bases", "align", "pretrain", "finetune")
+STEPS = ("bases", "align-text", "align-image", "align-video", "pretrain", "finetune", "lora")
+
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, Any]:
@@ -42,5 +43,23 @@ def test_the_host_waits_for_the_device_nowhere_in_a_micro_step(runs: dict[str, A
     assert runs[stage]["npu"]["waits"] == {}
 
 
-def test_generation_on_a_device_gives_the_cpus_tokens(runs: dict[str, Any]) -> None:
-    assert runs["generate"]["npu"]["ids"] == runs["generate"]["cpu"]["ids"]
+@pytest.mark.parametrize("how", ["generate-single", "generate-batched", "generate-drawn"])
+def test_generation_on_a_device_gives_the_cpus_tokens(runs: dict[str, Any], how: str) -> None:
+    assert runs[how]["npu"]["ids"] == runs[how]["cpu"]["ids"]
+
+
+@pytest.mark.parametrize("how", ["generate-single", "generate-batched", "generate-drawn"])
+def test_generation_waits_twice_a_token(runs: dict[str, Any], how: str) -> None:
+    """For the token, whether it ends the answer, and in transformers, which looks for padding in the mask."""
+    waits = runs[how]["npu"]["waits"]
+    assert set(waits) == {"evaluate/generate.py:run", "model/attention.py:mask_varlen"}
+    assert max(waits.values()) <= runs[how]["npu"]["tokens"]
+
+
+def test_an_evaluation_on_a_device_gives_the_cpus_tokens(runs: dict[str, Any]) -> None:
+    assert runs["evaluate"]["npu"] == runs["evaluate"]["cpu"]
+    assert runs["evaluate"]["npu"]["problems"] == ["broken"]
+
+
+def test_features_come_back_from_a_device_as_the_cpus(runs: dict[str, Any]) -> None:
+    assert runs["features"]["npu"]["sums"] == pytest.approx(runs["features"]["cpu"]["sums"], rel=1e-5)

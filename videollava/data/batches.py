@@ -69,8 +69,10 @@ class Layout:
 
 @dataclass
 class Batch:
-    """One pack. ids, labels, positions (1, T) int64; lengths of its segments; media in order of appearance.
+    """One pack. ids, labels, positions (1, T) int64; media in order of appearance.
 
+    lengths of its segments; ends: their sums from 0 on (int32). targets: positions (int64) before each target token,
+    where the head is needed. All that the device is given is a tensor here: those alone are pinned.
     images (N, 3, H, W) or image_features (N, tokens, dim); videos (M, T, 3, H, W) or video_features (M, tokens, dim).
     image_places, video_places: positions (int64) of their placeholders in the row.
     records: the segments' rows in their split. target_kinds: (targets,) int64 into KINDS, what the sample of each
@@ -82,6 +84,8 @@ class Batch:
     labels: Tensor
     position_ids: Tensor
     lengths: list[int]
+    ends: Tensor = field(init=False)
+    targets: Tensor = field(init=False)
     images: Tensor | None = None
     videos: Tensor | None = None
     image_features: Tensor | None = None
@@ -92,10 +96,9 @@ class Batch:
     records: list[int] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
-    @property
-    def targets(self) -> Tensor:
-        """Positions (int64) before each target token: where the head is needed."""
-        return (self.labels[0, 1:] != IGNORED).nonzero()[:, 0]
+    def __post_init__(self) -> None:
+        self.ends = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        self.targets = (self.labels[0, 1:] != IGNORED).nonzero()[:, 0]
 
     @property
     def target_segments(self) -> Tensor:

@@ -217,6 +217,8 @@ class Decoder:
         rows = list(batch.rows)
         going = dict.fromkeys(rows, True)
         said: dict[int, list[int]] = {row: [] for row in rows}
+        # An answer holds no media, so that nothing has to be looked for in it.
+        nowhere = torch.empty(0, dtype=torch.long, device=self.device)
         draws = {row: torch.Generator().manual_seed(self.sampling.seed * 1_000_003 + row) for row in rows}
         for step in range(self.max_new_tokens):
             tokens = self._pick(logits, [draws[row] for row in rows])
@@ -233,7 +235,7 @@ class Decoder:
                 index = torch.tensor(left, device=self.device)
                 tokens = tokens[index]
                 state.select(index)
-            logits = self._forward(tokens[:, None], state)
+            logits = self._forward(tokens[:, None], state, image_places=nowhere, video_places=nowhere)
 
     def _ended(self, said: list[int]) -> bool:
         if said[-1] in self.ends:
@@ -249,7 +251,7 @@ class Decoder:
             return logits.argmax(dim=-1)
         scores = _warp(logits.float() / how.temperature, how)
         noise = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=g) for g in draws])
-        return (scores.softmax(dim=-1) / noise.to(scores.device)).argmax(dim=-1)
+        return (scores.softmax(dim=-1) / noise.to(scores.device, non_blocking=True)).argmax(dim=-1)
 
     def _prefill(self, batch: Batch) -> tuple[Tensor, State]:
         state = State()

@@ -33,10 +33,22 @@ SHORT_TOKENS = 2048
 BLOCK_TOKENS = 128
 
 
-def packed_kwargs(lengths: Sequence[int], device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What a packed row of segments of `lengths` passes to the model: positions and varlen arguments."""
-    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
-    positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
+def packed_kwargs(
+    lengths: Sequence[int],
+    device: torch.device | str = "cpu",
+    positions: Tensor | None = None,
+    ends: Tensor | None = None,
+) -> dict[str, Any]:
+    """What a packed row of segments of `lengths` passes to the model: positions and varlen arguments.
+
+    positions (1, T), ends (segments + 1,): the same of a `Batch`, which are pinned, so that copying them waits for
+    nothing.
+    """
+    if positions is None:
+        positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    if ends is None:
+        ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    positions, ends = (given.to(device, non_blocking=True) for given in (positions, ends))
     longest = max(lengths)
     return {
         "position_ids": positions,

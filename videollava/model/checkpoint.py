@@ -58,6 +58,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+# It recommends a package whenever it is imported on a CPU, by PEFT too.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 Quantization = Literal["4bit", "8bit"]
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}

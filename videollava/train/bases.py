@@ -212,8 +212,9 @@ def _opening(segments: Segments) -> list[int]:
 
 def _forward(model: nn.Module, batch: Batch, share: Tensor | float) -> Tensor:
     device = next(model.parameters()).device
-    places = batch.targets
-    wanted = batch.labels[0, places + 1].to(device, non_blocking=True)
-    ids, kept = (x.to(device, non_blocking=True) for x in (batch.input_ids, places))
-    logits = model(ids, logits_to_keep=kept, **packed_kwargs(batch.lengths, device)).logits[0]
-    return F.cross_entropy(logits.float(), wanted, reduction="sum") / share
+    ids, labels, kept = (
+        given.to(device, non_blocking=True) for given in (batch.input_ids, batch.labels, batch.targets)
+    )
+    packed = packed_kwargs(batch.lengths, device, batch.position_ids, batch.ends)
+    logits = model(ids, logits_to_keep=kept, **packed).logits[0]
+    return F.cross_entropy(logits.float(), labels[0, kept + 1], reduction="sum") / share

@@ -170,7 +170,7 @@ def forward(
         logits_to_keep=batch.targets.to(device, non_blocking=True),
         num_items_in_batch=share,
         same_calls=same_calls,
-        **packed_kwargs(batch.lengths, device),
+        **packed_kwargs(batch.lengths, device, batch.position_ids, batch.ends),
         **batch.media(device),
     )
     if tally is not None:
