@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.gpu_check.told import Row, read_rows
+from videollava.environment import settle_torch
 
 __all__ = ["GROUPS", "Outcome", "Part", "run_group"]
 
@@ -102,6 +103,7 @@ def _start(part: Part, limit: float, logs: Path, options: Sequence[str]) -> _Run
         "TOKENIZERS_PARALLELISM": "false",
         "VIDEOLLAVA_FOLLOWED": "1",  # nothing is sent to a tracking server
     }
+    settle_torch(environment)
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, start_new_session=True

@@ -29,12 +29,14 @@ class Way:
 
     tokens_per_pack: int
     recompute: bool
+    compile: bool = False
 
     def __str__(self) -> str:
         size = (
             f"{self.tokens_per_pack // 1024} k" if self.tokens_per_pack >= 1024 else str(self.tokens_per_pack)
         )
-        return f"packs of {size}, recompute {'on' if self.recompute else 'off'}"
+        again, compiled = ("on" if on else "off" for on in (self.recompute, self.compile))
+        return f"packs of {size}, recompute {again}, compile {compiled}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,26 +52,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     stage, samples = samples_of(arguments.stage, shape, STEPS)
     model = prepare(shape, stage, device, whole)
     ran = 0
-    for way in ways(shape):
+    for way in ways(shape, device):
         need = predicted(shape, stage, way)
         if need > FILLED * Room(device).total:
             tell(str(way), left_out="it would not fit", predicted_gib=round(need / GIB, 1))
             continue
         recompute(model, way.recompute)
+        if way.compile:
+            from videollava.train.compiled import compile_layers
+
+            compile_layers(model)
         ran += time_steps(str(way), model, stage, samples, *settings_of(shape, stage, way))
     return int(ran == 0)
 
 
-def ways(shape: Geometry) -> Iterator[Way]:
-    """The likely best first."""
+def ways(shape: Geometry, device: torch.device) -> Iterator[Way]:
+    """The likely best first; compiled ones, whose first step takes a while, at the end, and on a GPU alone."""
     sizes = (shape.tokens_per_pack // 2, shape.tokens_per_pack)
-    return itertools.starmap(Way, ((size, again) for again in (False, True) for size in sizes))
+    yield from itertools.starmap(Way, ((size, again) for again in (False, True) for size in sizes))
+    if device.type == "cuda":
+        yield from (Way(sizes[1], again, compile=True) for again in (False, True))
 
 
 def settings_of(shape: Geometry, stage: Stage, way: Way) -> tuple[Train, Work]:
     """Of the training loop."""
     settings = Train(learning_rate=stage.rate, precision="bf16" if shape.precision == "bf16" else "fp32")
-    return settings, Work(tokens_per_pack=way.tokens_per_pack, recompute=way.recompute, workers=0)
+    return settings, Work(
+        tokens_per_pack=way.tokens_per_pack, recompute=way.recompute, compile=way.compile, workers=0
+    )
 
 
 def fitting_layers(name: str, small: bool, device: torch.device) -> int:

@@ -19,8 +19,6 @@ from videollava.train.memory import GIB, Weights, footprint
 
 __all__ = ["learners_of", "time_steps", "weights_of"]
 
-WARM = 1  # steps that are not timed
-
 
 def weights_of(model: Any) -> Weights:
     """Numbers of the model's weights, as they are now."""
@@ -56,7 +54,7 @@ def time_steps(
         gc.collect()
     tokens, targets = largest_pack(run, samples)
     need = footprint(weights, config, settings, work, stage.language_learns, 1, tokens, targets).total
-    losses = [run.figures[0]["loss"], run.figures[-1]["loss"]]
+    losses = [run.losses[0], run.losses[-1]]
     tell(
         what,
         **told,
@@ -77,9 +75,9 @@ def largest_pack(run: Run, samples: Samples) -> tuple[int, int]:
 
 def rates(run: Run, samples: Samples, device: torch.device) -> dict[str, float]:
     """Over the steps after the first."""
-    steps = len(run.plan) - WARM
-    done = np.concatenate([run.samples_of(step) for step in range(WARM, len(run.plan))])
-    seconds = run.ends[-1][0] - run.ends[WARM - 1][0]
+    steps = len(run.plan) - 1
+    done = np.concatenate([run.samples_of(step) for step in range(1, len(run.plan))])
+    seconds = run.ends[-1][0] - run.ends[0][0]
     found = {
         "step_s": round(seconds / steps, 4),
         "tokens_per_s": round(float(samples.tokens[done].sum()) / seconds, 1),

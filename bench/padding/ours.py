@@ -1,4 +1,4 @@
-"""Training as videollava does it (its packer, its loop, its step) on made samples, each step timed."""
+"""Training as videollava does it (its packer, its loop, its step) on made samples, timed after the first step."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Moment = tuple[float, float]
 
 @dataclass(frozen=True)
 class Run:
-    """What was run: the plan, FLOPs of each sample, when each step ended, and each step's figures."""
+    """What was run: the plan, FLOPs of each sample, when the first step and the last ended, each step's loss."""
 
     plan: Any
     cost: NDArray[np.float64]
     ends: list[Moment]
-    figures: list[dict[str, float]]
+    losses: list[float]
 
     def samples_of(self, step: int) -> NDArray[np.int32]:
         """Numbers of the samples of one step."""
@@ -66,12 +66,17 @@ def train_packed(
     )
     run = Run(plan, cost, [], [])
 
-    def log(_: int, **figures: float) -> None:
-        run.ends.append(now())
-        run.figures.append(figures)
+    taken: list[Any] = []
 
-    accelerator, given = make_accelerator(settings, work.strategy), (loop.log_metrics, loop._save)
-    loop.log_metrics, loop._save = log, lambda *_: None
+    def learn(*given: Any) -> Any:
+        taken.append(real(*given))
+        # Waited for at these two alone: in between the loop works ahead, as it does.
+        if len(taken) in (1, len(plan)):
+            run.ends.append(now())
+        return taken[-1]
+
+    accelerator, real, save = make_accelerator(settings, work.strategy), loop._learn, loop._save
+    loop._learn, loop._save = learn, lambda *_: None
     with tempfile.TemporaryDirectory() as folder:
         job = loop.Job(
             name=stage.name,
@@ -87,8 +92,9 @@ def train_packed(
         )
         try:
             loop.train(job)
+            run.losses.extend(figures.read()[0] for figures in taken)
         finally:
-            loop.log_metrics, loop._save = given
+            loop._learn, loop._save = real, save
             # The model as it was, and nothing of the optimiser held: another run may follow.
             accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             accelerator.free_memory()
