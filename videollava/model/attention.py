@@ -159,7 +159,7 @@ def _torch_varlen() -> Kernel:
     return kernel
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_by_lengths(
     q: Tensor, k: Tensor, v: Tensor, cu_seq_lens: Tensor, scale: float | None, dropout: float
 ) -> Tensor:

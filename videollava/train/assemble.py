@@ -92,6 +92,10 @@ def put_together(
     if quantized:
         # Said of the whole, as transformers says it of what it quantised: peft looks for it, saving refuses.
         model.is_quantized = model.is_loaded_in_4bit = True
+        for module in model.modules():
+            # Else a held-out loss on a CPU packs weights anew for inference, and the training goes on with those.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     return model.to(device), tokenizer
 
 
