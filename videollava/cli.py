@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, command in COMMANDS.items():
         command.add(commands.add_parser(name, help=command.about, description=command.about))
     arguments = parser.parse_args(argv)
+    arguments.words = sys.argv[1:] if argv is None else list(argv)  # for ranks, which run the same
     try:
         _take_rank(arguments.local_rank)
         return COMMANDS[arguments.command].run(arguments) or 0
@@ -72,13 +73,16 @@ def _stage(name: str) -> Command:
             )
             parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
 
-    def run(arguments: Arguments) -> None:
+    def run(arguments: Arguments) -> int:
         settle_torch()
         from importlib import import_module
 
         from videollava.machine import load_machine
         from videollava.params import load_params
         from videollava.tracking import track
+        from videollava.train.launch.rank import as_rank
+        from videollava.train.launch.setup import check_host
+        from videollava.train.launch.start import launch, wants_ranks
 
         overrides = list(arguments.set)
         if name == "evaluate":
@@ -93,15 +97,21 @@ def _stage(name: str) -> Command:
         params = load_params(arguments.params, overrides)
         workspace = Path.cwd()
         machine = load_machine(workspace)
-        if not machine.work(name).gpus:
+        work = machine.work(name)
+        if wants_ranks(work):
+            return launch(name, arguments.words, machine, params, workspace)
+        if not work.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # one that the machine file does not want is not seen
         _check_ranks(name)
-        if getattr(arguments, "model", None):
-            _evaluate_other(params, machine, workspace, arguments)
-            return
-        with track(name, params, workspace, machine):
-            import_module(module).run(params, workspace, machine)
-            _plot(name, workspace)
+        with as_rank():
+            check_host(name, work, params, workspace)
+            if getattr(arguments, "model", None):
+                _evaluate_other(params, machine, workspace, arguments)
+                return 0
+            with track(name, params, workspace, machine):
+                import_module(module).run(params, workspace, machine)
+                _plot(name, workspace)
+        return 0
 
     return Command(about, add, run)
 

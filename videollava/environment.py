@@ -10,9 +10,17 @@ from collections.abc import MutableMapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-__all__ = ["SUPERVISED", "ask_loopback_directly", "end_with_supervisor", "is_loopback", "settle_torch"]
+__all__ = [
+    "RANKS",
+    "SUPERVISED",
+    "ask_loopback_directly",
+    "end_with_supervisor",
+    "is_loopback",
+    "settle_torch",
+]
 
 SUPERVISED = "VIDEOLLAVA_SUPERVISED"  # in the environment of all that videollava/supervise.py started
+RANKS = "VIDEOLLAVA_RANKS"  # the folder of a launch: in the environment of the ranks it started
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # the last is what servers print that listen on all
 PR_SET_PDEATHSIG = 1
 SPINS = "10000"  # of an OpenMP thread before it sleeps

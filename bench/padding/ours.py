@@ -75,7 +75,7 @@ def train_packed(
             run.ends.append(now())
         return taken[-1]
 
-    accelerator, real, save = make_accelerator(settings, work.strategy), loop._learn, loop._save
+    accelerator, real, save = make_accelerator(settings, work), loop._learn, loop._save
     loop._learn, loop._save = learn, lambda *_: None
     with tempfile.TemporaryDirectory() as folder:
         job = loop.Job(

@@ -7,7 +7,9 @@ A folder holds, per kind of medium, `<kind>.bin` (rows of bfloat16, memory-mappe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +41,35 @@ class Features:
         return torch.from_numpy(self.arrays[kind][rows]).view(torch.bfloat16)
 
 
-def write_features(folder: Path, kinds: dict[str, tuple[Sequence[int], Iterable[Tensor]]]) -> Features:
-    """Write, per kind, the features of these media: an iterable of batches (n, tokens, dim) in the media's order."""
+def write_features(
+    folder: Path,
+    kinds: dict[str, tuple[Sequence[int], Iterable[tuple[int, Tensor]]]],
+    first: bool = True,
+    meet: Callable[[], None] = lambda: None,
+) -> Features:
+    """Write, per kind, the features of these media: batches (n, tokens, dim), each with the row it begins at.
+
+    Several processes may call it, each with batches of its own: `meet` returns when all came to it, and the `first`
+    completes the folder.
+    """
     aside = folder.with_name(folder.name + ".tmp")
-    aside.mkdir(parents=True, exist_ok=True)
+    if first:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    meet()
     shapes: dict[str, list[int]] = {}
     for kind, (_, batches) in kinds.items():
-        with open(aside / f"{kind}.bin", "wb") as file:
-            for batch in batches:
+        with open(os.open(aside / f"{kind}.bin", os.O_CREAT | os.O_WRONLY, 0o644), "wb") as file:
+            for row, batch in batches:
                 shapes[kind] = list(batch.shape[1:])
-                file.write(batch.to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
-    media = {kind: list(numbers) for kind, (numbers, _) in kinds.items()}
-    (aside / "features.json").write_text(json.dumps({"shapes": shapes, "media": media}))
-    aside.rename(folder)
+                data = batch.to(torch.bfloat16).contiguous().view(torch.int16).numpy()
+                file.seek(row * data[0].nbytes)
+                file.write(data.tobytes())
+    meet()
+    if first:
+        # The first process has the first batch of each kind, so knows every shape.
+        media = {kind: list(numbers) for kind, (numbers, _) in kinds.items()}
+        (aside / "features.json").write_text(json.dumps({"shapes": shapes, "media": media}))
+        aside.rename(folder)
+    meet()
     return Features(folder)

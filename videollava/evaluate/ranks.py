@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from videollava.train.launch.pulse import OTHERS, during
+
 __all__ = ["Ranks", "join_ranks"]
 
-LONGEST = timedelta(days=7)  # that one rank waits for another; torchrun ends all where one fails
+LONGEST = timedelta(days=7)  # that one rank waits for another; the launcher tells work from a hang
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Ranks:
         if self.size > 1:
             import torch.distributed as dist
 
-            dist.barrier()
+            with during(OTHERS):
+                dist.barrier()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import resource
+import socket
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from videollava.environment import RANKS
 from videollava.scrub import scrub
 from videollava.tracking.artifacts import ARTIFACT_LIMIT, keep
 
@@ -81,7 +83,11 @@ class Journal:
     ) -> None:
         """Say what runs: flat params, lineage tags, the identity of the parent's journal, the input key."""
         event = {"id": self.identity, "name": name, "params": _hide(params), "tags": _hide(tags)}
-        self._append("start", {**event, "parent": parent, "key": key, "pid": os.getpid()}, sync=True)
+        self._append(
+            "start",
+            {**event, "parent": parent, "key": key, "pid": os.getpid(), "host": socket.gethostname()},
+            sync=True,
+        )
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers at a step; on disk within seconds, whatever happens to the process."""
@@ -127,6 +133,8 @@ class Journal:
         _active.remove(self)
         if error is None:
             self.end()
+        elif RANKS in os.environ:
+            pass  # the launcher, which sees all ranks, says why they ended
         elif isinstance(error, Exception):
             self.end("FAILED", f"{type(error).__name__}: {error}")
         else:
@@ -150,7 +158,7 @@ def open_journal(runs: Path, stage: str, key: str) -> Journal:
     last = max(folder.glob(f"{stem}-*.jsonl"), default=None)
     if last is not None:
         first, ended = _outline(last)
-        elsewhere = bool(first) and first["pid"] != os.getpid() and _alive(first["pid"])
+        elsewhere = bool(first) and first["pid"] != os.getpid() and _goes_on(first)
         if first and ended != "FINISHED" and not elsewhere:
             return Journal(last, first["id"])
     number = int(last.stem.rsplit("-", 1)[1]) + 1 if last is not None else 1
@@ -188,15 +196,17 @@ def read_events(path: Path, offset: int = 0, limit: int = 1 << 22) -> tuple[list
     return [_parse(line, path) for line in block.splitlines()], offset + len(block)
 
 
-def close_abandoned(runs: Path, stage: str, status: Status = "KILLED") -> int:
+def close_abandoned(
+    runs: Path, stage: str, status: Status = "KILLED", error: str = "the process went away"
+) -> int:
     """Write the end of runs whose process is gone without one; how many."""
     closed = 0
     for path in (runs / stage).glob("*.jsonl"):
         first, ended = _outline(path)
-        if first and not ended and not _alive(first["pid"]):
+        if first and not ended and not _goes_on(first):
             gone = {
                 "status": status,
-                "error": "the process went away",
+                "error": scrub(error)[:2000],
             }  # when, and how large it was, nobody knows
             Journal(path, first["id"])._append("end", gone, sync=True)
             closed += 1
@@ -289,6 +299,11 @@ def _cut_torn_line(path: Path) -> None:
         content = stream.read()
         if content and not content.endswith(b"\n"):
             stream.truncate(content.rfind(b"\n") + 1)
+
+
+def _goes_on(start: Mapping[str, Any]) -> bool:
+    """Whether the process of a start event lives; one of another host is not seen from here, and taken to be gone."""
+    return start.get("host", socket.gethostname()) == socket.gethostname() and _alive(start["pid"])
 
 
 def _alive(pid: int) -> bool:

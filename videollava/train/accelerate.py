@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -10,20 +11,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from videollava.machine import Strategy
+from videollava.machine import Strategy, Work
 from videollava.model.precision import usable_precision
 from videollava.params import Train
 from videollava.tracking import log_tags
 from videollava.train.cost import PEAK_TFLOPS
+from videollava.train.launch.meeting import open_meeting
 from videollava.train.zero import deepspeed_plugin, load_models_whole
 
 __all__ = ["exchanging", "make_accelerator", "peak_flops", "usable"]
 
-PATIENCE = timedelta(hours=3)  # ranks wait while rank 0 encodes features or saves
 
-
-def make_accelerator(settings: Train, strategy: Strategy) -> Any:
+def make_accelerator(settings: Train, work: Work) -> Any:
     """The Accelerator of this process; the launcher's environment says which rank it is."""
+    made = _make(settings, work.strategy, timedelta(minutes=2 * work.stall_minutes))
+    open_meeting()
+    return made
+
+
+def _make(settings: Train, strategy: Strategy, patience: timedelta) -> Any:
+    """patience: of one exchange. The launcher, which can name the rank that is waited for, has half of it."""
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
@@ -35,7 +42,7 @@ def make_accelerator(settings: Train, strategy: Strategy) -> Any:
         )  # accelerate imports DeepSpeed, which would search and warn
     if strategy != "ddp":
         # `cpu=True` would make accelerate forget DeepSpeed: it finds the CPU by itself, but has to be told of gloo.
-        group = InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": "gloo"} if on_cpu else {}))
+        group = InitProcessGroupKwargs(timeout=patience, **({"backend": "gloo"} if on_cpu else {}))
         made = Accelerator(
             mixed_precision=precision,
             deepspeed_plugin=deepspeed_plugin(settings, strategy),
@@ -44,13 +51,15 @@ def make_accelerator(settings: Train, strategy: Strategy) -> Any:
         )
         load_models_whole()
         return made
+    # accelerate 1.15 still uses the name that torch 2.13 renamed.
+    warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
     # Buffers are constants here, and gradients need no second copy to be sent from.
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Accelerator(
         mixed_precision=precision,
         cpu=on_cpu,
         step_scheduler_with_optimizer=False,
-        kwargs_handlers=[parallel, InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[parallel, InitProcessGroupKwargs(timeout=patience)],
     )
 
 

@@ -31,6 +31,8 @@ from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
 from videollava.train.accelerate import make_accelerator, usable
 from videollava.train.assemble import encoder_attention
+from videollava.train.launch.fence import check_held
+from videollava.train.launch.meeting import meet
 from videollava.train.learned import check_learned
 from videollava.train.loop import Job, train
 
@@ -45,16 +47,18 @@ HIGHEST_SCALE = math.log(100.0)  # CLIP's bound on the learned temperature
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     """Write models/encoders/{image,video}: a vision and text encoder pair each, with the tokenizer."""
     target = workspace / "models/encoders"
+    first = int(os.environ.get("RANK", "0")) == 0
     if not params.align.train:
-        for kind in ("image", "video"):
+        for kind in ("image", "video") if first else ():
+            check_held()
             _take(getattr(params.bases, f"{kind}_encoder"), kind, target / kind)
         return
     from transformers import AutoTokenizer
 
     # Encoders are small: every rank holds them whole, whatever is sharded elsewhere.
     work = machine.work("align").replace(strategy="ddp")
-    first = int(os.environ.get("RANK", "0")) == 0
     if first:
+        check_held()
         shutil.rmtree(target, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(workspace / "data/prepared/tokenizer")
     torch.manual_seed(params.seed)
@@ -64,14 +68,15 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     image.text_projection.requires_grad_(False)
     done += _learn("image", image, tokenizer, params, work, workspace, logged_before=done)
     if first:
+        check_held()
         checkpoint.save(image, tokenizer, target / "image")
     torch.manual_seed(params.seed + 1)
     video = _begin_video(params, tokenizer, image)
     _learn("video", video, tokenizer, params, work, workspace, logged_before=done)
     if first:
+        check_held()
         checkpoint.save(video, tokenizer, target / "video")
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # no rank ends, and ends the launcher, before all is written
+    meet()  # no rank ends, and ends the launcher, before all is written
 
 
 def _take(source: str, kind: str, target: Path) -> None:
@@ -139,7 +144,7 @@ def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, work: Work, 
     """Train the text encoder of one pair in place; the number of steps."""
     align, prepared = params.align, workspace / "data/prepared"
     settings = _settings(align, align.text_epochs, align.text_batch_size, align.learning_rate)
-    accelerator = make_accelerator(settings, work.strategy)
+    accelerator = make_accelerator(settings, work)
     captions = load_split(prepared, "align").num_rows
     packs = [
         Captions(
@@ -176,7 +181,7 @@ def _learn(
         if video
         else _settings(align, align.image_epochs, align.batch_size, align.learning_rate)
     )
-    accelerator = make_accelerator(settings, work.strategy)
+    accelerator = make_accelerator(settings, work)
     layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="pad")
     texts = encode_captions(pair, tokenizer, captions_of(prepared), accelerator)
     pairs = len(rows_of(prepared, kind))

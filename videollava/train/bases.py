@@ -74,7 +74,7 @@ def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]
     work = machine.work("bases").replace(strategy="ddp", workers=0)  # texts are encoded already
     texts = texts_of(prepared, tokenizer, params.model.language.positions)
     packs = [TextPacks(texts, _plan(texts, params, epoch)) for epoch in range(base.epochs)]
-    accelerator = make_accelerator(settings, work.strategy)
+    accelerator = make_accelerator(settings, work)
     job = Job(
         name="bases",
         model=model,

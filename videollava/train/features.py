@@ -23,6 +23,8 @@ from videollava.data.pixels import stack
 from videollava.data.shards import Shards, load_split
 from videollava.errors import InputError
 from videollava.tracking.lineage import digest, folder_md5
+from videollava.train.launch.meeting import meet
+from videollava.train.launch.pulse import FEATURES, beat, during
 
 __all__ = ["encode_split", "media_of"]
 
@@ -61,41 +63,66 @@ def encode_split(
     encoders: Path,
     store: Path,
     workers: int,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Features:
-    """Features of all media of `splits` by the model's frozen encoders (before the projector)."""
+    """Features of all media of `splits` by the model's frozen encoders (before the projector).
+
+    The ranks share the batches; each of them calls it.
+    """
     media = media_of(prepared, splits)
     contents = hashlib.sha256((prepared / "media.arrow").read_bytes()).hexdigest()
     key = digest([folder_md5(encoders), contents, media, layout.image_aspect, str(model.dtype)])[:16]
     folder = store / key
-    if (folder / "features.json").is_file():
+    there = (folder / "features.json").is_file()
+    meet()  # all have looked, before one of them writes
+    if there:
         return Features(folder)
     tokens = {"image": layout.image_tokens, "video": layout.video_tokens}
     size = sum(len(numbers) * tokens[kind] for kind, numbers in media.items()) * 2 * _width(model)
-    print(
-        f"features of {sum(map(len, media.values()))} media: {size / 2**20:.0f} MiB in {store.name}/",
-        flush=True,
-    )
+    if not rank:
+        said = f"features of {sum(map(len, media.values()))} media: {size / 2**20:.0f} MiB in {store.name}/"
+        print(said, flush=True)
     store.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(store).free < 1.1 * size:
         raise InputError(
             f"{store}: {size / 2**30:.1f} GiB needed for features; free disk or set cache_features: false"
         )
     shards = Shards(prepared)
-    return write_features(
-        folder, {k: (m, _encode(model, Media(shards, m, k, layout), k, workers)) for k, m in media.items()}
-    )
+    with during(FEATURES):
+        return write_features(
+            folder,
+            {
+                kind: (
+                    numbers,
+                    _encode(model, Media(shards, numbers, kind, layout), kind, workers, rank, ranks),
+                )
+                for kind, numbers in media.items()
+            },
+            first=not rank,
+            meet=meet,
+        )
 
 
 @torch.no_grad()
-def _encode(model: Any, media: Media, kind: str, workers: int) -> Iterator[Tensor]:
+def _encode(
+    model: Any, media: Media, kind: str, workers: int, rank: int, ranks: int
+) -> Iterator[tuple[int, Tensor]]:
+    """(first row, features) of this rank's batches: whole ones, so that the ranks' number changes no bit."""
+    size = BATCH[kind]
+    batches = [
+        list(range(at, min(at + size, len(media)))) for at in range(rank * size, len(media), ranks * size)
+    ]
     call = model.encode_images if kind == "image" else model.encode_videos
     weight = next(model.parameters())
-    used = workers if len(media) else 0
-    loader = DataLoader(media, batch_size=BATCH[kind], num_workers=used, collate_fn=stack)
-    for pixels in loader:
+    used = workers if batches else 0
+    loader = DataLoader(media, batch_sampler=batches, num_workers=used, collate_fn=stack)
+    for rows, pixels in zip(batches, loader, strict=True):
         # In what the stage computes in: its frozen encoders are held in that.
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
-            yield call(pixels.to(weight.device, non_blocking=True)).to(torch.bfloat16).cpu()
+            features = call(pixels.to(weight.device, non_blocking=True)).to(torch.bfloat16).cpu()
+        beat()
+        yield rows[0], features
 
 
 def _width(model: Any) -> int:

@@ -32,6 +32,9 @@ from videollava.train.accelerate import make_accelerator, peak_flops, usable
 from videollava.train.compiled import check_compiling, compile_layers
 from videollava.train.cost import Prices, encoder_flops, language_prices, palm_prices, step_flops
 from videollava.train.features import encode_split
+from videollava.train.launch.fence import check_held
+from videollava.train.launch.meeting import meet
+from videollava.train.launch.pulse import RESULT, during
 from videollava.train.loop import Job, train
 from videollava.train.memory import pack_bytes
 from videollava.train.tally import Tally
@@ -64,7 +67,7 @@ def instruct(
     kind, settings, work = STAGES[stage], usable(getattr(params, stage)), machine.work(stage)
     if work.compile:
         check_compiling(work.strategy)
-    accelerator = make_accelerator(settings, work.strategy)
+    accelerator = make_accelerator(settings, work)
     prepared, models = workspace / "data/prepared", workspace / "models"
     torch.manual_seed(params.seed)
     model, tokenizer = assemble.assemble(
@@ -92,16 +95,17 @@ def instruct(
     features = None
     if settings.cache_features:
         store = workspace / "checkpoints/features"
-        with accelerator.main_process_first():
-            features = encode_split(
-                model,
-                prepared,
-                [split for split in split_names(prepared) if base_split(split) in STAGES],
-                layout,
-                models / "encoders",
-                store,
-                work.loaders,
-            )
+        features = encode_split(
+            model,
+            prepared,
+            [split for split in split_names(prepared) if base_split(split) in STAGES],
+            layout,
+            models / "encoders",
+            store,
+            work.loaders,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
         if accelerator.device.type == "cpu":
             work = work.replace(workers=0)  # nothing is decoded, and processes would take cores from training
     prices = prices_of(model.config, kind.language_learns, with_encoders=features is None)
@@ -146,11 +150,14 @@ def instruct(
     if accelerator.is_main_process:
         _say(job, lengths)
     train(job)
-    if is_sharded(learner):
-        make_whole(learner, learned_only=stage == "pretrain" or settings.adapter != "none")
+    with during(RESULT):
+        if is_sharded(learner):
+            make_whole(learner, learned_only=stage == "pretrain" or settings.adapter != "none")
     if accelerator.is_main_process:
-        _save(stage, learner, tokenizer, params, models)
-    accelerator.wait_for_everyone()
+        check_held()
+        with during(RESULT):
+            _save(stage, learner, tokenizer, params, models)
+    meet()
     if torch.distributed.is_initialized():
         accelerator.end_training()
 

@@ -29,10 +29,20 @@ from videollava.machine import Work
 from videollava.params import Train
 from videollava.tracking import log_metrics
 from videollava.train.accelerate import exchanging
+from videollava.train.launch.meeting import meet
+from videollava.train.launch.pulse import CHECKPOINT, COMPUTING, DATA, OTHERS, RESUMING, at_step, during
 from videollava.train.measure import Figures, Teller, sum_over_ranks
 from videollava.train.progress import Progress
 from videollava.train.spikes import Spikes
-from videollava.train.state import Checkpoint, clear_aside, find_checkpoint, has_room, seal, write_checkpoint
+from videollava.train.state import (
+    Checkpoint,
+    clear_aside,
+    find_checkpoint,
+    has_room,
+    place_aside,
+    seal,
+    write_checkpoint,
+)
 from videollava.train.tally import Tally
 from videollava.train.trial import try_worst_pack
 from videollava.train.validation import Validation, held_out_loss
@@ -99,7 +109,8 @@ def train(job: Job) -> None:
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
     model, optimizer = accelerator.prepare(job.model, optimizer)
-    start, dropped = _resume(job, model, optimizer)
+    with during(RESUMING):
+        start, dropped = _resume(job, model, optimizer)
     model.train()
     if start < job.steps:
         try_worst_pack(job, model, optimizer)
@@ -109,6 +120,7 @@ def train(job: Job) -> None:
     teller.begin()
     while taken is not None:
         step = taken.number
+        at_step(step + 1)
         factor = learning_rate(step, job.steps, settings.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
@@ -117,7 +129,8 @@ def train(job: Job) -> None:
         # While the device works: the next step's batches, and what they hold on all ranks.
         taken = next(coming, None)
         figures.waited = taken.waited if taken else 0.0
-        teller.add(figures)
+        with during(_exchange(accelerator)):
+            teller.add(figures)
         _between(job, model, optimizer, step + 1, teller)
     bar.close()
     if teller.dropped:
@@ -132,7 +145,8 @@ def _between(job: Job, model: nn.Module, optimizer: Any, done: int, teller: Tell
         return
     teller.tell()
     if validation:
-        held_out = held_out_loss(validation, model, job.forward, job.accelerator)
+        with during(COMPUTING):
+            held_out = held_out_loss(validation, model, job.forward, job.accelerator)
         log_metrics(job.logged_before + done, held_out_loss=held_out)
         teller.bar.held_out = held_out
     if saved:
@@ -169,7 +183,8 @@ def _steps(job: Job, start: int) -> Iterator[_Taken]:
 def _take(job: Job, number: int, stream: Iterator[Batch]) -> _Taken:
     """The batches of a step, counted over all ranks: a record that is lost makes the step smaller."""
     began, device = time.perf_counter(), job.accelerator.device
-    batches = list(stream)
+    with during(DATA):
+        batches = list(stream)
     waited = time.perf_counter() - began
     for reason in itertools.chain(*(batch.dropped for batch in batches)):
         print(f"left out: {reason}", flush=True)
@@ -178,7 +193,8 @@ def _take(job: Job, number: int, stream: Iterator[Batch]) -> _Taken:
         for batch in batches
     ]
     here = torch.tensor(columns).sum(0).to(device, non_blocking=True)
-    return _Taken(number, batches, job.accelerator.reduce(here, "sum"), waited)
+    with during(_exchange(job.accelerator)):
+        return _Taken(number, batches, job.accelerator.reduce(here, "sum"), waited)
 
 
 def _learn(job: Job, model: nn.Module, optimizer: Any, taken: _Taken, rate: float) -> Figures:
@@ -190,18 +206,26 @@ def _learn(job: Job, model: nn.Module, optimizer: Any, taken: _Taken, rate: floa
     # Gradients are averaged over ranks where they ought to be summed.
     share = taken.counts[0].clamp(min=1).float() / accelerator.num_processes
     for batch in taken.batches:
-        with exchanging(accelerator, model, last=batch is taken.batches[-1]):
+        last = batch is taken.batches[-1]
+        with exchanging(accelerator, model, last), during(COMPUTING):
             loss = job.forward(model, batch, share)
             total += loss.detach()
-            accelerator.backward(loss)
+            with during(_exchange(accelerator) if last else COMPUTING):
+                accelerator.backward(loss)
     learned = [p for group in optimizer.param_groups for p in group["params"]]
-    # Where nothing is to be cut, the norm is measured all the same.
-    norm = accelerator.clip_grad_norm_(learned, job.settings.clip or math.inf)
-    optimizer.step()
-    optimizer.zero_grad()
-    sums = sum_over_ranks(accelerator, total, tally)
+    with during(_exchange(accelerator)):
+        # Where nothing is to be cut, the norm is measured all the same.
+        norm = accelerator.clip_grad_norm_(learned, job.settings.clip or math.inf)
+        optimizer.step()
+        optimizer.zero_grad()
+        sums = sum_over_ranks(accelerator, total, tally)
     kept = copy.copy(tally)  # it begins anew before this step is told
     return Figures(taken.number, rate, taken.counts, sums, norm, kept, accelerator.num_processes)
+
+
+def _exchange(accelerator: Any) -> str:
+    """What a rank is at where ranks exchange something, or, on a GPU, the host waits for what they exchange."""
+    return OTHERS if accelerator.num_processes > 1 else COMPUTING
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
@@ -224,15 +248,16 @@ def _save(job: Job, model: nn.Module, optimizer: Any, step: int, dropped: int) -
         _save_sharded(job, model, step, about)
         return
     if not job.accelerator.is_main_process:
-        job.accelerator.wait_for_everyone()
+        meet()
         return
 
     def fill(folder: Path) -> None:
         learned = {n: p.detach().cpu() for n, p in job.model.named_parameters() if p.requires_grad}
         torch.save({"model": learned, "optimizer": optimizer.state_dict()}, folder / "state.pt")
 
-    write_checkpoint(job.checkpoints, step, about, fill)
-    job.accelerator.wait_for_everyone()
+    with during(CHECKPOINT):
+        write_checkpoint(job.checkpoints, step, about, fill)
+    meet()
 
 
 def _save_sharded(job: Job, model: Any, step: int, about: dict[str, Any]) -> None:
@@ -247,11 +272,12 @@ def _save_sharded(job: Job, model: Any, step: int, about: dict[str, Any]) -> Non
     if not broadcast_object_list(room)[0]:
         accelerator.print(f"checkpoint of step {step} not written (disk full): the one before it stays")
         return
-    save_shards(model, job.checkpoints / f"step-{step:08d}.tmp")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        seal(job.checkpoints, step, about)
-    accelerator.wait_for_everyone()
+    with during(CHECKPOINT):
+        save_shards(model, place_aside(job.checkpoints, step))
+        meet()
+        if accelerator.is_main_process:
+            seal(job.checkpoints, step, about)
+    meet()
 
 
 def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int]:

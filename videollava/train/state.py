@@ -16,8 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
+from videollava.train.launch.fence import ATTEMPT, check_held
 
-__all__ = ["Checkpoint", "clear_aside", "find_checkpoint", "has_room", "seal", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "clear_aside",
+    "find_checkpoint",
+    "has_room",
+    "place_aside",
+    "seal",
+    "write_checkpoint",
+]
 
 FORMAT = 1
 KEEP = 2
@@ -34,7 +43,7 @@ class Checkpoint:
 
 def write_checkpoint(folder: Path, step: int, about: dict[str, Any], fill: Callable[[Path], None]) -> bool:
     """Write `step` by `fill(folder)`; True if it stands. A full disk is reported and training goes on."""
-    aside = folder / f"step-{step:08d}.tmp"
+    aside = place_aside(folder, step)
     try:
         clear_aside(folder, step)
         fill(aside)
@@ -48,9 +57,15 @@ def write_checkpoint(folder: Path, step: int, about: dict[str, Any], fill: Calla
     return True
 
 
+def place_aside(folder: Path, step: int) -> Path:
+    """Where the parts of `step` are written before they count: no other attempt at this stage writes there."""
+    attempt = os.environ.get(ATTEMPT, "")
+    return folder / f"step-{step:08d}{'.' if attempt else ''}{attempt}.tmp"
+
+
 def clear_aside(folder: Path, step: int) -> None:
     """An empty folder where the parts of `step` are written, whatever an earlier process left in it."""
-    aside = folder / f"step-{step:08d}.tmp"
+    aside = place_aside(folder, step)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
 
@@ -62,7 +77,7 @@ def has_room(folder: Path, size: int) -> bool:
 
 def seal(folder: Path, step: int, about: dict[str, Any]) -> None:
     """Checksum what lies in the aside folder of `step`, move it into place and drop the oldest."""
-    aside = folder / f"step-{step:08d}.tmp"
+    aside = place_aside(folder, step)
     files = {str(f.relative_to(aside)): _sha256(f) for f in sorted(aside.rglob("*")) if f.is_file()}
     manifest = aside / "manifest.json"
     with open(manifest, "w") as file:
@@ -70,11 +85,12 @@ def seal(folder: Path, step: int, about: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     target = folder / f"step-{step:08d}"
+    check_held()
     if target.exists():
         shutil.rmtree(target)
     aside.rename(target)
-    for old in sorted(folder.glob("step-????????"))[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in [*sorted(folder.glob("step-????????"))[:-KEEP], *folder.glob("*.tmp")]:
+        shutil.rmtree(old, ignore_errors=True)  # also what killed attempts left
 
 
 def find_checkpoint(folder: Path) -> Checkpoint | None:

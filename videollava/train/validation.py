@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from videollava.data.batches import Batch, Packs, load_batches
 from videollava.data.packing import Lengths, Plan, plan_epoch
+from videollava.train.launch.pulse import beat
 
 __all__ = ["Validation", "held_out_loss", "plan_once", "without_dropout"]
 
@@ -58,6 +59,7 @@ def held_out_loss(
         for batch in load_batches(packs, numbers, validation.workers, device.type == "cuda"):
             total += forward(model, batch, 1.0)
             labels += len(batch.targets)
+            beat()
             for reason in batch.dropped:
                 print(f"left out: {reason}", flush=True)
     both = torch.stack([total, torch.tensor(labels, dtype=torch.float64, device=device)])

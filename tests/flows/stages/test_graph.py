@@ -36,6 +36,7 @@ SILENT = (
     "videollava/tracking/",
     "videollava/registry/",
     "videollava/train/__init__.py",
+    "videollava/train/launch/",
     "videollava/train/progress.py",
     "videollava/train/spikes.py",
     "videollava/train/cost.py",

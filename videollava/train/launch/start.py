@@ -1,0 +1,155 @@
+"""A stage that wants several ranks: its wishes are checked, the ranks started, watched over, and their end told.
+
+The process that a person, DVC or a flow called is the launcher, no rank. Whatever ends it ends the ranks: what it
+starts runs under `videollava.process.Supervised`, which holds on to a pipe of the launcher's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import videollava
+from videollava.environment import RANKS
+from videollava.machine import Machine, Work
+from videollava.params import Params
+from videollava.process import Supervised
+from videollava.tracking.journal import close_abandoned
+from videollava.train.launch import setup, slurm
+from videollava.train.launch.failures import first_failure
+from videollava.train.launch.fence import attempt_of, offer
+from videollava.train.launch.rank import is_rank
+from videollava.train.launch.watch import Watch
+
+__all__ = ["launch", "wants_ranks"]
+
+GRACE = {"local": 8.0, "slurm": 30.0}  # seconds between SIGTERM and SIGKILL
+LOOK = 1.0
+STOPPED = 143
+OVERTIME = 124
+STALLED = 1
+
+
+def wants_ranks(work: Work, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a stage is to be started again by `launch`: not where this is one of the ranks already."""
+    return (work.ranks > 1 or work.launcher == "slurm") and not is_rank(environment)
+
+
+def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, workspace: Path) -> int:
+    """Run `videollava WORDS...` on the ranks that machine.yaml wants for `stage`; its exit status.
+
+    InputError where the set-up is wrong, before anything is started.
+    """
+    work = machine.work(stage)
+    setup.check_launcher(work)
+    if work.launcher == "local":
+        setup.check_host(stage, work, params, workspace)
+    folder, name = workspace.resolve() / "checkpoints/ranks" / stage, uuid.uuid4().hex[:12]
+    shutil.rmtree(folder, ignore_errors=True)
+    offer(folder, name)
+    agent = ["-m", "videollava.train.launch.agent", name, str(work.per_node), str(work.gpus)]
+    agent += [str(work.nodes if work.launcher == "slurm" else 0), "--", *words]
+    if work.launcher == "slurm":
+        slurm.write_job(folder, name, stage, work, machine.slurm, agent, _path())
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "videollava.train.launch.slurm",
+            str(folder),
+            f"{stage}-{name}",
+        ]
+    else:
+        command = [sys.executable, "-P", *agent]
+    try:
+        with _signals(), _started(command, workspace, folder, GRACE[work.launcher]) as running:
+            reason, status = _follow(running, folder, work)
+    except BaseException as error:
+        _close(workspace, stage, "KILLED", type(error).__name__)
+        raise
+    if status:
+        _tell(stage, workspace, folder, reason, status)
+        failure = first_failure(folder / attempt_of(folder)) if not reason else None
+        return failure.exit_status if failure else status
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _started(command: Sequence[str], workspace: Path, folder: Path, grace: float) -> Supervised:
+    environment = {**os.environ, RANKS: str(folder), "PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"}
+    return Supervised(command, workspace, environment, grace=grace)
+
+
+def _path() -> str:
+    """PYTHONPATH of the ranks: the launcher's own code, whatever the folder it is called in holds."""
+    root = str(Path(videollava.__file__).parents[1])
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _follow(running: Supervised, folder: Path, work: Work) -> tuple[str, int]:
+    """(why the launcher ended it or "", exit status)."""
+    began = time.monotonic()
+    watch = Watch(folder, 60 * work.slow_minutes, 60 * work.stall_minutes, _warn)
+    while True:
+        try:
+            running.process.wait(LOOK)
+            return "", running.poll() or 0
+        except subprocess.TimeoutExpired:
+            pass
+        if reason := watch.look():
+            return reason, STALLED
+        if work.time_limit_hours and time.monotonic() - began > 3600 * work.time_limit_hours:
+            return f"not done after {work.time_limit_hours:g} h (machine.yaml: time_limit_hours)", OVERTIME
+
+
+def _tell(stage: str, workspace: Path, folder: Path, reason: str, status: int) -> None:
+    """On stderr where the first failing rank was and what happened, once; and the journal's end."""
+    failure = None if reason else first_failure(folder / attempt_of(folder))
+    if failure and failure.trace:
+        print(failure.trace, end="", file=sys.stderr)
+    said = reason or (
+        failure.sentence() if failure else _reason(folder) or f"the ranks ended with status {status}"
+    )
+    print(f"videollava {stage}: {said}", file=sys.stderr, flush=True)
+    _close(workspace, stage, "FAILED", said)
+
+
+def _reason(folder: Path) -> str:
+    """What Slurm says of the job's end."""
+    return (folder / "reason").read_text() if (folder / "reason").is_file() else ""
+
+
+def _close(workspace: Path, stage: str, status: Any, reason: str) -> None:
+    """The end that rank 0 could not write to its journal."""
+    close_abandoned(workspace / "runs", stage, status, reason)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end this process as Ctrl-C does, once: by way of what has to be ended first."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def stop(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(STOPPED)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
