@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from micro import micro
+from micro import MACHINE, micro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -57,7 +57,7 @@ def tuned(made: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespa
     params = micro("finetune.adapter=qlora", LORA, "finetune.epochs=4", "finetune.learning_rate=1.0e-2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(instruct, "train", spy)
-        finetune.run(params, folder)
+        finetune.run(params, folder, MACHINE)
     return seen
 
 
@@ -123,8 +123,8 @@ def test_it_goes_on_after_a_kill_bit_equal(workspace: Callable[[str], Path]) -> 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("videollava.train.loop._save", _save_and_stop)
                 with pytest.raises(KeyboardInterrupt):
-                    finetune.run(params, folder)
-        finetune.run(params, folder)
+                    finetune.run(params, folder, MACHINE)
+        finetune.run(params, folder, MACHINE)
         found.append(load_file(folder / "models/videollava/adapter/adapter_model.safetensors"))
     whole, cut = found
     assert all(torch.equal(cut[name], weight) for name, weight in whole.items())
