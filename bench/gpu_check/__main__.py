@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 where every part that was run ended well."""
     began = time.monotonic()
     arguments = _read(argv)
+    if not (arguments.bundle / "tiny").is_dir():
+        print(f"{arguments.bundle} is no bundle: make one with `make gpu-check-bundle`", file=sys.stderr)
+        return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from bench.padding.models import choose
 from bench.padding.samples import Geometry, Stage
 from videollava.machine import Work
 from videollava.params import Train
-from videollava.train.memory import GIB, Weights, footprint
+from videollava.train.memory import Weights, footprint
 
 STEPS = 4
 FILLED = 0.96  # of the card's memory: more runs into the allocator's holes
@@ -47,23 +48,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stage", choices=("pretrain", "finetune"), required=True)
     arguments = parser.parse_args(argv)
     device = device_here()
-    whole = geometry(arguments.small).language["layers"]
-    shape = geometry(arguments.small, fitting_layers(arguments.stage, arguments.small, device))
-    stage, samples = samples_of(arguments.stage, shape, STEPS)
-    model = prepare(shape, stage, device, whole)
-    ran = 0
-    for way in ways(shape, device):
-        need = predicted(shape, stage, way)
-        if need > FILLED * Room(device).total:
-            tell(str(way), left_out="it would not fit", predicted_gib=round(need / GIB, 1))
-            continue
+    layers = fitting_layers(arguments.stage, arguments.small, device)
+    left, ran = list(ways(geometry(arguments.small), device)), 0
+    for _ in range(2):
+        done = run_ways(left, arguments.stage, arguments.small, layers, device)
+        ran += len(done)
+        left = [way for way in left if way not in done]
+        if not left or layers == 1:
+            break
+        # What fits at half the layers, beside one way that ran at all of them.
+        left, layers = [*done[-1:], *left], layers // 2
+    for way in left:
+        tell(str(way), left_out="it would not fit")
+    return int(ran == 0)
+
+
+def run_ways(left: Sequence[Way], name: str, small: bool, layers: int, device: torch.device) -> list[Way]:
+    """Time those ways that fit with so many layers; these."""
+    shape = geometry(small, layers)
+    stage, samples = samples_of(name, shape, STEPS)
+    fitting = [way for way in left if predicted(shape, stage, way) < FILLED * Room(device).total]
+    if not fitting:
+        return []
+    model = prepare(shape, stage, device, geometry(small).language["layers"])
+    done = []
+    for way in fitting:
         recompute(model, way.recompute)
         if way.compile:
             from videollava.train.compiled import compile_layers
 
             compile_layers(model)
-        ran += time_steps(str(way), model, stage, samples, *settings_of(shape, stage, way))
-    return int(ran == 0)
+        if time_steps(str(way), model, stage, samples, *settings_of(shape, stage, way)):
+            done.append(way)
+    del model
+    gc.collect()
+    Room(device).start()
+    return done
 
 
 def ways(shape: Geometry, device: torch.device) -> Iterator[Way]:

@@ -59,6 +59,7 @@ def make_workspace(folder: Path) -> None:
     """Data prepared and every model made, on this machine's CPU: what each stage is then started from alone."""
     from importlib import import_module
 
+    folder = folder.resolve()
     folder.mkdir(parents=True)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder)

@@ -8,14 +8,17 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench.gpu_check import bundle, environment, generation, stages, steps
+from bench.gpu_check.__main__ import main as run_check
 from bench.gpu_check.parts import GROUPS, Outcome, Part, run_group
 from bench.gpu_check.report import table
 from bench.gpu_check.told import Row, read_rows
+from bench.padding.samples import Geometry, Stage
 
 ROOT = Path(__file__).parents[2]
 FINDS = "from bench.gpu_check.told import tell\ntell('first', figure=1.5)\n"
@@ -111,6 +114,28 @@ def test_a_bundle_over_its_limit_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 def test_every_wheel_has_a_pin() -> None:
     assert [pin.partition("==")[0] for pin in bundle.pins()] == list(bundle.LACKING)
+
+
+def test_ways_that_do_not_fit_are_timed_at_half_the_layers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def need(shape: Geometry, stage: Stage, way: steps.Way) -> float:
+        return shape.language["layers"] * (1 if way.recompute else 2)
+
+    monkeypatch.setattr(steps, "predicted", need)
+    monkeypatch.setattr(
+        steps, "Room", lambda device: SimpleNamespace(total=2.1 / steps.FILLED, start=lambda: None)
+    )
+    assert steps.main(["--small", "--stage", "pretrain"]) == 0
+    told = list(read_rows(capsys.readouterr().out.splitlines()))
+    shown = [found.get("layers", found["what"].partition(",")[2]) for found in told]
+    on, off = " recompute on, compile off", " recompute off, compile off"
+    assert shown == ["all 2", on, on, "1 of 2, at full width", on, off, off]
+
+
+def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_check(["--bundle", str(tmp_path)]) == 2
+    assert "is no bundle: make one with `make gpu-check-bundle`" in capsys.readouterr().err
 
 
 def row(losses: Sequence[float], answers: Sequence[str] = ()) -> Row:
