@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from videollava.evaluate.judge_cache import Cache, Entry
 from videollava.evaluate.judge_endpoint import Completion, Exhausted, Judge, Transient
 from videollava.evaluate.judge_prompts import Ask, Reader, first_usable
+from videollava.train.launch.pulse import beat
 
 __all__ = ["Limits", "Run"]
 
@@ -168,6 +169,7 @@ class Run:
 
     def _keep(self, entry: Entry) -> Entry:
         self._outages = 0
+        beat()
         if self.cache is not None:
             self.cache.put(entry)
         return entry

@@ -21,6 +21,7 @@ from videollava.evaluate.planning import Row, Unit, deal, make_plan
 from videollava.evaluate.prompting import prompt_sample
 from videollava.evaluate.questions import Item
 from videollava.evaluate.ranks import Ranks
+from videollava.train.launch.pulse import beat
 
 __all__ = ["Settings", "predict"]
 
@@ -122,6 +123,7 @@ class _Progress:
 
     def add(self) -> None:
         self.done += 1
+        beat()
         now = time.monotonic()
         if self.name and (now - self.said > SAY_EVERY or self.done == self.total):
             self.said = now
