@@ -111,3 +111,21 @@ def test_a_rank_that_hangs_is_named_and_the_run_ended(workspace: Callable[[str],
     assert "warning: rank 1 (on " in said
     assert "it is stopped, or its host is lost" in said.splitlines()[-1]
     assert last_end(folder)["error"].endswith("the run is ended")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_the_published_recipes_switches_together_on_two_ranks_near_one_rank_in_bfloat16(
+    workspace: Callable[[str], Path], strategy: str
+) -> None:
+    changes = ("finetune.precision=bf16", "finetune.epochs=2")
+    ours, alone = workspace("ours"), workspace("alone")
+    write_machine(ours, processes=2, strategy=strategy, recompute=True, workers=1)
+    status, said = end(start(ours, "finetune", *changes), seconds=600)
+    assert status == 0, said
+    status, said = end(start(alone, "finetune", *changes))
+    assert status == 0, said
+    # bfloat16 (float32 where the CPU emulates it): a whole run is for the gate's paired test; a few steps are near.
+    assert losses(ours) == pytest.approx(losses(alone), abs=0.05)
+    assert losses(ours)[-1] < losses(ours)[0]
+    assert load_file(ours / WEIGHTS).keys() == load_file(alone / WEIGHTS).keys()
