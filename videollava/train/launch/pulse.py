@@ -90,12 +90,15 @@ class Pulse:
         while not self._stop.wait(INTERVAL):
             beats += 1
             self._write(beats)
+            held = True
             with suppress(OSError):
-                if not is_held():
+                held = is_held()
+            if not held:
+                with suppress(OSError):  # what reads its words may be gone
                     print(
                         "a newer attempt at this stage is at work: this one ends", file=sys.stderr, flush=True
                     )
-                    os._exit(SUPERSEDED)
+                os._exit(SUPERSEDED)
 
     def _write(self, beats: int) -> None:
         told: dict[str, Any] = {"step": self.step, "moves": self.moves, "phase": self.phase, "beats": beats}
