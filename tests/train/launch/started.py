@@ -13,6 +13,8 @@ from typing import Any
 
 from micro import ROOT, settings
 
+from videollava.train.launch.fence import attempt_of
+
 PLAIN = ("pretrain.cache_features=false", "finetune.cache_features=false")
 
 
@@ -58,9 +60,9 @@ def newest(folder: Path) -> int:
 
 
 def pulses(folder: Path, stage: str = "finetune") -> dict[int, dict[str, Any]]:
-    """What the ranks tell, by rank."""
-    found = {}
-    for file in (folder / "checkpoints/ranks" / stage).glob("*/rank-*.json"):
+    """What the ranks of the attempt that holds tell, by rank."""
+    found, ranks = {}, folder / "checkpoints/ranks" / stage
+    for file in (ranks / attempt_of(ranks)).glob("rank-*.json"):
         told = json.loads(file.read_text())
         found[told["rank"]] = told
     return found
