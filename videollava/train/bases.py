@@ -107,10 +107,12 @@ class TextPacks(Dataset[Batch]):
 def _plan(texts: Sequence[Encoded], params: Params, epoch: int) -> Plan:
     tokens = np.array([len(text.input_ids) for text in texts])
     targets = np.array([text.target_tokens for text in texts])
-    budget = max(params.bases.batch_tokens, int(tokens.max()))
-    batch = max(1, int(0.95 * budget / tokens.mean()))  # one pack a step
+    batch = max(1, round(params.bases.batch_tokens / tokens.mean()))
     lengths = Lengths(tokens, targets, tokens.astype(np.float64))
-    return plan_epoch(lengths, batch_size=batch, ranks=1, budget=budget, seed=params.seed, epoch=epoch)
+    # A step of a small model is one pack, however its texts fall out.
+    return plan_epoch(
+        lengths, batch_size=batch, ranks=1, budget=int(tokens.sum()), seed=params.seed, epoch=epoch
+    )
 
 
 def _costs(texts: Sequence[Encoded], config: Any) -> list[NDArray[np.float64]]:
