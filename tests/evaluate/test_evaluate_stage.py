@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from videollava.cli import main
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks, stage
 from videollava.evaluate import predict as predict_module
+from videollava.evaluate.answers import AnswerLog
 from videollava.evaluate.benchmarks.interface import SHORT
 from videollava.evaluate.predict import Settings
 from videollava.evaluate.results import read_results
@@ -284,33 +288,116 @@ def test_images_inside_the_table_and_a_limit(workspace: Path, model_folder: Path
     assert "scored on a part" in decide(metrics, whole, Gate()).reasons[0]
 
 
-def _rank(rank: int, port: int, chosen: Any, workspace: Path, model: Path, out: Path) -> int:
-    """Evaluate as one of two ranks, in a process of its own; gives its id."""
+def _rank(rank: int, port: int, size: int, chosen: Any, workspace: Path, out: Path, fatal: int = 0) -> int:
+    """Evaluate as one of `size` ranks, in a process of its own; gives its id. fatal: answers after which it dies."""
     child = os.fork()
     if child:
         return child
     try:
         torch.set_num_threads(1)
+        if fatal:
+            _die_after(fatal)
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
-        os.environ.update({**where, "RANK": str(rank), "WORLD_SIZE": "2"})
-        evaluate(chosen, workspace, model, out)
+        os.environ.update({**where, "RANK": str(rank), "WORLD_SIZE": str(size)})
+        evaluate(chosen, workspace, workspace / "models/videollava", out)
         os._exit(0)
     finally:
         os._exit(1)
 
 
-def test_two_ranks_are_one(workspace: Path, model_folder: Path) -> None:
-    """Two processes that meet over gloo; the predictions are those of one, byte for byte."""
-    chosen = params(benchmarks=["easy_vqa"])
-    metrics = evaluate(chosen, workspace, model_folder, workspace / "one")
+def _die_after(answers: int) -> None:
+    """By SIGKILL, in the middle of a batch."""
+    write, count = AnswerLog._write, iter(range(answers))
+
+    def dying(self: AnswerLog, row: Any) -> None:
+        write(self, row)
+        if next(count, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    AnswerLog._write = dying  # type: ignore[method-assign]
+
+
+def _run_ranks(size: int, chosen: Any, workspace: Path, out: str, fatal: int = 0) -> list[int]:
+    """Exit codes of ranks that meet over gloo; the last one dies after `fatal` answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [_rank(rank, port, chosen, workspace, model_folder, workspace / "two") for rank in (0, 1)]
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    children = [
+        _rank(rank, port, size, chosen, workspace, workspace / out, fatal if rank == size - 1 else 0)
+        for rank in range(size)
+    ]
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def _assert_same_files(one: Path, other: Path) -> None:
+    """Bit-equal: answers with and without sight, and every figure."""
     for name in ("predictions/easy_vqa.jsonl", "predictions/easy_vqa.blind.jsonl", "metrics.json"):
-        assert (workspace / "two" / name).read_bytes() == (workspace / "one" / name).read_bytes()
-    assert json.loads((workspace / "two/metrics.json").read_text()) == metrics
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+@pytest.fixture
+def broken(prepare: Prepare, model_folder: Path) -> Path:
+    """A workspace with a model, and 40 questions about six pictures, one of which is none."""
+    media = [("image", picture(n)) for n in range(IMAGES - 1)]
+    workspace = prepare([*media, ("image", b"torn")], {"test-easy_vqa": split(40)})
+    shutil.copytree(model_folder, workspace / "models/videollava")
+    return workspace
+
+
+def test_ranks_are_one_bit_equal_and_a_killed_one_is_resumed(broken: Path, monkeypatch: Any) -> None:
+    """With an unreadable medium; the resume is by another number of ranks, and asks only what is left."""
+    chosen = params(benchmarks=["easy_vqa"], precision="bf16")
+    metrics = evaluate(chosen, broken, broken / "models/videollava", broken / "one")
+    assert metrics["easy_vqa"]["missing_media"] == 6
+    assert _run_ranks(2, chosen, broken, "two") == [0, 0]
+    _assert_same_files(broken / "one", broken / "two")
+    first, *others = _run_ranks(3, chosen, broken, "three", fatal=4)
+    assert others == [1, -signal.SIGKILL]
+    assert first == 1
+    assert not (broken / "three").exists()
+    logged = [
+        json.loads(line)["question_id"]
+        for path in broken.glob("checkpoints/evaluate-*/*/seen/*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    again: list[str] = []
+    write = AnswerLog._write
+
+    def noted(self: AnswerLog, row: Any) -> None:
+        again.extend([row["question_id"]] if self.folder.name == "seen" else [])
+        write(self, row)
+
+    monkeypatch.setattr(AnswerLog, "_write", noted)
+    evaluate(chosen, broken, broken / "models/videollava", broken / "three")
+    assert 5 <= len(logged) < 40
+    assert sorted([*logged, *again]) == sorted(key for key, *_ in split(40))
+    _assert_same_files(broken / "one", broken / "three")
+
+
+@pytest.mark.slow
+def test_the_plain_command_by_ranks_writes_once_bit_equal(broken: Path, tmp_path: Path) -> None:
+    """`videollava evaluate` under torch.distributed.run: all ranks end well, rank 0 alone writes and scores."""
+    choices = "profile: tiny\nevaluate: {benchmarks: [easy_vqa], max_new_tokens: 6}\n"
+    (broken / "params.yaml").write_text(choices)
+    outs = []
+    for ranks in (1, 2, 3):
+        out = f"out-{ranks}"
+        run_ = (
+            ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        )
+        command = [sys.executable, *run_, "-m", "videollava", "evaluate", "--model", "models/videollava"]
+        done = subprocess.run(
+            [*command, "--out", out],
+            cwd=broken,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("easy_vqa: ") == 2  # the figures, and the questions without a medium
+        outs.append(broken / out)
+        _assert_same_files(outs[0], outs[-1])
 
 
 def test_compared_with_a_champion(
