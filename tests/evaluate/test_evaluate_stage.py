@@ -375,29 +375,28 @@ def test_ranks_are_one_bit_equal_and_a_killed_one_is_resumed(broken: Path, monke
 
 
 @pytest.mark.slow
-def test_the_plain_command_by_ranks_writes_once_bit_equal(broken: Path, tmp_path: Path) -> None:
-    """`videollava evaluate` under torch.distributed.run: all ranks end well, rank 0 alone writes and scores."""
-    choices = "profile: tiny\nevaluate: {benchmarks: [easy_vqa], max_new_tokens: 6}\n"
-    (broken / "params.yaml").write_text(choices)
-    outs = []
+def test_the_plain_command_by_ranks_writes_once_bit_equal(broken: Path) -> None:
+    """`videollava evaluate` starts its own ranks: all end well, rank 0 alone scores, judges and writes."""
+    (broken / "params.yaml").write_text(
+        "profile: tiny\nevaluate: {benchmarks: [easy_vqa], max_new_tokens: 6}\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     for ranks in (1, 2, 3):
-        out = f"out-{ranks}"
-        run_ = (
-            ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-        )
-        command = [sys.executable, *run_, "-m", "videollava", "evaluate", "--model", "models/videollava"]
+        (broken / "machine.yaml").write_text(f"processes: {ranks}\nstall_minutes: 5\n")
+        command = [sys.executable, "-m", "videollava", "evaluate", "--model", "models/videollava", "--out"]
         done = subprocess.run(
-            [*command, "--out", out],
+            [*command, f"out-{ranks}"],
             cwd=broken,
             capture_output=True,
             text=True,
             timeout=300,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+            env=environment,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("easy_vqa: ") == 2  # the figures, and the questions without a medium
-        outs.append(broken / out)
-        _assert_same_files(outs[0], outs[-1])
+        told = [line for line in done.stdout.splitlines() if "easy_vqa: " in line]
+        assert len(told) == 2  # the figures, and the questions without a medium
+        _assert_same_files(broken / "out-1", broken / f"out-{ranks}")
+    assert not list(broken.glob("checkpoints/evaluate-*"))
 
 
 def test_compared_with_a_champion(
