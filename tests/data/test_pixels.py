@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from equality import FLOAT32
 from PIL import Image
 from torch import Tensor
 
@@ -83,4 +84,4 @@ def test_an_encoder_normalises_what_it_is_given(kind: str) -> None:
     with torch.no_grad():
         expected = tower(_exact(pixels).float()).last_hidden_state
         for given in (pixels, finely(pixels)):
-            torch.testing.assert_close(tower(given).last_hidden_state, expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(tower(given).last_hidden_state, expected, rtol=0, atol=FLOAT32)

@@ -351,6 +351,7 @@ def test_ranks_are_one_bit_equal_and_a_killed_one_is_resumed(broken: Path, monke
     assert metrics["easy_vqa"]["missing_media"] == 6
     assert _run_ranks(2, chosen, broken, "two") == [0, 0]
     _assert_same_files(broken / "one", broken / "two")
+    assert decide(metrics, metrics, Gate(), read_pairs(broken / "two", broken / "one")).rows[0].p == 1.0
     first, *others = _run_ranks(3, chosen, broken, "three", fatal=4)
     assert others == [1, -signal.SIGKILL]
     assert first == 1

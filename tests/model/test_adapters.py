@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from equality import FLOAT32
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -91,7 +92,7 @@ def _set(folder: Path, **changes: Any) -> None:
 def _holds(folder: Path, expected: Tensor, target: Path, **options: Any) -> None:
     """load and merge give the model whose logits peft's own merge has."""
     loaded = checkpoint.load(folder, **options)
-    torch.testing.assert_close(probe(loaded.model), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(probe(loaded.model), expected, rtol=0, atol=FLOAT32)
     assert loaded.tokenizer is not None
     done = merge(folder, target / "merged", **options)
     assert done.difference is not None
@@ -152,7 +153,7 @@ def test_towers_and_projector_of_before_4_52(made: Made, tmp_path: Path) -> None
     names = load_file(tmp_path / "towers/adapter_model.safetensors")
     assert any("image_tower.vision_model" in name for name in names)
     loaded = checkpoint.load(tmp_path / "towers").model
-    torch.testing.assert_close(probe(loaded), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(probe(loaded), expected, rtol=0, atol=FLOAT32)
 
 
 def test_torchs_file_and_the_command_line(
@@ -164,7 +165,7 @@ def test_torchs_file_and_the_command_line(
     assert main(["merge", str(made.adapter), str(tmp_path / "out")]) == 0
     assert "logits differ by" in capsys.readouterr().out
     loaded = checkpoint.load(tmp_path / "out").model
-    torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=FLOAT32)
 
 
 def test_on_our_base_and_unmerged_to_the_original(made: Made, tmp_path: Path) -> None:
@@ -173,16 +174,20 @@ def test_on_our_base_and_unmerged_to_the_original(made: Made, tmp_path: Path) ->
     expected = _make(made.hf, folder, modules_to_save=["multi_modal_projector"])
     convert.convert(made.hf, tmp_path / "mine", "ours")
     merge(folder, tmp_path / "merged", base=tmp_path / "mine")
-    torch.testing.assert_close(probe(checkpoint.load(tmp_path / "merged").model), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        probe(checkpoint.load(tmp_path / "merged").model), expected, rtol=0, atol=FLOAT32
+    )
     _rename(folder, lambda name: name.replace(NEW, OLD))
     convert.convert(folder, tmp_path / "llava-lora", "original")
     names = torch.load(tmp_path / "llava-lora/adapter_model.bin", weights_only=True)
     assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in names
     convert.convert(made.hf, tmp_path / "base", "original")
     loaded = checkpoint.load(tmp_path / "llava-lora", base=tmp_path / "base").model
-    torch.testing.assert_close(probe(loaded), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(probe(loaded), expected, rtol=0, atol=FLOAT32)
     convert.convert(folder, tmp_path / "again", "transformers")
-    torch.testing.assert_close(probe(checkpoint.load(tmp_path / "again").model), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        probe(checkpoint.load(tmp_path / "again").model), expected, rtol=0, atol=FLOAT32
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,7 @@ def test_a_base_named_on_another_machine_is_found_beside(made: Made, tmp_path: P
     shutil.copytree(made.adapter, folder)
     _set(folder, base_model_name_or_path=named)
     loaded = checkpoint.load(folder).model
-    torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=FLOAT32)
 
 
 def test_what_zero_to_fp32_writes_beside_an_adapter_is_told_apart(made: Made) -> None:
@@ -254,7 +259,7 @@ def test_a_base_named_by_another_machines_hub_cache_is_the_hub_id(
     ):
         _set(made.adapter, base_model_name_or_path=named)
         loaded = checkpoint.load(made.adapter).model
-        torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=FLOAT32)
 
 
 def test_a_base_named_like_the_adapter_itself_is_not_it(made: Made) -> None:
@@ -323,10 +328,10 @@ def test_with_the_missing_files_beside_it_the_interrupted_run_loads(
         checkpoint.load(interrupted, base=base)
     projector = {f"base_model.model.{n}": t for n, t in tensors.items() if "mm_projector" in n}
     torch.save(projector, interrupted / "non_lora_trainables.bin")
-    torch.testing.assert_close(probe(checkpoint.load(interrupted).model), made.expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(probe(checkpoint.load(interrupted).model), made.expected, rtol=0, atol=FLOAT32)
     # With a config, a whole base gives its projector, and that is said.
     (interrupted / "non_lora_trainables.bin").unlink()
     with caplog.at_level(logging.WARNING):
         loaded = checkpoint.load(interrupted, base=tmp_path / "original").model
     assert "the projector is the base model's" in caplog.text
-    torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(probe(loaded), made.expected, rtol=0, atol=FLOAT32)

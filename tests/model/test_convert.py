@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from equality import FLOAT32
 from safetensors.torch import load_file, save_file
 
 from videollava.errors import InputError
@@ -98,7 +99,7 @@ def test_transformers_loads_an_export_with_equal_logits(
     if "pixel_values" in inspect.signature(theirs.forward).parameters:
         inputs["pixel_values"] = inputs.pop("pixel_values_images")
     logits = theirs.eval()(**inputs).logits
-    torch.testing.assert_close(logits[..., :64], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits[..., :64], expected, rtol=0, atol=FLOAT32)
     # Rows added for the placeholders never win over row 0.
     assert torch.equal(logits[..., 64:], logits[..., :1].expand(-1, -1, 2))
     marks = AutoTokenizer.from_pretrained(tmp_path / "hf").convert_tokens_to_ids(["<image>", "<video>"])
@@ -128,7 +129,9 @@ def test_their_own_folders_are_read_in_every_layout(
     assert (loaded.config.image_token_id, loaded.config.text_config.vocab_size) == (64, 66)
     assert loaded.config.video_config.num_frames == 4
     inputs = convert.probe_inputs(model.config, torch.float32)
-    torch.testing.assert_close(loaded(**inputs).logits[..., :64], model(**inputs).logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        loaded(**inputs).logits[..., :64], model(**inputs).logits, rtol=0, atol=FLOAT32
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,9 @@ def test_merging_equals_the_adapter_beside_its_base(adapter: Path, tmp_path: Pat
     assert result.difference is not None
     assert result.difference < 1e-4
     loaded = checkpoint.load(tmp_path / "merged")
-    torch.testing.assert_close(probe(loaded.model), torch.load(tmp_path / "expected.pt"), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        probe(loaded.model), torch.load(tmp_path / "expected.pt"), rtol=0, atol=FLOAT32
+    )
     assert loaded.tokenizer is not None
 
 
@@ -224,7 +229,7 @@ def test_an_unmerged_adapter_goes_to_the_original_and_merges_there(
     convert.convert(saved, tmp_path / "base", "original")
     merge(tmp_path / "llava-lora", tmp_path / "merged", base=tmp_path / "base")
     loaded = checkpoint.load(tmp_path / "merged").model
-    torch.testing.assert_close(probe(loaded), torch.load(tmp_path / "expected.pt"), rtol=0, atol=1e-5)
+    torch.testing.assert_close(probe(loaded), torch.load(tmp_path / "expected.pt"), rtol=0, atol=FLOAT32)
 
 
 def test_adapters_that_do_not_fit_are_refused(adapter: Path, saved: Path, tmp_path: Path) -> None:

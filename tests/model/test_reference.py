@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from equality import BIT_EQUAL, ORIGINAL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,13 +23,12 @@ from videollava.model.encoders import LanguageBind
 from videollava.model.formats import original
 from videollava.model.formats.languagebind import frames_first
 
-TOLERANCE = 1e-4
 PAIRS = ("image", "video", "video_no_time_attn", "depth_lora", "thermal_lora", "audio_lora")
 SAMPLES = ("image", "video", "two_images", "text", "image_and_video")
 
 
 def _close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=ORIGINAL)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -252,7 +252,7 @@ def test_selected_layer_and_feature_follow_the_config(parts: Any) -> None:
     model = checkpoint.load(folder).model
     pixels = torch.randn(2, 3, 56, 56)
     states = model.model.image_tower(pixels, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(model.encode_images(pixels), states[-3], rtol=0, atol=0)
+    torch.testing.assert_close(model.encode_images(pixels), states[-3], rtol=0, atol=BIT_EQUAL)
     assert model.config.image_tokens == 17
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from equality import FLOAT32
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def _holds(folder: Path, adapted: Any, target: Path) -> Any:
     # Float32, so by the size of the logits: an adapter drawn at random on the table makes hundreds of them.
     assert done.difference is not None
     assert done.difference < 1e-4 * max(1.0, float(expected.abs().max()))
-    torch.testing.assert_close(probe(model), expected, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(probe(model), expected, rtol=FLOAT32, atol=2e-5)
     return model
 
 

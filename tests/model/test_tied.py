@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from equality import BIT_EQUAL, FLOAT32
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 
@@ -229,7 +230,9 @@ def test_transformers_own_folders(make_model: Callable[..., Any], tmp_path: Path
     inputs = convert.probe_inputs(model.config, torch.float32)
     loaded = checkpoint.load(tmp_path / "hf").model
     assert _is_tied(loaded)
-    torch.testing.assert_close(loaded(**inputs).logits[..., :64], model(**inputs).logits, rtol=0, atol=0)
+    torch.testing.assert_close(
+        loaded(**inputs).logits[..., :64], model(**inputs).logits, rtol=0, atol=BIT_EQUAL
+    )
     convert.convert(tmp_path / "hf", tmp_path / "back", "transformers")
     assert torch.equal(probe(checkpoint.load(tmp_path / "back").model), probe(loaded))
 
@@ -288,7 +291,7 @@ def test_lora_of_a_tied_head_parts_it_from_the_table(make_model: Callable[..., A
         adapted.save_pretrained(tmp_path / f"adapter{number}")
         expected = probe(adapted.eval().get_base_model())
         loaded = checkpoint.load(tmp_path / f"adapter{number}").model
-        torch.testing.assert_close(probe(loaded), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(probe(loaded), expected, rtol=0, atol=FLOAT32)
         assert not _is_tied(loaded)
         convert.merge(tmp_path / f"adapter{number}", tmp_path / f"merged{number}")
         assert torch.equal(probe(checkpoint.load(tmp_path / f"merged{number}").model), probe(loaded))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from equality import BIT_EQUAL, FLOAT32
 from torch import Tensor
 
 from videollava.errors import InputError
@@ -77,7 +78,7 @@ def test_a_mixed_pack_equals_its_samples_one_by_one(model: Any, media: dict[str,
     found = _gradients(model)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(gradient, expected[name], rtol=FLOAT32, atol=1e-6, msg=name)
 
 
 def test_left_padded_rows_equal_single_ones(model: Any, media: dict[str, Tensor]) -> None:
@@ -106,7 +107,7 @@ def test_in_training_the_head_sees_targets_alone_and_the_loss_is_the_same(
         torch.testing.assert_close(out.loss, whole.loss)
         out.loss.backward()
         for name, gradient in _gradients(model).items():
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+            torch.testing.assert_close(gradient, expected[name], rtol=FLOAT32, atol=1e-6, msg=name)
 
 
 def test_each_encoder_and_the_projector_run_once(model: Any, media: dict[str, Tensor]) -> None:
@@ -124,7 +125,7 @@ def test_features_of_the_encoders_stand_for_pixels(model: Any, media: dict[str, 
     assert videos.shape == (2, model.config.video_tokens(), 32)
     inputs = _pack(_rows(model.config))
     from_features = model(**inputs, image_features=images, video_features=videos).logits
-    torch.testing.assert_close(from_features, model(**inputs, **media).logits, rtol=0, atol=0)
+    torch.testing.assert_close(from_features, model(**inputs, **media).logits, rtol=0, atol=BIT_EQUAL)
 
 
 def test_frozen_encoders_keep_nothing_for_the_backward_pass(model: Any, media: dict[str, Tensor]) -> None:
@@ -165,7 +166,7 @@ def test_every_rank_can_be_made_to_call_the_same_modules(model: Any, modules: tu
     assert calls == []
     out = model(input_ids=ids, labels=ids, same_calls=modules).loss
     assert calls == [names[module] for module in modules]
-    torch.testing.assert_close(out, plain, rtol=0, atol=0)
+    torch.testing.assert_close(out, plain, rtol=0, atol=BIT_EQUAL)
     out.backward()
     for module in modules:
         for parameter in getattr(model.model, names[module]).parameters():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from equality import BIT_EQUAL
 
 from videollava.errors import InputError
 from videollava.model import vision
@@ -65,7 +66,7 @@ def test_feature_layer_is_that_hidden_state_and_runs_nothing_above_it(
     for number, module in enumerate(video.encoder.layers):
         module.register_forward_hook(lambda *_, number=number: ran.append(number))
     out = video(pixels, feature_layer=layer)
-    torch.testing.assert_close(out.last_hidden_state, states[layer].flatten(0, 1), rtol=0, atol=0)
+    torch.testing.assert_close(out.last_hidden_state, states[layer].flatten(0, 1), rtol=0, atol=BIT_EQUAL)
     assert out.pooler_output is None
     assert ran == list(range(layer if layer >= 0 else 4 + layer))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from equality import FLOAT32
 from micro import ROOT, settings
 from safetensors.torch import load_file
 
@@ -47,4 +48,4 @@ def test_two_ranks_align_as_one_does(workspace: Callable[[str], Path]) -> None:
         # A key's bias changes no attention: its gradient is rounding alone, which AdamW makes full steps of.
         if name.endswith("k_proj.bias"):
             continue
-        torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=FLOAT32, msg=name)

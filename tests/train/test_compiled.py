@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
+from equality import FLOAT32
 from micro import MACHINE, micro
 from safetensors.torch import load_file
 from torch import Tensor
@@ -96,7 +97,7 @@ def _check_equal(plain: Any, compiled: Any, packs: list[list[int]] = PACKS) -> N
             found.append([logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
             model.zero_grad()
         for one, other in zip(*found, strict=True):
-            torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
+            torch.testing.assert_close(other, one, rtol=0, atol=FLOAT32)
 
 
 @pytest.mark.usefixtures("as_on_cuda")
@@ -186,7 +187,7 @@ def test_a_stage_learns_the_same_compiled_in_float32(
         pretrain.run(micro(), folder, MACHINE.replace(compile=compiled))
         found.append(load_file(folder / "models/projector/projector.safetensors"))
     for name, weight in found[0].items():
-        torch.testing.assert_close(found[1][name], weight, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found[1][name], weight, rtol=0, atol=FLOAT32)
 
 
 def test_what_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from equality import FLOAT32
 from torch import Tensor, nn
 
 from videollava.data.pairs import plan_pairs
@@ -58,7 +59,7 @@ def test_float32_gradients_on_ranks_are_those_of_one(ranks: int, tmp_path: Path)
     torch.multiprocessing.spawn(one_rank, (ranks, port, str(tmp_path)), nprocs=ranks)
     for rank in range(ranks):
         for found, wanted in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(found, wanted, rtol=FLOAT32, atol=1e-6)
 
 
 def test_a_lost_pair_is_as_if_it_had_never_been_there() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from equality import FLOAT32
 from micro import ROOT, settings, write_machine
 from rank_worker import STEPS, arrange, lose
 from safetensors.torch import load_file
@@ -71,18 +72,18 @@ def check_equal(ours: Path, expected: Path, stage: str) -> None:
     """The same losses, the same result, and nothing written twice."""
     found, wanted = losses(ours, stage), losses(expected, stage)
     assert len(found) == STEPS
-    assert found == pytest.approx(wanted, abs=1e-5)
+    assert found == pytest.approx(wanted, abs=FLOAT32)
     assert found[-1] < found[0]
     for curve, column in (("held_out", "held_out_loss"), ("image", "loss_image"), ("video", "loss_video")):
         asked, answer = losses(ours, f"{stage}/{curve}", column), losses(expected, f"{stage}/{curve}", column)
         assert len(asked) == STEPS
-        assert asked == pytest.approx(answer, abs=1e-5)
+        assert asked == pytest.approx(answer, abs=FLOAT32)
     assert len(list((ours / "runs" / stage).glob("*.jsonl"))) == 1
     file = {"pretrain": "projector/projector.safetensors", "finetune": "videollava/model.safetensors"}[stage]
     weights, others = load_file(ours / "models" / file), load_file(expected / "models" / file)
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, others[name], rtol=0, atol=1e-4, msg=name)
+        torch.testing.assert_close(weight, others[name], rtol=0, atol=FLOAT32, msg=name)
     if stage == "finetune":
         assert checkpoint.load(ours / "models/videollava").tokenizer is not None
 

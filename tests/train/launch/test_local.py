@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from equality import FLOAT32
 from micro import write_machine
 from safetensors.torch import load_file
 from started import end, last_end, newest, pulses, start, wait_for
@@ -26,10 +27,10 @@ def losses(folder: Path) -> list[float]:
 
 def check_equal(ours: Path, expected: Path) -> None:
     """Float32 1e-5 over 20 steps: losses and weights."""
-    assert losses(ours) == pytest.approx(losses(expected), abs=1e-5)
+    assert losses(ours) == pytest.approx(losses(expected), abs=FLOAT32)
     weights, others = load_file(ours / WEIGHTS), load_file(expected / WEIGHTS)
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, others[name], rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(weight, others[name], rtol=0, atol=FLOAT32, msg=name)
 
 
 def test_two_ranks_one_of_them_killed_and_resumed_equal_one_rank_float32_1e5(

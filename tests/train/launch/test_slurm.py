@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from cluster import Cluster, lacking, slurm
+from equality import FLOAT32
 from micro import ROOT, write_machine
 from safetensors.torch import load_file
 from started import end, last_end, newest, pulses, start, wait_for, words
@@ -38,7 +39,7 @@ def check_equal(ours: Path, expected: Path) -> None:
     """Float32 1e-5 over 20 steps: the weights."""
     weights, others = load_file(ours / WEIGHTS), load_file(expected / WEIGHTS)
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, others[name], rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(weight, others[name], rtol=0, atol=FLOAT32, msg=name)
 
 
 def running_job(folder: Path, *changes: str, **machine: Any) -> subprocess.Popen[str]:
