@@ -17,6 +17,7 @@ from videollava.data.prepare import run
 from videollava.data.records import Medium, Record, Turn
 from videollava.data.rows import Row
 from videollava.data.shards import Shards, is_trained_on, load_split, split_names
+from videollava.machine import Machine
 
 TALK = (Turn("human", "what?"), Turn("gpt", "that"))
 
@@ -114,9 +115,9 @@ def test_prepare_writes_them_apart_and_tells(
             records += [llava(f"text-{n}") for n in range(40)]
         notes = lines(tmp_path / f"from/{use}.jsonl", records)
         sources.append(archive_source(archive, notes, name=use, use=use))
-    chosen = params(*sources, workers=workers)
+    chosen = params(*sources)
     fetch(chosen, tmp_path)
-    run(chosen, tmp_path)
+    run(chosen, tmp_path, Machine(workers=workers))
     folder = tmp_path / "data/prepared"
     splits = {name: load_split(folder, name).to_pylist() for name in split_names(folder)}
     counts = {name: len(rows) for name, rows in splits.items()}
