@@ -14,6 +14,7 @@ from videollava.command import Arguments, Command, Parser, add_params, folder_to
 from videollava.environment import ask_loopback_directly, end_with_supervisor, settle_torch
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
+from videollava.settings import SETTINGS
 
 __all__ = ["main"]
 
@@ -160,68 +161,6 @@ def _evaluate_other(params: Any, machine: Any, workspace: Path, arguments: Argum
 
     out = arguments.out or workspace / "evaluation"
     evaluate(params, workspace, arguments.model, out, machine=machine, champion=arguments.champion)
-
-
-def _add_profile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="the preset to write; without it they are listed")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--force", action="store_true", help="over edits that no preset has")
-
-
-def _run_profile(arguments: Arguments) -> None:
-    from videollava.params import load_params, profile_names, profile_text
-
-    if arguments.name is None:
-        active = load_params(arguments.params).profile if arguments.params.is_file() else ""
-        for name in profile_names():
-            print(
-                f"{'*' if name == active else ' '} {name:16} {profile_text(name).splitlines()[0].lstrip('# ')}"
-            )
-        return
-    text, file = profile_text(arguments.name), arguments.params
-    known = [profile_text(name) for name in profile_names()]
-    if file.is_file() and file.read_text() not in known and not arguments.force:
-        raise InputError(
-            f"{file}: holds edits that profile {arguments.name} would overwrite; keep a copy, or give --force"
-        )
-    file.write_text(text)
-    print(f"{file}: profile {arguments.name}")
-
-
-def _add_parameters(parser: argparse.ArgumentParser) -> None:
-    add_params(parser)
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--schema", action="store_true", help="the JSON schema of params.yaml instead")
-    instead.add_argument("--markdown", action="store_true", help="the page of all parameters instead")
-
-
-def _run_parameters(arguments: Arguments) -> None:
-    from videollava.params import load_params, markdown, schema
-
-    if arguments.schema or arguments.markdown:
-        if arguments.set or "params" in getattr(arguments, "given", ()):
-            raise InputError("--schema and --markdown tell what may be set: leave --set and --params out")
-        print(schema() if arguments.schema else markdown(), end="")
-        return
-    from videollava.tracking.lineage import flatten
-
-    for name, value in flatten(load_params(arguments.params, arguments.set)).items():
-        print(f"{name}: {value}")
-
-
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="a preset to write into machine.yaml; `list` names them")
-    parser.add_argument("--force", action="store_true", help="over edits that no preset has")
-
-
-def _run_machine(arguments: Arguments) -> None:
-    from videollava.machine import load_machine
-    from videollava.machine.page import describe, write_preset
-
-    if arguments.name is None:
-        print(describe(load_machine(Path.cwd()), Path.cwd()))
-    else:
-        print(write_preset(arguments.name, Path.cwd(), arguments.force))
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -410,9 +349,7 @@ def _nothing(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     **{name: _stage(name) for name in STAGES},
     "plan": Command("what training will take on N GPUs, before any is held", _add_plan, _run_plan),
-    "profile": Command("list the presets, or write one into params.yaml", _add_profile, _run_profile),
-    "machine": Command("how fast it goes here: what will be used, and why", _add_machine, _run_machine),
-    "params": Command("every parameter as it will be used, checked", _add_parameters, _run_parameters),
+    **SETTINGS,
     "ask": Command("ask a model about images and videos", _add_ask, _run_ask),
     "models": Command("registered versions: aliases, scores, lineage", _add_models, _run_models),
     "promote": Command("make a version champion, if the gate lets it", _add_version, _run_promote),
