@@ -20,7 +20,7 @@ from videollava.data.shards import load_split
 from videollava.errors import InputError
 from videollava.train import instruct, loop
 
-STEPS = 6
+STEPS = 20
 
 
 def arrange(patch: Any = setattr) -> None:

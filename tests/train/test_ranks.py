@@ -22,11 +22,14 @@ from videollava.model import checkpoint
 HERE = Path(__file__).parent
 OPTIONS = ["--params", str(ROOT / "videollava/profiles/tiny.yaml")]
 RANKS = 2
+VALIDATIONS = 10  # of a run, by default
 
 
 def arguments(stage: str, *changes: str) -> list[str]:
     """The command line of a stage with the micro parameters."""
-    chosen = settings("pretrain.cache_features=false", "finetune.cache_features=false", *changes)
+    given = {change.partition("=")[0] for change in changes}
+    plain = (f"{name}.cache_features=false" for name in ("pretrain", "finetune"))
+    chosen = settings(*(item for item in plain if item.partition("=")[0] not in given), *changes)
     return [stage, *OPTIONS, *(part for setting in chosen for part in ("--set", setting))]
 
 
@@ -76,7 +79,7 @@ def check_equal(ours: Path, expected: Path, stage: str) -> None:
     assert found[-1] < found[0]
     for curve, column in (("held_out", "held_out_loss"), ("image", "loss_image"), ("video", "loss_video")):
         asked, answer = losses(ours, f"{stage}/{curve}", column), losses(expected, f"{stage}/{curve}", column)
-        assert len(asked) == STEPS
+        assert len(asked) == (VALIDATIONS if curve == "held_out" else STEPS)
         assert asked == pytest.approx(answer, abs=FLOAT32)
     assert len(list((ours / "runs" / stage).glob("*.jsonl"))) == 1
     file = {"pretrain": "projector/projector.safetensors", "finetune": "videollava/model.safetensors"}[stage]
@@ -141,6 +144,19 @@ def test_both_stages_on_two_ranks_and_back_after_a_kill(
     assert "goes on after step 3" in done.stdout
     assert losses(broken, "finetune") == losses(ours, "finetune")
     assert load_file(broken / "models/videollava/model.safetensors").keys()
+
+
+@pytest.mark.slow
+def test_a_run_of_one_rank_killed_goes_on_on_two(
+    alone: Callable[..., Path], workspace: Callable[[str], Path]
+) -> None:
+    """Float32, 1e-5, to the uninterrupted run of one rank."""
+    expected, ours = alone("one", "finetune"), workspace("more")
+    assert launch(ours, "finetune", ranks=1, KILL_AFTER="3").returncode != 0
+    done = launch(ours, "finetune", ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "goes on after step 3" in done.stdout
+    check_equal(ours, expected, "finetune")
 
 
 @pytest.mark.slow
