@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from videollava.data import media, video
-from videollava.data.pixels import normalise
+from videollava.data.media import read as media
+from videollava.data.media import video
+from videollava.data.media.pixels import normalise
 
 FRAMES, SIZE = 8, 224
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -26,8 +26,8 @@ import torch
 import yaml
 from PIL import Image
 
-from videollava.data.prompts import TEMPLATES
-from videollava.data.vocabulary import train_tokenizer
+from videollava.data.text.prompts import TEMPLATES
+from videollava.data.text.vocabulary import train_tokenizer
 from videollava.evaluate.answers import AnswerLog
 from videollava.evaluate.generate import generate
 from videollava.evaluate.media import Reader, encode_windows
@@ -98,7 +98,7 @@ def draw(folder: Path, kind: str, count: int, side: int, shape: Model) -> list[s
             Image.fromarray(random.integers(0, 255, (side, side, 3), np.uint8)).save(file, "PNG")
             data = file.getvalue()
         else:
-            from videollava.data.drawing import encode
+            from videollava.data.toy.drawing import encode
 
             data = encode(random.integers(0, 255, (3 * shape.frames, side, side, 3), np.uint8), 8)
         (folder / names[-1]).write_bytes(data)

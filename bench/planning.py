@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from videollava.data.packing import Lengths, plan_epoch
+from videollava.data.load.packing import Lengths, plan_epoch
 
 STAGES = {
     # images, videos, text only, longest text, batch size

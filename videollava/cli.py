@@ -21,8 +21,8 @@ __all__ = ["main"]
 USAGE_ERROR = 2
 
 STAGES = {
-    "fetch": ("videollava.data.fetch", "sources -> verified archives in data/raw"),
-    "prepare": ("videollava.data.prepare", "archives -> tar shards and an index in data/prepared"),
+    "fetch": ("videollava.data.acquire.fetch", "sources -> verified archives in data/raw"),
+    "prepare": ("videollava.data.prepare.stage", "archives -> tar shards and an index in data/prepared"),
     "bases": ("videollava.train.bases", "the language model to start from -> models/bases"),
     "align": ("videollava.train.align", "contrastive alignment of the encoders -> models/encoders"),
     "pretrain": (

@@ -9,8 +9,8 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from videollava.data.drawing import still
-from videollava.data.toy import scenes
+from videollava.data.toy.drawing import still
+from videollava.data.toy.scenes import scenes
 from videollava.machine import Machine
 from videollava.params import Params, load_params
 

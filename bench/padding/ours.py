@@ -48,7 +48,7 @@ def train_packed(
 
     settings, work: the loop's.
     """
-    from videollava.data.packing import Lengths, plan_epoch
+    from videollava.data.load.packing import Lengths, plan_epoch
     from videollava.train import loop
     from videollava.train.accelerate import make_accelerator
     from videollava.train.instruct import forward, prices_of

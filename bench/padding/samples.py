@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from videollava.data.pixels import normalise
+from videollava.data.media.pixels import normalise
 
 __all__ = ["GEOMETRIES", "STAGES", "Geometry", "Packed", "Pad", "Samples", "Stage", "pack"]
 
@@ -170,8 +170,8 @@ class Packed(Dataset[Any]):
 
 
 def pack(items: list[dict[str, Any]], shape: Geometry, number: int = 0) -> Any:
-    """Samples in one row, as videollava.data.batches lays them."""
-    from videollava.data.batches import Batch
+    """Samples in one row, as videollava.data.load.batches lays them."""
+    from videollava.data.load.batches import Batch
 
     lengths = [len(item["ids"]) for item in items]
     row = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from videollava.data import inspection
-from videollava.data.inspection import Inspected, inspect_all
+from videollava.data.prepare import inspection
+from videollava.data.prepare.inspection import Inspected, inspect_all
 
 BAD = "c.mp4"
 

@@ -28,7 +28,7 @@ def png(seed: int = 0, width: int = 20, height: int = 12) -> bytes:
 
 def mp4(seed: int = 0, frames: int = 5) -> bytes:
     """A clip of noise, H.264, 32 x 48."""
-    from videollava.data.drawing import encode
+    from videollava.data.toy.drawing import encode
 
     return encode(np.random.default_rng(seed).integers(0, 255, (frames, 48, 32, 3), np.uint8), 8)
 

@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from videollava.data.batches import Batch, lay_in_row
-from videollava.data.pairs import PairBatch
-from videollava.data.pixels import finely
-from videollava.data.prompts import IGNORED, Encoded
+from videollava.data.load.batches import Batch, lay_in_row
+from videollava.data.load.pairs import PairBatch
+from videollava.data.media.pixels import finely
+from videollava.data.text.prompts import IGNORED, Encoded
 from videollava.evaluate import media
 from videollava.evaluate.batches import Sample
 from videollava.evaluate.generate import Sampling, generate_each

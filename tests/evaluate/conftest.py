@@ -24,7 +24,7 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(model, tokenizer): answers differ between questions and media, and some end early."""
     from transformers import AutoTokenizer
 
-    from videollava.data.vocabulary import train_tokenizer
+    from videollava.data.text.vocabulary import train_tokenizer
     from videollava.model.config import language_config, model_config
     from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration
 
@@ -54,8 +54,8 @@ def model_folder(micro: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def prepare(tmp_path: Path) -> Callable[..., Path]:
     """prepare(media, {split: rows}): data/prepared in a fresh workspace; rows are (id, turns, media numbers)."""
-    from videollava.data.archives import TarWriter
-    from videollava.data.shards import SplitWriter, write_media
+    from videollava.data.archives.listing import TarWriter
+    from videollava.data.prepare.shards import SplitWriter, write_media
 
     def make(
         contents: Sequence[tuple[str, bytes]], splits: dict[str, Sequence[tuple[str, Any, Any]]]

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videollava.data.archives import TarWriter
-from videollava.data.shards import write_media
-from videollava.data.toy import describe_split
+from videollava.data.archives.listing import TarWriter
+from videollava.data.prepare.shards import write_media
+from videollava.data.toy.scenes import describe_split
 from videollava.errors import InputError
 from videollava.evaluate.charts import Curve, curve_chart, read_curve
 from videollava.evaluate.page import Markup, clip, document, tag
@@ -65,7 +65,7 @@ def images(wrong: int) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data of a few pictures and clips."""
-    from videollava.data.drawing import encode
+    from videollava.data.toy.drawing import encode
 
     folder = tmp_path_factory.mktemp("prepared")
     random = np.random.default_rng(0)

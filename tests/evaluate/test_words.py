@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from videollava.data.vocabulary import load_tokenizer, train_tokenizer
+from videollava.data.text.vocabulary import load_tokenizer, train_tokenizer
 from videollava.errors import InputError
 from videollava.evaluate.prompting import prompt_sample
 

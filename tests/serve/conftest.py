@@ -15,7 +15,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model whose answers differ between media."""
     from transformers import AutoTokenizer
 
-    from videollava.data.vocabulary import train_tokenizer
+    from videollava.data.text.vocabulary import train_tokenizer
     from videollava.model import checkpoint
     from videollava.model.config import language_config, model_config
     from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from videollava.cli import main
-from videollava.data.drawing import encode
+from videollava.data.toy.drawing import encode
 from videollava.errors import InputError
 from videollava.serve.assistant import Assistant, load
 

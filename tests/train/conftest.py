@@ -13,7 +13,9 @@ from micro import MACHINE, ROOT, micro, sources, write_machine
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/prepared, models/bases and models/encoders of the micro parameters; read only."""
-    from videollava.data import fetch, held_out, prepare
+    from videollava.data.acquire import fetch
+    from videollava.data.prepare import held_out
+    from videollava.data.prepare import stage as prepare
     from videollava.train import align, bases
 
     workspace = tmp_path_factory.mktemp("micro")

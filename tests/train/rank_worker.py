@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from videollava.data.batches import Packs
-from videollava.data.packing import Lengths, Plan
-from videollava.data.shards import load_split
+from videollava.data.load.batches import Packs
+from videollava.data.load.packing import Lengths, Plan
+from videollava.data.prepare.shards import load_split
 from videollava.errors import InputError
 from videollava.train import instruct, loop
 

@@ -11,8 +11,8 @@ import torch
 from equality import FLOAT32
 from torch import Tensor
 
-from videollava.data.pairs import PairBatch, number_captions
-from videollava.data.vocabulary import load_tokenizer, train_tokenizer
+from videollava.data.load.pairs import PairBatch, number_captions
+from videollava.data.text.vocabulary import load_tokenizer, train_tokenizer
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.params import Encoder, Model
 from videollava.train import align

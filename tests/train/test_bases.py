@@ -7,9 +7,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from videollava.data.prompts import IGNORED, TEMPLATES
-from videollava.data.records import Turn
-from videollava.data.shards import load_split
+from videollava.data.prepare.shards import load_split
+from videollava.data.records.record import Turn
+from videollava.data.text.prompts import IGNORED, TEMPLATES
 from videollava.train.bases import QUESTIONS, parts_of, texts_of
 
 

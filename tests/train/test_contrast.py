@@ -13,7 +13,7 @@ import torch
 from equality import FLOAT32
 from torch import Tensor, nn
 
-from videollava.data.pairs import plan_pairs
+from videollava.data.load.pairs import plan_pairs
 from videollava.errors import InputError
 from videollava.train.align import contrastive_loss
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from videollava.data.packing import Lengths, plan_epoch
+from videollava.data.load.packing import Lengths, plan_epoch
 from videollava.train.cost import Prices, language_prices, palm_prices, step_flops
 
 LLAMA_8B = LlamaConfig(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from micro import MACHINE, micro
 
-from videollava.data.shards import load_split
+from videollava.data.prepare.shards import load_split
 from videollava.errors import InputError
 from videollava.tracking import track
 from videollava.train import instruct, pretrain, spikes

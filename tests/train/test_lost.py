@@ -13,7 +13,7 @@ import torch
 from micro import MACHINE, micro
 from safetensors.torch import load_file
 
-from videollava.data.batches import Packs
+from videollava.data.load.batches import Packs
 from videollava.errors import InputError
 from videollava.tracking import track, write_curve
 from videollava.train import pretrain

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from videollava.data.batches import Batch
+from videollava.data.load.batches import Batch
 from videollava.machine import Work
 from videollava.model import attention
 from videollava.model.video_llava import (

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from micro import MACHINE, ROOT, micro, settings
 
-from videollava.data.shards import load_split
+from videollava.data.prepare.shards import load_split
 from videollava.errors import InputError
 from videollava.tracking import input_key, track, write_curve
 from videollava.train import finetune, loop, pretrain

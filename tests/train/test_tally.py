@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from videollava.data.batches import KINDS, Batch, lay_in_row
-from videollava.data.prompts import IGNORED, Encoded
+from videollava.data.load.batches import KINDS, Batch, lay_in_row
+from videollava.data.text.prompts import IGNORED, Encoded
 from videollava.train.tally import Tally
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from micro import ROOT
 
-from videollava.data.packing import plan_epoch
+from videollava.data.load.packing import plan_epoch
 from videollava.params import load_params
 from videollava.train.instruct import prices_of
 from videollava.train.plan import _shape

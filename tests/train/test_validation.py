@@ -14,11 +14,11 @@ import torch
 from micro import MACHINE, micro
 from torch import nn
 
-from videollava.data.batches import Batch, Layout, Packs, lay_in_row
-from videollava.data.bounds import bound_of
-from videollava.data.packing import Lengths
-from videollava.data.prompts import IGNORED, Encoded
-from videollava.data.shards import load_split
+from videollava.data.load.batches import Batch, Layout, Packs, lay_in_row
+from videollava.data.load.packing import Lengths
+from videollava.data.prepare.shards import load_split
+from videollava.data.text.bounds import bound_of
+from videollava.data.text.prompts import IGNORED, Encoded
 from videollava.model import checkpoint
 from videollava.tracking import track, write_curves
 from videollava.train import finetune, loop, pretrain

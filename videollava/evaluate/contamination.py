@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from videollava.data.shards import Shards, is_trained_on, load_split, split_names
+from videollava.data.prepare.shards import Shards, is_trained_on, load_split, split_names
 from videollava.evaluate.benchmarks.interface import LETTER, SHORT
 from videollava.evaluate.benchmarks.vizwiz import UNANSWERABLE
 from videollava.evaluate.questions import Medium, QuestionSet

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videollava.data import prompts
+from videollava.data.text import prompts
 from videollava.errors import InputError
 from videollava.evaluate.batches import Batch, Sample, lay, outline, plan
 from videollava.evaluate.positions import check_length

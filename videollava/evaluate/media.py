@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videollava.data.media import load_pixels
-from videollava.data.pixels import stack
+from videollava.data.media.pixels import stack
+from videollava.data.media.read import load_pixels
 from videollava.data.pool import Pool
-from videollava.data.shards import Shards
+from videollava.data.prepare.shards import Shards
 from videollava.errors import InputError
 from videollava.evaluate.questions import Item, Medium
 from videollava.evaluate.ranks import Ranks

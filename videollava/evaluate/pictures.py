@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from videollava.data.media import read_depth, read_frames, read_image
-from videollava.data.shards import Shards
+from videollava.data.media.read import read_depth, read_frames, read_image
+from videollava.data.prepare.shards import Shards
 from videollava.errors import InputError
 from videollava.evaluate.page import Markup, tag
 

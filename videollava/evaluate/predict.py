@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from videollava.data.prompts import decode
+from videollava.data.text.prompts import decode
 from videollava.evaluate.answers import AnswerLog, Given
 from videollava.evaluate.batches import Sample
 from videollava.evaluate.generate import generate_together, is_cut

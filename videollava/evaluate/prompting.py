@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from videollava.data.marks import find_marks
-from videollava.data.prompts import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, Encoded, expand, marked, prompt
-from videollava.data.records import Turn
+from videollava.data.records.marks import find_marks
+from videollava.data.records.record import Turn
+from videollava.data.text.prompts import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, Encoded, expand, marked, prompt
 from videollava.errors import InputError
 from videollava.evaluate.batches import Sample
 from videollava.evaluate.positions import check_length

@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from videollava.data.shards import load_split
+from videollava.data.prepare.shards import load_split
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
 from videollava.evaluate.benchmarks import Benchmark, Question

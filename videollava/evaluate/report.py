@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videollava.data import toy
-from videollava.data.shards import base_split
+from videollava.data.prepare.shards import base_split
+from videollava.data.toy import scenes as toy
 from videollava.errors import InputError
 from videollava.evaluate.charts import curve_chart, read_curve
 from videollava.evaluate.compare import title_of

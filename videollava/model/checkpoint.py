@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from videollava.data.llama_tokenizer import load_llama_tokenizer
+from videollava.data.text.llama_tokenizer import load_llama_tokenizer
 from videollava.errors import InputError
 from videollava.model.encoders import LanguageBindVisionModel
 from videollava.model.formats.adapted import generation_folder, holds_adapter

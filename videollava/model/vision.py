@@ -28,7 +28,7 @@ from transformers.models.clip.modeling_clip import (
 )
 
 from videollava import params
-from videollava.data.pixels import normalise
+from videollava.data.media.pixels import normalise
 from videollava.errors import InputError
 
 __all__ = [

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videollava.data.admission.addresses import Limits
-from videollava.data.admission.given import Given, Policy, listed, open_image, open_video
-from videollava.data.media import frames_to_pixels, image_to_pixels
+from videollava.data.media.admission.addresses import Limits
+from videollava.data.media.admission.given import Given, Policy, listed, open_image, open_video
+from videollava.data.media.read import frames_to_pixels, image_to_pixels
 from videollava.errors import InputError
 from videollava.evaluate.batches import Sample
 from videollava.evaluate.generate import Sampling, generate

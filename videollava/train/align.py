@@ -20,9 +20,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from videollava.data.batches import Layout
-from videollava.data.pairs import Captions, PairBatch, Pairs, captions_of, decode_all, plan_pairs, rows_of
-from videollava.data.shards import load_split
+from videollava.data.load.batches import Layout
+from videollava.data.load.pairs import (
+    Captions,
+    PairBatch,
+    Pairs,
+    captions_of,
+    decode_all,
+    plan_pairs,
+    rows_of,
+)
+from videollava.data.prepare.shards import load_split
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint

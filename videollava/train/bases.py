@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from videollava.data.batches import Batch, lay_in_row
-from videollava.data.bounds import TooLongError
-from videollava.data.marks import find_marks, replace_marks, replace_words
-from videollava.data.packing import Lengths, Plan, plan_epoch
-from videollava.data.prompts import IGNORED, TEMPLATES, Encoded, cut, encode
-from videollava.data.records import Turn
-from videollava.data.segments import Segments, segments_of
-from videollava.data.shards import load_split
+from videollava.data.load.batches import Batch, lay_in_row
+from videollava.data.load.packing import Lengths, Plan, plan_epoch
+from videollava.data.prepare.shards import load_split
+from videollava.data.records.marks import find_marks, replace_marks, replace_words
+from videollava.data.records.record import Turn
+from videollava.data.text.bounds import TooLongError
+from videollava.data.text.prompts import IGNORED, TEMPLATES, Encoded, cut, encode
+from videollava.data.text.segments import Segments, segments_of
 from videollava.machine import DEFAULTS, Machine
 from videollava.model.attention import packed_kwargs
 from videollava.model.video_llava import language_config

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videollava.data.packing import Plan
+from videollava.data.load.packing import Plan
 
 __all__ = ["PEAK_TFLOPS", "Prices", "encoder_flops", "language_prices", "palm_prices", "step_flops"]
 

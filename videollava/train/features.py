@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from videollava.data.batches import Layout, read_pixels
-from videollava.data.features import Features, write_features
-from videollava.data.pixels import stack
-from videollava.data.shards import Shards, load_split
+from videollava.data.load.batches import Layout, read_pixels
+from videollava.data.load.features import Features, write_features
+from videollava.data.media.pixels import stack
+from videollava.data.prepare.shards import Shards, load_split
 from videollava.errors import InputError
 from videollava.tracking.lineage import digest, folder_md5
 from videollava.train.launch.meeting import meet

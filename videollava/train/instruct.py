@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videollava.data.batches import Batch, Layout, Packs
-from videollava.data.bounds import bound_of, check_bound, check_positions
-from videollava.data.packing import Lengths, plan_epoch
-from videollava.data.shards import base_split, load_split, split_names, valid_part
+from videollava.data.load.batches import Batch, Layout, Packs
+from videollava.data.load.packing import Lengths, plan_epoch
+from videollava.data.prepare.shards import base_split, load_split, split_names, valid_part
+from videollava.data.text.bounds import bound_of, check_bound, check_positions
 from videollava.errors import InputError
 from videollava.machine import Machine, Work
 from videollava.model import checkpoint

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videollava.data.batches import Batch, load_batches
+from videollava.data.load.batches import Batch, load_batches
 from videollava.errors import InputError
 from videollava.machine import Work
 from videollava.params import Train

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from videollava.data.batches import KINDS
+from videollava.data.load.batches import KINDS
 from videollava.errors import InputError
 from videollava.tracking import log_metrics, log_tags
 from videollava.train.progress import Progress

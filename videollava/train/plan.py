@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from videollava.data.packing import Lengths, Plan, plan_epoch
-from videollava.data.shards import load_split, split_names
+from videollava.data.load.packing import Lengths, Plan, plan_epoch
+from videollava.data.prepare.shards import load_split, split_names
 from videollava.errors import InputError
 from videollava.machine import Machine, Strategy, Work
 from videollava.params import Params, Train

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from videollava.data.batches import KINDS, Batch
+from videollava.data.load.batches import KINDS, Batch
 
 __all__ = ["Tally"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from videollava.data.packing import Lengths, Plan
+from videollava.data.load.packing import Lengths, Plan
 from videollava.errors import InputError
 from videollava.train.accelerate import exchanging
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from videollava.data.bounds import bound_of
-from videollava.data.packing import Lengths
+from videollava.data.load.packing import Lengths
+from videollava.data.text.bounds import bound_of
 from videollava.errors import InputError
 from videollava.params import Params
 from videollava.train.cost import Prices

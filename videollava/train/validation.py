@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videollava.data.batches import Batch, Packs, load_batches
-from videollava.data.packing import Lengths, Plan, plan_epoch
+from videollava.data.load.batches import Batch, Packs, load_batches
+from videollava.data.load.packing import Lengths, Plan, plan_epoch
 from videollava.train.launch.pulse import beat
 
 __all__ = ["Validation", "held_out_loss", "plan_once", "without_dropout"]

@@ -16,8 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 GRAPH = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
 STAGES = ["fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate"]
 MODULES = {
-    "fetch": "videollava.data.fetch",
-    "prepare": "videollava.data.prepare",
+    "fetch": "videollava.data.acquire.fetch",
+    "prepare": "videollava.data.prepare.stage",
     "bases": "videollava.train.bases",
     "align": "videollava.train.align",
     "pretrain": "videollava.train.pretrain",

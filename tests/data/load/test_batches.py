@@ -1,0 +1,35 @@
+"""A pack as tensors: where its segments end and its targets are, and all of it in page-locked memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from videollava.data.load.batches import lay_in_row
+from videollava.data.text.prompts import IGNORED, Encoded
+
+
+def test_a_row_knows_its_ends_and_targets() -> None:
+    batch = lay_in_row(7, [Encoded([1, 2, 3], [IGNORED, 2, 3]), Encoded([4, 5], [4, 5])])
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5]]
+    assert batch.labels.tolist() == [[IGNORED, 2, 3, IGNORED, 5]]  # no token is asked for another's first
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1]]
+    assert (batch.ends.dtype, batch.ends.tolist()) == (torch.int32, [0, 3, 5])
+    assert (batch.targets.dtype, batch.targets.tolist()) == (torch.int64, [0, 1, 3])
+
+
+def test_all_that_the_device_is_given_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = lay_in_row(0, [Encoded([1, 2], [IGNORED, 2])])
+    batch.images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    pinned: list[int] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(id(tensor))
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    assert batch.pin_memory() is batch
+    given = [value for value in vars(batch).values() if isinstance(value, Tensor)]
+    assert len(given) == 6
+    assert {id(tensor) for tensor in given} == set(pinned)

@@ -1,0 +1,177 @@
+"""Sound: formats, rates and lengths (the reference clip is in test_media)."""
+
+from __future__ import annotations
+
+import io
+import sys
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from videollava.data.media.audio import FRAMES, MEAN, STD, audio_to_pixels, fbank, read_audio, resample
+from videollava.errors import InputError
+
+Samples = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def tone(hertz: float = 440.0, rate: int = 16_000, seconds: float = 1.0, channels: int = 1) -> Samples:
+    times = np.arange(int(rate * seconds)) / rate
+    return np.tile((0.5 * np.sin(2 * np.pi * hertz * times)).astype(np.float32), (channels, 1))
+
+
+def wav(samples: Samples, rate: int = 16_000, width: int = 2) -> bytes:
+    values = np.round(samples.T * (2 ** (8 * width - 1) - 1)).astype(np.int64)
+    raw = (values + 128).astype(np.uint8).tobytes() if width == 1 else values.astype("<i8").tobytes()
+    if width > 1:
+        raw = np.frombuffer(raw, np.uint8).reshape(-1, 8)[:, :width].tobytes()
+    file = io.BytesIO()
+    with wave.open(file, "wb") as target:
+        target.setnchannels(samples.shape[0])
+        target.setsampwidth(width)
+        target.setframerate(rate)
+        target.writeframes(raw)
+    return file.getvalue()
+
+
+def encoded(kind: str, codec: str, samples: Samples, rate: int) -> bytes:
+    av = pytest.importorskip("av")
+
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate = rate
+        size = stream.codec_context.frame_size or None
+        resampler = av.AudioResampler(stream.format, "mono", rate, frame_size=size)
+        for part in (*resampler.resample(frame), *resampler.resample(None)):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def saved_picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_pcm_widths(width: int) -> None:
+    samples, rate = read_audio(wav(tone(channels=2), 22_050, width))
+    assert (samples.shape, samples.dtype, rate) == ((2, 16_000), np.float32, 22_050)
+    np.testing.assert_allclose(samples, tone(channels=2), atol=2.0 ** (2 - 8 * width) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [
+        ("wav", "pcm_f32le"),
+        ("flac", "flac"),
+        ("mp4", "aac"),
+        ("mp3", "libmp3lame"),
+        ("adts", "aac"),
+        ("matroska", "aac"),
+        ("aiff", "pcm_s16be"),
+    ],
+)
+def test_other_formats_by_av(kind: str, codec: str) -> None:
+    samples, rate = read_audio(encoded(kind, codec, tone(), 16_000))
+    assert rate == 16_000
+    middle = samples[0, 4000:12_000]
+    assert np.abs(middle).max() == pytest.approx(0.5, abs=0.05)
+    assert np.abs(np.fft.rfft(middle)).argmax() == 220  # 440 Hz over half a second
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"hello" * 50, "it is text"),
+        (b"\x12\x00\x99" * 50, "of no container that is read here"),
+        (wav(tone())[:30], "cut short"),
+        (wav(tone())[:9000], "cut short: 23044 bytes are missing"),
+        (saved_picture(), "it is a PNG picture"),
+        (b"RIFF\x00\x00\x00\x00WAVE" + b"\x01" * 40, ""),
+    ],
+)
+def test_broken_sound_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"s\.wav: cannot be read as sound \(.*{reason}.*\): \w+"):
+        read_audio(data, "s.wav")
+
+
+def test_other_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="gone: not found"):
+        read_audio(tmp_path / "gone")
+    with pytest.raises(InputError, match="holds no sound"):
+        read_audio(wav(tone(seconds=0)))
+    with pytest.raises(InputError, match="less sound than a window of 25 ms"):
+        audio_to_pixels(tone(seconds=0.02), 16_000)
+    with pytest.raises(InputError, match="cannot be brought to 16000 Hz"):
+        audio_to_pixels(tone(seconds=0.1), 44_101)
+    broken = encoded("wav", "pcm_f32le", np.full((1, 2000), np.nan, np.float32), 16_000)
+    with pytest.raises(InputError, match="numbers that are no sound"):
+        read_audio(broken)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match="convert it to WAV, or install av"):
+        read_audio(b"ID3" + bytes(50), "s.mp3")
+
+
+def test_short_sound_is_repeated() -> None:
+    samples = tone(hertz=700, seconds=1.0)
+    pixels = audio_to_pixels(samples, 16_000)
+    assert pixels.shape == (3, 112, FRAMES)
+    assert pixels.is_contiguous()
+    assert torch.equal(pixels[0], pixels[1])
+    assert torch.equal(pixels[0], pixels[2])
+    assert torch.equal(pixels[0, :, 98 : 2 * 98], pixels[0, :, :98])
+    mel = fbank((samples - samples.mean())[0], 16_000, 112)
+    torch.testing.assert_close(pixels[0, :, :98].T * 2 * STD + MEAN, torch.from_numpy(mel), rtol=0, atol=1e-3)
+
+
+def test_long_sound_gives_front_middle_and_back() -> None:
+    sweep = np.sin(2 * np.pi * np.cumsum(np.linspace(200, 4000, 16_000 * 40)) / 16_000)
+    samples = sweep.astype(np.float32)[None]
+    pixels = audio_to_pixels(samples, 16_000)
+    peaks = [int(piece.mean(1).argmax()) for piece in pixels]
+    assert peaks[0] < peaks[1] < peaks[2]
+    mel = (fbank((samples - samples.mean(dtype=np.float64).astype(np.float32))[0], 16_000, 112) - MEAN) / (
+        2 * STD
+    )
+    middle = pixels[1].T.numpy()
+    starts = [s for s in range(len(mel) - FRAMES + 1) if np.allclose(mel[s], middle[0], atol=1e-4)]
+    assert any(np.allclose(mel[start : start + FRAMES], middle, atol=1e-4) for start in starts)
+    drawn = audio_to_pixels(samples, 16_000, seed=1)
+    assert torch.equal(drawn, audio_to_pixels(samples, 16_000, seed=1))
+    assert not torch.equal(drawn, audio_to_pixels(samples, 16_000, seed=2))
+
+
+def test_just_past_the_length() -> None:
+    for extra in (0, 1, 2):
+        samples = tone(seconds=(400 + 160 * (FRAMES - 1 + extra)) / 16_000)
+        assert audio_to_pixels(samples, 16_000).shape == (3, 112, FRAMES)
+
+
+def test_first_channel_less_the_mean_of_all() -> None:
+    both = np.concatenate([tone(440) + 0.25, tone(1000)]).astype(np.float32)
+    expected = fbank((both - both.mean(dtype=np.float64).astype(np.float32))[0], 16_000, 112)
+    pixels = audio_to_pixels(both, 16_000)
+    torch.testing.assert_close(
+        pixels[0, :, :98].T * 2 * STD + MEAN, torch.from_numpy(expected), rtol=0, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_resampling_keeps_the_tone(rate: int) -> None:
+    changed = resample(tone(1000, rate), rate, 16_000)
+    assert changed.shape == (1, 16_000)
+    inside = slice(500, -500)
+    np.testing.assert_allclose(changed[0, inside], tone(1000)[0, inside], atol=5e-3)
+
+
+def test_resampling_removes_what_would_fold_over() -> None:
+    assert np.abs(resample(tone(15_000, 48_000), 48_000, 16_000)[0, 500:-500]).max() < 5e-3

@@ -1,0 +1,227 @@
+"""Sound to the spectrogram that LanguageBind's audio encoder takes.
+
+`fbank` follows Kaldi's log mel filter banks (compute-fbank-feats, htk-compat, no energy, no dither); the
+rest LanguageBind's processing_audio.py. No torchaudio is needed.
+"""
+
+from __future__ import annotations
+
+import math
+import wave
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videollava.data.media.admission.containers import WAVE, Container
+from videollava.data.media.admission.opening import Source, name_of, open_medium, refuse_others, unreadable
+from videollava.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["audio_to_pixels", "fbank", "read_audio", "resample"]
+
+RATE = 16_000
+BINS = 112
+FRAMES = 1036
+MEAN, STD = -4.2677393, 4.5689974
+
+_WINDOW_MS, _SHIFT_MS = 25, 10
+_PREEMPHASIS = 0.97
+_LOW_HZ = 20.0
+_LOUDEST = 1e6
+_MOST_TAPS = 4_000_000  # 44.1 kHz to 16 kHz takes 70,560; an odd rate would take gigabytes
+_EPSILON = float(np.finfo(np.float32).eps)
+MAX_SECONDS = 3600
+
+
+def read_audio(source: Source, where: str = "") -> tuple[NDArray[np.float32], int]:
+    """Decode sound to float32 (channels, samples) in -1..1 and its sample rate.
+
+    PCM WAV files are read here; anything else, the sound of a video too, by PyAV.
+
+    Raises:
+        InputError: no decodable sound, less than it promises, or more than an hour of it.
+    """
+    file, container = open_medium(source, "audio", where)
+    with file:
+        try:
+            samples, rate = _decode(file, container)
+        except ImportError as error:
+            raise unreadable(source, where, "audio", error, "convert it to WAV, or install av") from error
+        except (OSError, ValueError, RuntimeError) as error:
+            raise unreadable(source, where, "audio", error) from error
+    if not samples.shape[1]:
+        raise InputError(f"{name_of(source, where)}: holds no sound: leave it out")
+    if samples.shape[1] > MAX_SECONDS * rate:
+        raise InputError(f"{name_of(source, where)}: longer than {MAX_SECONDS} s of sound: cut it")
+    if not np.abs(samples).max() < _LOUDEST:  # NaN too
+        raise InputError(f"{name_of(source, where)}: holds numbers that are no sound: save it again")
+    return samples, rate
+
+
+def audio_to_pixels(
+    samples: NDArray[np.float32], rate: int, bins: int = BINS, frames: int = FRAMES, seed: int | None = None
+) -> Tensor:
+    """Sound (channels, samples) as float32 (3, bins, frames): normalised log mel spectrogram.
+
+    Shorter sound is repeated to `frames`, three times the same; longer gives a piece of the front, middle
+    and back third each. The original draws them at random: so does a `seed`; without one they are the
+    middle of each third.
+    """
+    import torch
+
+    level = samples - samples.mean(dtype=np.float64).astype(np.float32)
+    waveform = resample(level[:1], rate, RATE)[0]
+    total = _count_frames(len(waveform), RATE)
+    if not total:
+        raise InputError(
+            f"{samples.shape[1]} samples at {rate} Hz: less sound than a window of {_WINDOW_MS} ms"
+        )
+    if total <= frames:
+        mel = np.tile(fbank(waveform, RATE, bins), (math.ceil(frames / total), 1))[:frames]
+        pieces = np.stack([mel] * 3)
+    else:
+        hop = RATE * _SHIFT_MS // 1000
+        cuts = [waveform[start * hop : (start + frames + 2) * hop] for start in _starts(total, frames, seed)]
+        pieces = np.stack([fbank(cut, RATE, bins)[:frames] for cut in cuts])
+    pixels = (pieces.transpose(0, 2, 1) - MEAN) / (2 * STD)
+    return torch.from_numpy(np.ascontiguousarray(pixels, np.float32))
+
+
+def fbank(samples: NDArray[np.float32], rate: int, bins: int) -> NDArray[np.float32]:
+    """Kaldi's log mel filter banks of one channel: (frames, bins), windows of 25 ms every 10 ms."""
+    width, shift = rate * _WINDOW_MS // 1000, rate * _SHIFT_MS // 1000
+    if not _count_frames(len(samples), rate):
+        return np.zeros((0, bins), np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), width)[::shift]
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    frames = (frames - np.float32(_PREEMPHASIS) * before) * _window(width)
+    size = 1 << (width - 1).bit_length()
+    power = np.abs(np.fft.rfft(frames, n=size, axis=1)).astype(np.float32) ** 2
+    energies = power[:, :-1] @ _mel_filters(bins, size, rate)
+    return np.log(np.maximum(energies, _EPSILON)).astype(np.float32)
+
+
+def resample(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np.float32]:
+    """Change the sample rate of (channels, samples): windowed sinc, Hann, 6 zero crossings, roll-off 0.99."""
+    if rate == target:
+        return samples
+    common = math.gcd(rate, target)
+    old, new = rate // common, target // common
+    if old * new > _MOST_TAPS:
+        raise InputError(
+            f"sound at {rate} Hz cannot be brought to {target} Hz: convert it to {target} Hz first"
+        )
+    kernels, width = _sinc_kernels(old, new)
+    padded = np.pad(samples, ((0, 0), (width, width + old)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernels.shape[1], axis=1)[:, ::old]
+    spread = (windows @ kernels.T).reshape(len(samples), -1)
+    return spread[:, : math.ceil(new * samples.shape[1] / old)].astype(np.float32)
+
+
+def _count_frames(samples: int, rate: int) -> int:
+    width, shift = rate * _WINDOW_MS // 1000, rate * _SHIFT_MS // 1000
+    return 1 + (samples - width) // shift if samples >= width else 0
+
+
+def _starts(length: int, frames: int, seed: int | None) -> tuple[int, int, int]:
+    """First frames of the three pieces."""
+    split = np.array_split(np.arange(length - frames + 1), 3)
+    thirds = [third if len(third) else np.zeros(1, int) for third in split]
+    if seed is None:
+        front, middle, back = (int(third[len(third) // 2]) for third in thirds)
+    else:
+        random = np.random.default_rng(seed)
+        front, middle, back = (int(random.choice(third)) for third in thirds)
+    return (front, middle, back)
+
+
+@lru_cache(maxsize=4)
+def _window(width: int) -> NDArray[np.float32]:
+    return np.hanning(width).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _mel_filters(bins: int, size: int, rate: int) -> NDArray[np.float32]:
+    """Triangles on the mel scale, 20 Hz to half the rate: (size / 2, bins)."""
+    low, high = _mel(np.array([_LOW_HZ, rate / 2]))
+    step = (high - low) / (bins + 1)
+    left = low + np.arange(bins)[None] * step
+    mels = _mel(np.arange(size // 2) * rate / size)[:, None]
+    rising, falling = (mels - left) / step, (left + 2 * step - mels) / step
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def _mel(hertz: NDArray[Any]) -> NDArray[np.float64]:
+    scaled: NDArray[np.float64] = 1127.0 * np.log(1.0 + hertz / 700.0)
+    return scaled
+
+
+@lru_cache(maxsize=8)
+def _sinc_kernels(old: int, new: int) -> tuple[NDArray[np.float32], int]:
+    """One filter a phase: (new, 2 * width + old)."""
+    zeros, rolloff = 6, 0.99
+    base = min(old, new) * rolloff
+    width = math.ceil(zeros * old / base)
+    times = (np.arange(-width, width + old)[None] / old - np.arange(new)[:, None] / new) * base
+    times = np.clip(times, -zeros, zeros)
+    hann = np.cos(times * math.pi / zeros / 2) ** 2
+    return (np.sinc(times) * hann * (base / old)).astype(np.float32), width
+
+
+def _decode(file: BinaryIO, container: Container) -> tuple[NDArray[np.float32], int]:
+    if container is WAVE:
+        try:
+            return _read_wave(file)
+        except (wave.Error, EOFError, ValueError):
+            file.seek(0)  # compressed or floats: another reader's
+    return _read_av(file, container)
+
+
+def _read_wave(source: BinaryIO) -> tuple[NDArray[np.float32], int]:
+    with wave.open(source, "rb") as file:
+        channels, width, rate, count = file.getparams()[:4]
+        if not rate or width > 4:
+            raise ValueError(f"{width} bytes a sample at {rate} Hz")
+        raw = file.readframes(count)
+    raw = raw[: len(raw) // (channels * width) * channels * width]
+    if width == 1:  # unsigned, by the format's definition
+        values = np.frombuffer(raw, np.uint8).astype(np.float32) / 128 - 1
+    elif width == 3:
+        padded = np.pad(np.frombuffer(raw, np.uint8).reshape(-1, 3), ((0, 0), (1, 0)))
+        values = padded.reshape(-1).view("<i4").astype(np.float32) / 2**31
+    else:
+        values = np.frombuffer(raw, f"<i{width}").astype(np.float32) / 2 ** (8 * width - 1)
+    return np.ascontiguousarray(values.reshape(-1, channels).T, np.float32), rate
+
+
+def _read_av(file: BinaryIO, container: Container) -> tuple[NDArray[np.float32], int]:
+    import av
+
+    try:
+        with av.open(file, format=container.demuxer, io_open=refuse_others) as demuxer:
+            stream = demuxer.streams.best("audio")
+            if stream is None or stream.codec_context is None:
+                raise ValueError("it has no sound track that can be decoded")
+            return _decode_stream(demuxer, stream)
+    except (av.FFmpegError, EOFError, LookupError) as error:
+        raise ValueError(getattr(error, "strerror", None) or str(error)) from error
+
+
+def _decode_stream(demuxer: Any, stream: Any) -> tuple[NDArray[np.float32], int]:
+    import av
+
+    rate = int(stream.rate)
+    resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+    blocks = [np.zeros((len(stream.layout.channels), 0), np.float32)]
+    left = MAX_SECONDS * rate
+    for frame in demuxer.decode(stream):
+        blocks += [block.to_ndarray() for block in resampler.resample(frame)]
+        left -= frame.samples
+        if left < 0:
+            break
+    return np.concatenate(blocks, axis=1).astype(np.float32), rate

@@ -1,0 +1,81 @@
+"""Opens media as training will, so that what can't be decoded is found now and by name."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import signal
+from dataclasses import dataclass
+
+from videollava.data.archives.listing import DAMAGED, Member, read_member
+from videollava.data.records.record import MediumKind
+from videollava.errors import InputError
+
+__all__ = ["Inspected", "Wanted", "inspect", "inspect_all"]
+
+Wanted = tuple[Member, MediumKind]
+LONGEST = 120  # seconds that one medium may take
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A medium that was opened, or the `reason` why it can't be used."""
+
+    name: str
+    kind: MediumKind
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    frames: int = 0
+    reason: str = ""
+    detail: str = ""
+
+
+def inspect_all(media: list[Wanted]) -> list[Inspected]:
+    """`inspect` each member of its archive, in order.
+
+    A decoder that hangs is ended together with its worker process, as one that crashes ends it.
+    """
+    if multiprocessing.parent_process() is None:
+        return [_inspect_member(member, kind) for member, kind in media]
+    results = []
+    for member, kind in media:
+        signal.alarm(LONGEST)
+        results.append(_inspect_member(member, kind))
+        signal.alarm(0)
+    return results
+
+
+def _inspect_member(member: Member, kind: MediumKind) -> Inspected:
+    try:
+        data = read_member(member)
+    except DAMAGED as error:
+        return Inspected(member.name, kind, reason="unreadable member", detail=str(error))
+    return inspect(member.name, kind, data)
+
+
+def inspect(name: str, kind: MediumKind, data: bytes) -> Inspected:
+    """Decode a medium (of a video the first and the last frame) and measure it."""
+    if not data:
+        return Inspected(name, kind, reason="empty file", detail="it has no bytes")
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        width, height, frames = _measure(kind, data)
+    except InputError as error:
+        return Inspected(name, kind, digest, reason=f"broken {kind}", detail=str(error))
+    return Inspected(name, kind, digest, width, height, frames)
+
+
+def _measure(kind: MediumKind, data: bytes) -> tuple[int, int, int]:
+    """Width, height and frames; a sound has none of them. InputError where it can't be decoded."""
+    from videollava.data.media import read, video
+
+    if kind == "video":
+        return video.measure_video(data)
+    if kind == "audio":
+        read.read_audio(data)
+        return 0, 0, 0
+    if kind == "depth":
+        height, width = read.read_depth(data).shape
+        return width, height, 1
+    return (*read.read_image(data).size, 1)

@@ -1,0 +1,146 @@
+"""A fetched source, opened: what its archives hold, which of it records ask for, and what became of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from videollava.data.archives.listing import (
+    AMBIGUOUS,
+    Member,
+    Refusal,
+    list_members,
+    tell_apart,
+    unpack_compressed,
+)
+from videollava.data.archives.names import is_junk
+from videollava.data.archives.parts import group_parts, join_parts
+from videollava.data.prepare.catalogue import Finder, Unfound
+from videollava.data.prepare.inspection import Inspected
+from videollava.data.prepare.rows import Row
+from videollava.data.records.items import is_annotations
+from videollava.data.records.quarantine import Quarantine
+from videollava.data.records.readers import Rejected, read_records
+from videollava.data.records.record import MediumKind, Record
+from videollava.errors import InputError
+from videollava.params import Source
+
+__all__ = ["Opened", "open_source"]
+
+LONGEST = 300  # characters of a path in a reason
+
+
+@dataclass
+class Opened:
+    """A fetched source: the members of its archives by name, and what became of those that records want.
+
+    `ambiguous`: names that several members have. By the path in a record: `renamed` has the member that goes by
+    another name, `unfound` why there is none.
+    """
+
+    source: Source
+    folder: Path
+    catalogue: dict[str, Member] = field(default_factory=dict)
+    ambiguous: dict[str, str] = field(default_factory=dict)
+    wanted: dict[str, MediumKind] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    unfound: dict[str, Unfound] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)  # media_id of each that is good
+    broken: dict[str, Inspected] = field(default_factory=dict)
+
+    def entries(self) -> Iterator[tuple[str, Record] | Rejected]:
+        """Its records, as often as asked for."""
+        return read_records(self.source, self.folder, self.catalogue)
+
+    def find_wanted(self) -> int:
+        """Note the media that records ask for; how many entries the source has, InputError where it has none."""
+        count = 0
+        for entry in self.entries():
+            count += 1
+            for medium in () if isinstance(entry, Rejected) else entry[1].media:
+                name = self._name_of(medium.path)
+                if name:
+                    self.wanted.setdefault(name, medium.kind)
+        if not count:
+            raise InputError(
+                f"source {self.source.name!r}: no record is in its annotations; mend them or drop it"
+            )
+        return count
+
+    def resolve(self, entry: tuple[str, Record] | Rejected) -> Row | Rejected:
+        """Replace a record's paths by media ids, or say which medium is missing or broken."""
+        if isinstance(entry, Rejected):
+            return entry
+        split, record = entry
+        numbers = []
+        for medium in record.media:
+            name = self._name_of(medium.path)
+            reason, detail = "", ""
+            if not name:
+                reason, detail = self.unfound[medium.path].reason, self.unfound[medium.path].detail
+            elif name in self.broken:
+                reason, detail = self.broken[name].reason, self.broken[name].detail
+            elif self.wanted[name] != medium.kind:
+                reason, detail = "medium of two kinds", f"elsewhere its kind is {self.wanted[name]}"
+            if reason:
+                return Rejected(
+                    self.source.name, split, record.id, reason, f"{medium.path[:LONGEST]}: {detail}"
+                )
+            numbers.append(self.numbers[name])
+        return Row(split, record, tuple(numbers))
+
+    @cached_property
+    def _finder(self) -> Finder:
+        return Finder(self.catalogue, self.ambiguous)
+
+    def _name_of(self, path: str) -> str:
+        """The member's name, "" where there is none (then `unfound` says why)."""
+        if path in self.wanted:
+            return path
+        if path in self.renamed or path in self.unfound:
+            return self.renamed.get(path, "")
+        found = self._finder.find(path)
+        if isinstance(found, Unfound):
+            self.unfound[path] = found
+            return ""
+        if found.name != path:
+            self.renamed[path] = found.name
+        return found.name
+
+
+def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine) -> Opened:
+    """List a source's archives; what is in them and is no member to read goes to the quarantine list.
+
+    raw, scratch: folders of fetched sources, and for archives that are unpacked to be read.
+    """
+    folder = raw / source.name
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not found; run `videollava fetch` first")
+    opened = Opened(source, folder)
+    files = [file for file in sorted(folder.iterdir()) if not is_annotations(file.name)]
+    for group in group_parts(files):
+        for found in _list(group, scratch):
+            other = None if isinstance(found, Refusal) else opened.catalogue.setdefault(found.name, found)
+            if not isinstance(found, Refusal) and other is not None and other is not found:
+                found = tell_apart(found, other)
+            if isinstance(found, Refusal):
+                quarantine.refuse(source.name, found)
+                if found.reason == AMBIGUOUS:
+                    opened.ambiguous[found.name] = found.detail
+    return opened
+
+
+def _list(group: list[Path], scratch: Path) -> Iterator[Member | Refusal]:
+    archive = group[0]
+    if is_junk(archive.name):
+        return
+    if not archive.is_file():
+        yield Refusal(str(archive), "", "unreadable archive", "not a file; pack folders into a tar")
+        return
+    joined = join_parts(group, scratch)
+    if isinstance(joined, Refusal):
+        yield joined
+        return
+    yield from list_members(unpack_compressed(joined, scratch))
