@@ -60,7 +60,9 @@ class Source(Section):
 
     name: str = Field(description="names its folder, its test split and its records in reports")
     kind: Literal["package", "generated", "archive"] = Field(description="how the data are had")
-    format: Literal["easy-vqa", "clips", "llava"] = Field(description="which reader turns them into records")
+    format: Literal[
+        "auto", "easy-vqa", "clips", "llava", "valley", "video-chatgpt", "messages", "jsonl", "webdataset"
+    ] = Field(description="which reader turns them into records; auto: as the first records look")
     package: str = Field("", description="kind package: the installed Python package")
     train: Whole = Field(0, description="kind generated: training clips")
     test: Whole = Field(0, description="kind generated: test clips")

@@ -9,7 +9,9 @@ from made import CLIPS, archive_source, lines, llava, params, png, tar
 
 from videollava.data.acquire.fetch import run as fetch
 from videollava.data.archives.listing import Member, list_members
-from videollava.data.records.readers import TURNS, Rejected, known_facts, read_records
+from videollava.data.records.conversations import TURNS
+from videollava.data.records.formats.easy_vqa import known_facts
+from videollava.data.records.readers import Rejected, read_records
 from videollava.data.records.record import Record
 from videollava.errors import InputError
 from videollava.params import Source

@@ -8,19 +8,27 @@ from typing import Any, Literal
 
 from videollava.data.archives.names import clean_name
 from videollava.data.records.content import PartError, join_parts, media_of_parts
+from videollava.data.records.gold import read_answers, read_choices, read_split
+from videollava.data.records.keys import hint, nearest
 from videollava.data.records.marks import KINDS, MediumKind, find_marks, likenesses, mark, word
-from videollava.errors import InputError
+from videollava.data.records.rejected import RecordError
 
 __all__ = [
+    "FIELDS",
     "MEDIA_ENDINGS",
+    "ROLES",
+    "TURNS",
     "Medium",
     "MediumKind",
     "Record",
     "RecordError",
     "Role",
     "Turn",
+    "content_of",
+    "conversation_of",
     "from_llava",
     "mark",
+    "named_paths",
     "to_llava",
 ]
 
@@ -47,14 +55,6 @@ MEDIA_ENDINGS = (
 MEDIA_NAMES = ("image", "img", "picture", "photo", "video", "clip", "audio", "media", "medium")
 
 
-class RecordError(InputError):
-    """A record that can't be used; `reason` is the short name under which it is counted."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-
-
 @dataclass(frozen=True, slots=True)
 class Turn:
     role: Role
@@ -71,22 +71,30 @@ class Medium:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Media stand in the order of their marks in the human turns; `kind` is a question's type, or ""."""
+    """Media stand in the order of their marks in the human turns; `kind` is a question's type, or "".
+
+    For a test of one's own: `split` is train, validation, test or "" (not said); `answers` those that count as right,
+    with repeats where people gave them (of a question with choices its letter); `choices` the texts of A, B, C.
+    """
 
     id: str
     source: str
     turns: tuple[Turn, ...]
     media: tuple[Medium, ...] = ()
     kind: str = ""
+    split: str = ""
+    answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 def from_llava(item: Any, source: str, where: str = "", rename: Callable[[str], str] = clean_name) -> Record:
     """Check one item of LLaVA's format and turn it into a Record.
 
     Args:
-        item: `{"id", "image": path or [paths], "video": ..., "conversations": [{"from", "value"}], "kind"?}`; also
-            with user and assistant, role and content, messages, and images, video_path and the like. A path that
-            is empty, null or "None" is none. A turn's content may be a list of parts (content.py).
+        item: `{"id", "image": path or [paths], "video": ..., "conversations": [{"from", "value"}]}`, and "kind",
+            "split", "answers", "choices" (gold.py) if they are there; also with user and assistant, role and
+            content, messages, and images, video_path and the like. A path that is empty, null or "None" is none. A
+            turn's content may be a list of parts (content.py).
         source: name of the source in params.yaml.
         where: file and place, for the error's text.
         rename: from a path as written to the name that its member should have.
@@ -99,15 +107,20 @@ def from_llava(item: Any, source: str, where: str = "", rename: Callable[[str], 
     name = _id(item.get("id"), where or source)
     place = f"{where or source}: record {name!r}"
     item = _without_parts(item, place)
-    paths = {kind: _paths(item, kind, place, rename) for kind in KINDS}
-    turns = _turns(_conversation(item), place, with_media=any(paths.values()))
+    paths = {kind: [rename(path) for path in named_paths(item, kind, place)] for kind in KINDS}
+    turns = _turns(_said_in(item, place), place, with_media=any(paths.values()))
     media = _in_order(turns, paths, item, place)
     kind = item.get("kind", "")
     if not isinstance(kind, str):
         raise RecordError("malformed record", f"{place}: field kind: must be text, not {type(kind).__name__}")
     _check_text(name, f"{where or source}: field id")
     _check_text(kind, f"{place}: field kind")
-    return Record(name, source, turns, media, kind)
+    return Record(
+        *(name, source, turns, media, kind),
+        split=read_split(item.get("split"), place),
+        answers=read_answers(item.get("answers"), place),
+        choices=read_choices(item.get("choices"), place),
+    )
 
 
 def to_llava(record: Record) -> dict[str, Any]:
@@ -118,9 +131,9 @@ def to_llava(record: Record) -> dict[str, Any]:
         if paths:
             item[kind] = paths[0] if len(paths) == 1 else paths
     item["conversations"] = [{"from": turn.role, "value": turn.text} for turn in record.turns]
-    if record.kind:
-        item["kind"] = record.kind
-    return item
+    said = {"kind": record.kind, "split": record.split}
+    listed = {"answers": list(record.answers), "choices": list(record.choices)}
+    return {**item, **{name: value for name, value in {**said, **listed}.items() if value}}
 
 
 def _id(raw: Any, place: str) -> str:
@@ -133,13 +146,13 @@ def _id(raw: Any, place: str) -> str:
 
 def _without_parts(item: Mapping[str, Any], place: str) -> Mapping[str, Any]:
     """The item with lists of parts as texts with marks, and with the media that they name in its fields."""
-    turns = _conversation(item)
-    if not isinstance(turns, list) or not any(isinstance(_content(turn), list) for turn in turns):
+    turns = conversation_of(item)
+    if not isinstance(turns, list) or not any(isinstance(content_of(turn), list) for turn in turns):
         return item
     plain = dict(item)
     try:
-        media = media_of_parts(map(_content, turns))
-        texts = [join_parts(_content(turn), with_media=bool(media)) for turn in turns]
+        media = media_of_parts(map(content_of, turns))
+        texts = [join_parts(content_of(turn), with_media=bool(media)) for turn in turns]
     except PartError as error:
         raise RecordError("malformed turn", f"{place}: field conversations: {error}") from error
     for kind, named in media.items():
@@ -162,13 +175,24 @@ def _without_parts(item: Mapping[str, Any], place: str) -> Mapping[str, Any]:
     return {**{name: plain[name] for name in plain if name not in TURNS}, TURNS[0]: turns}
 
 
-def _content(turn: Any) -> Any:
+def content_of(turn: Any) -> Any:
     """What a turn says, under either name; None where it is no turn."""
     return turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
 
 
-def _conversation(item: Mapping[str, Any]) -> Any:
+def conversation_of(item: Mapping[str, Any]) -> Any:
+    """The turns of an item, under any of their names; None where it has none."""
     return next((item[name] for name in TURNS if item.get(name) is not None), None)
+
+
+def _said_in(item: Mapping[str, Any], place: str) -> Any:
+    turns = conversation_of(item)
+    if turns is None:
+        raise RecordError(
+            "no conversation",
+            f"{place}: field conversations: must be a list of at least two turns{hint(item, TURNS)}",
+        )
+    return turns
 
 
 def _turns(raw: Any, place: str, *, with_media: bool) -> tuple[Turn, ...]:
@@ -197,7 +221,7 @@ def _turns(raw: Any, place: str, *, with_media: bool) -> tuple[Turn, ...]:
 
 def _turn(entry: Any, place: str, *, with_media: bool) -> Turn:
     said, text = (
-        (entry.get("from", entry.get("role")), _content(entry))
+        (entry.get("from", entry.get("role")), content_of(entry))
         if isinstance(entry, Mapping)
         else (None, None)
     )
@@ -205,7 +229,7 @@ def _turn(entry: Any, place: str, *, with_media: bool) -> Turn:
     if role is None or not isinstance(text, str):
         raise RecordError(
             "malformed turn",
-            f'{place}: must be {{"from": "human" or "gpt", "value": text}}{_turn_hint(said)}; '
+            f'{place}: must be {{"from": "human" or "gpt", "value": text}}{_turn_hint(entry, said)}; '
             "correct or drop the record",
         )
     if role == "gpt" and not text.strip():
@@ -230,13 +254,14 @@ def _check_text(text: str, place: str) -> None:
             ) from error
 
 
-def _turn_hint(said: Any) -> str:
+def _turn_hint(entry: Any, said: Any) -> str:
     if isinstance(said, str) and said.strip().lower() == "system":
-        return ", and the templates have a system prompt of their own"
-    return ""
+        return ", and the templates have a system prompt of their own (format: messages takes it into the question)"
+    return hint(entry, ("from", "value", "role", "content")) if isinstance(entry, Mapping) else ""
 
 
-def _paths(item: Mapping[str, Any], kind: MediumKind, place: str, rename: Callable[[str], str]) -> list[str]:
+def named_paths(item: Mapping[str, Any], kind: MediumKind, place: str) -> list[str]:
+    """Paths of the media of a kind as the item's fields name them; RecordError where two fields differ."""
     found = {
         field: _listed(item[field], f"{place}: field {field}") for field in FIELDS[kind] if field in item
     }
@@ -245,7 +270,7 @@ def _paths(item: Mapping[str, Any], kind: MediumKind, place: str, rename: Callab
         raise RecordError(
             "malformed record", f"{place}: fields {' and '.join(given)} name different media; keep one"
         )
-    return [rename(path) for path in found[given[0]]] if given else []
+    return found[given[0]] if given else []
 
 
 def _listed(raw: Any, place: str) -> list[str]:
@@ -313,11 +338,13 @@ def _check_none_lost(item: Mapping[str, Any], marks: Sequence[MediumKind], place
     known = {field for fields in FIELDS.values() for field in fields}
     for field, value in item.items():
         path = "" if field in known else _medium_in(value)
-        if path and (marks or any(name in field.lower() for name in MEDIA_NAMES)):
+        near = nearest(field, known)
+        if path and (marks or near or any(name in field.lower() for name in MEDIA_NAMES)):
+            meant = near or (marks[0] if marks else "image or video")
             raise RecordError(
                 "unknown medium field",
                 f"{place}: field {field}: holds {path[:80]!r} and no field that is known names a medium; "
-                f"rename it to {marks[0] if marks else 'image or video, and mark its place'}, or leave it out",
+                f"rename it to {meant}{'' if marks else ', and mark its place'}, or leave it out",
             )
 
 

@@ -1,0 +1,160 @@
+"""Files of annotations: which of a source's files they are, and their items as records."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from videollava.data.acquire.addresses import file_name, is_address
+from videollava.data.archives.listing import open_member
+from videollava.data.archives.names import clean_name, renaming
+from videollava.data.records.formats.format import Catalogue, Context, Entry, ItemFormat
+from videollava.data.records.formats.table import AUTO, ITEM_FORMATS, LOOKED_AT, guess_format
+from videollava.data.records.gold import as_split
+from videollava.data.records.items import is_annotations, read_items
+from videollava.data.records.record import Record, from_llava
+from videollava.data.records.rejected import Notes, RecordError, Rejected
+from videollava.errors import InputError
+from videollava.params import Source
+
+__all__ = ["Annotations", "choose_format", "file_split", "read_annotations", "read_file"]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A file of annotations, to be read as often as asked for; `split`: what its name says, "" for nothing."""
+
+    name: str
+    open: Callable[[], IO[bytes]]
+    split: str = ""
+
+
+def read_annotations(source: Source, folder: Path, catalogue: Catalogue, notes: Notes) -> Iterator[Entry]:
+    """Every record of a source's annotation files, and every entry that is none."""
+    if not source.use:
+        raise InputError(
+            f"params.yaml: sources: {source.name}: format {source.format} needs `use`: align, pretrain or finetune"
+        )
+    rename = renaming(source.strip, source.prefix)
+    context = Context(present=lambda path: rename(path) in catalogue, notes=notes)
+    for file in _find(source, folder, catalogue):
+        for _, found in read_file(file, source.format, source.name, context, rename):
+            if isinstance(found, Rejected):
+                yield found
+            elif source.use == "align" and (len(found.media), len(found.turns)) != (1, 2):
+                detail = f"{file.name}: record {found.id!r}: alignment takes one medium and one caption"
+                yield Rejected(source.name, file.name, found.id, "not a caption", detail)
+            else:
+                yield source.use, found
+
+
+def read_file(
+    file: Annotations,
+    form: str,
+    source: str,
+    context: Context | None = None,
+    rename: Callable[[str], str] = clean_name,
+) -> Iterator[tuple[Any, Record | Rejected]]:
+    """Items of a file as they stand in it, each with its record or why it is none.
+
+    form: a name in ITEM_FORMATS, or "auto", which is guessed from the first and noted.
+    """
+    context = context or Context()
+    with file.open() as stream:
+        items: Iterable[Any] = read_items(stream, file.name)
+        chosen, items = choose_format(items, form, file.name, context.notes)
+        for index, item in enumerate(items):
+            try:
+                yield item, _record(item, index, chosen, file, source, context, rename)
+            except RecordError as error:
+                yield item, Rejected(source, file.name, _name_of(item, index), error.reason, str(error))
+            except RecursionError:
+                detail = f"{file.name}: entry {index}: lists in lists, too many to read; drop the record"
+                yield item, Rejected(source, file.name, str(index), "malformed record", detail)
+
+
+def choose_format(
+    items: Iterable[Any], form: str, file: str, notes: Notes
+) -> tuple[ItemFormat, Iterable[Any]]:
+    """The format of some items, by its name or by a guess, and the items from the first on."""
+    if form != AUTO:
+        return ITEM_FORMATS[form], items
+    rest = iter(items)
+    first = list(islice(rest, LOOKED_AT))
+    if not first:
+        return ITEM_FORMATS["llava"], ()
+    chosen, told = guess_format(first, file)
+    notes[told] += 1
+    return chosen, chain(first, rest)
+
+
+def file_split(name: str) -> str:
+    """The split that a file's name says, such as `val.jsonl`; "" where it says none."""
+    return as_split(PurePosixPath(name).name.partition(".")[0])
+
+
+def _record(
+    item: Any,
+    index: int,
+    form: ItemFormat,
+    file: Annotations,
+    source: str,
+    context: Context,
+    rename: Callable[[str], str],
+) -> Record:
+    if isinstance(item, RecordError):
+        raise item
+    place = f"{file.name}: entry {index}"
+    if isinstance(item, dict):
+        item = form.as_llava(item, place, context)
+        if item.get("id") in (None, ""):
+            item = {**item, "id": str(index)}
+        if file.split and not item.get("split"):
+            item = {**item, "split": file.split}
+    return from_llava(item, source, place, rename)
+
+
+def _name_of(item: Any, index: int) -> str:
+    return str(item.get("id", index))[:200] if isinstance(item, dict) else str(index)
+
+
+def _find(source: Source, folder: Path, catalogue: Catalogue) -> list[Annotations]:
+    """The files that hold the records: as named (`*` stands for several), the only .json or .jsonl beside or inside
+    the archives, or one a split (train.jsonl, test.jsonl).
+    """
+    where = f"params.yaml: sources: {source.name}"
+    wanted = source.annotations
+    wanted = file_name(wanted, where) if is_address(wanted) else clean_name(wanted)
+    beside = {file.name for file in folder.iterdir()} - {"source.json"}
+    every = sorted({*beside, *(name for name in catalogue if is_annotations(name))})
+    names = [name for name in every if is_annotations(name)]
+    if wanted in beside or wanted in catalogue:
+        names = [wanted]
+    elif wanted:
+        names = fnmatch.filter(names, wanted) if "*" in wanted else []
+    elif len(names) > 1 and not _are_splits(names):
+        names = []
+    if not names:
+        known = [name for name in every if is_annotations(name) and name != wanted][:5]
+        raise InputError(
+            f"{where}: annotations: {wanted or 'not named'}; "
+            f"name one of: {', '.join(known) or 'no .json or .jsonl was found'}"
+        )
+    several = len(names) > 1
+    return [_opening(name, folder, catalogue, beside, several) for name in names]
+
+
+def _are_splits(names: list[str]) -> bool:
+    splits = [file_split(name) for name in names]
+    return all(splits) and len(set(splits)) == len(splits)
+
+
+def _opening(name: str, folder: Path, catalogue: Catalogue, beside: set[str], several: bool) -> Annotations:
+    def opened() -> IO[bytes]:
+        return (folder / name).open("rb") if name in beside else open_member(catalogue[name])
+
+    return Annotations(name, opened, file_split(name) if several else "")
