@@ -45,8 +45,7 @@ def test_ranks_run_as_many_packs_and_share_them_all() -> None:
         rows = [list(plan.packs_of(step, rank)) for rank in range(4)]
         assert len({len(row) for row in rows}) == 1
         assert sorted(p for row in rows for p in row) == list(range(plan.steps[step], plan.steps[step + 1]))
-        samples = np.concatenate([plan.pack(p) for row in rows for p in row])
-        assert plan.targets[step] == lengths.targets[samples].sum()
+        assert sum(len(plan.pack(p)) for row in rows for p in row) == plan.samples_of(step)
 
 
 def test_a_seed_and_epoch_is_one_order_and_steps_keep_the_mix() -> None:
@@ -87,7 +86,6 @@ def test_what_a_step_learns_from_depends_on_neither_ranks_nor_budget(ranks: int,
         plan_epoch(lengths, ranks=ranks, budget=budget, **options),
     )
     assert len(one) == len(many)
-    assert one.targets.tolist() == many.targets.tolist()
     for step in range(len(one)):
         learned = [
             plan.samples[plan.packs[plan.steps[step]] : plan.packs[plan.steps[step + 1]]]

@@ -32,15 +32,13 @@ class Lengths:
 class Plan:
     """One epoch. `samples` holds sample numbers pack by pack; pack p is samples[packs[p]:packs[p + 1]].
 
-    Step s has packs steps[s] to steps[s + 1], in the order micro-step, then rank. `targets` counts each
-    step's label tokens over all ranks.
+    Step s has packs steps[s] to steps[s + 1], in the order micro-step, then rank.
     """
 
     ranks: int
     samples: NDArray[np.int32]
     packs: NDArray[np.int64]
     steps: NDArray[np.int64]
-    targets: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.steps) - 1
@@ -94,8 +92,7 @@ def plan_epoch(lengths: Lengths, *, batch_size: int, ranks: int, budget: int, se
         steps.append(len(sizes))
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     array, bounds = np.asarray(samples, dtype=np.int32), np.asarray(steps, dtype=np.int64)
-    label_sums = np.concatenate([[0], np.cumsum(lengths.targets[array])])
-    return Plan(ranks, array, offsets, bounds, np.diff(label_sums[offsets[bounds]]))
+    return Plan(ranks, array, offsets, bounds)
 
 
 def _pack(

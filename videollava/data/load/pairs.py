@@ -104,7 +104,7 @@ def plan_pairs(pairs: int, batch_size: int, ranks: int, seed: int, epoch: int) -
         raise InputError(f"align.batch_size is {batch_size}, but there are {pairs} pairs; lower it")
     order = np.random.default_rng([seed, epoch]).permutation(pairs)[: steps * share * ranks].astype(np.int32)
     packs = np.arange(steps * ranks + 1, dtype=np.int64) * share
-    return Plan(ranks, order, packs, np.arange(steps + 1) * ranks, np.ones(steps, np.int64))
+    return Plan(ranks, order, packs, np.arange(steps + 1) * ranks)
 
 
 class Pairs(Dataset[PairBatch]):
