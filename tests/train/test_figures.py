@@ -13,10 +13,13 @@ import pytest
 import torch
 from micro import MACHINE, micro
 
+from videollava.data.load.batches import Layout, Packs
+from videollava.data.load.packing import Plan
 from videollava.data.prepare.shards import load_split
+from videollava.data.text.vocabulary import load_tokenizer
 from videollava.errors import InputError
 from videollava.tracking import track
-from videollava.train import instruct, pretrain, spikes
+from videollava.train import instruct, loop, pretrain, spikes
 from videollava.train import measure as measuring
 from videollava.train.measure import Figures, Seen, measure, sum_over_ranks
 from videollava.train.tally import Tally
@@ -40,6 +43,22 @@ def test_figures_of_a_step_by_hand() -> None:
     assert (values["data_wait_share"], values["step_seconds"]) == (0.25, 2.0)
     assert (values["mfu"], values["mfu_palm"]) == (pytest.approx(0.15), pytest.approx(0.2))
     assert "flops_per_second" not in values
+
+
+def test_a_blank_pack_holds_no_sample(workspace: Callable[[str], Path]) -> None:
+    """A step of one sample on two ranks: the one that has nothing runs a token that is none."""
+    prepared, params = workspace("blank") / "data/prepared", micro()
+    tokenizer = load_tokenizer(prepared / "tokenizer")
+    layout = Layout.of(params.model, len(tokenizer), template="v1", image_aspect="pad")
+    plan = Plan(2, np.array([0], np.int32), np.array([0, 1, 1]), np.array([0, 2]))
+    packs = Packs(prepared, "finetune", tokenizer, layout, plan)
+    job: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(device=CPU, num_processes=1, reduce=lambda x, _: x)
+    )
+    labels, tokens, samples, dropped = loop._take(job, 0, iter([packs[0], packs[1]])).counts.tolist()
+    assert (labels, samples, dropped) == (packs[0].label_count, 1, 0)
+    assert labels > 0
+    assert tokens == packs[0].input_ids.numel() + 1
 
 
 def test_without_a_known_peak_the_rate_is_told() -> None:

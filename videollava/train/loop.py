@@ -189,7 +189,7 @@ def _take(job: Job, number: int, stream: Iterator[Batch]) -> _Taken:
     for reason in itertools.chain(*(batch.dropped for batch in batches)):
         print(f"left out: {reason}", flush=True)
     columns = [
-        (batch.label_count, batch.input_ids.numel(), len(batch.lengths), len(batch.dropped))
+        (batch.label_count, batch.input_ids.numel(), batch.sample_count, len(batch.dropped))
         for batch in batches
     ]
     here = torch.tensor(columns).sum(0).to(device, non_blocking=True)

@@ -76,7 +76,7 @@ class Batch:
     images (N, 3, H, W) or image_features (N, tokens, dim); videos (M, T, 3, H, W) or video_features (M, tokens, dim).
     image_places, video_places: positions (int64) of their placeholders in the row.
     records: the segments' rows in their split. target_kinds: (targets,) int64 into KINDS, what the sample of each
-    target token shows; one with pictures and clips counts as video.
+    target token shows; one with pictures and clips counts as video. blank: no sample is in it, its one token stands in.
     """
 
     number: int
@@ -95,6 +95,7 @@ class Batch:
     target_kinds: Tensor | None = None
     records: list[int] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    blank: bool = False
 
     def __post_init__(self) -> None:
         self.ends = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
@@ -109,6 +110,11 @@ class Batch:
     def label_count(self) -> int:
         """Target tokens."""
         return int((self.labels[0, 1:] != IGNORED).sum())
+
+    @property
+    def sample_count(self) -> int:
+        """Samples that are there."""
+        return 0 if self.blank else len(self.lengths)
 
     def media(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The media arguments of the model's forward."""
@@ -174,11 +180,11 @@ class Packs(Dataset[Batch]):
             kinds.append(_kind_of([kind for kind, _ in found]))
             for kind, value in found:
                 media[kind].append(value)
-        if not encoded:
+        if blank := not encoded:
             # A rank with nothing to do still makes every call: one token without a label.
             encoded = [Encoded([self.tokenizer.bos_token_id or 0], [IGNORED])]
         batch = lay_in_row(number, encoded)
-        batch.dropped, batch.records = dropped, records
+        batch.dropped, batch.records, batch.blank = dropped, records, blank
         batch.target_kinds = torch.tensor(kinds or [0])[batch.target_segments]
         batch.image_places = self._places(batch, self.layout.image_token_id)
         batch.video_places = self._places(batch, self.layout.video_token_id)

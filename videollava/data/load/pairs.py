@@ -64,6 +64,11 @@ class PairBatch:
         """Pairs that are there."""
         return len(self.lengths)
 
+    @property
+    def sample_count(self) -> int:
+        """Pairs that are there."""
+        return len(self.lengths)
+
     def pin_memory(self) -> PairBatch:
         """Itself in page-locked memory; the data loader asks for it by this name."""
         for name, value in vars(self).items():
