@@ -40,8 +40,12 @@ STALLED = 1
 
 
 def wants_ranks(work: Work, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a stage is to be started again by `launch`: not where this is one of the ranks already."""
-    return (work.ranks > 1 or work.launcher == "slurm") and not is_rank(environment)
+    """Whether a stage is to be started again by `launch`: not where this is one of the ranks already.
+
+    One rank is started so where its time is limited: somebody has to watch the clock.
+    """
+    watched = work.ranks > 1 or work.launcher == "slurm" or work.time_limit_hours > 0
+    return watched and not is_rank(environment)
 
 
 def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, workspace: Path) -> int:
