@@ -18,7 +18,11 @@ TARGETS = r".*\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|
 
 
 def add_adapter(model: Any, lora: Lora) -> Any:
-    """Put a LoRA into the language model of `model`; what learns: the adapter, and a copy of the projector."""
+    """Put a LoRA into the language model of `model`; what learns: the adapter, and a copy of the projector.
+
+    Its dropout is torch's, seeded by (seed, step, rank): with it, other ranks or packs learn from other draws. With
+    `lora.dropout: 0` they are equal.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
