@@ -24,7 +24,7 @@ def read(items: list[Any], tmp_path: Path, form: str = "auto", **known: Any) -> 
     """Items through a file, as a reader has them."""
     path = lines(tmp_path / "notes.jsonl", items)
     file = Annotations("notes.jsonl", lambda: path.open("rb"))
-    return [found for _, found in read_file(file, form, "mine", Context(**known))]
+    return list(read_file(file, form, "mine", Context(**known)))
 
 
 def only(item: Any, tmp_path: Path, form: str = "auto", **known: Any) -> Record:
@@ -270,6 +270,8 @@ def test_accepted_answers_types_and_splits(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_a_slip_is_named(tmp_path: Path) -> None:
+    found = refused({"vidoe": "a.mp4", "question": "what?", "answer": "x"}, tmp_path, "jsonl")
+    assert (found.reason, "rename it to video" in found.detail) == ("unknown medium field", True)
     found = refused({"vidoe": "a.mp4", "caption": "a dog"}, tmp_path, "jsonl")
     assert "is 'vidoe' meant for 'video'?" in found.detail
     found = refused({"video": "a.mp4", "qestion": "what?", "answer": "x"}, tmp_path, "jsonl")
@@ -375,7 +377,7 @@ def test_one_file_a_split(tmp_path: Path) -> None:
 def test_genuine_files_pass_their_readers(path: str, form: str, count: int, shared: Path) -> None:
     notes = Notes()
     file = Annotations(path, lambda: (shared / path).open("rb"))
-    found = [record for _, record in read_file(file, "auto", "mine", Context(notes=notes))]
+    found = list(read_file(file, "auto", "mine", Context(notes=notes)))
     assert found
     assert [record for record in found if isinstance(record, Rejected)] == []
     assert count in (0, len(found))

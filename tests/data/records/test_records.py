@@ -113,6 +113,11 @@ def turns(*pairs: tuple[Any, Any]) -> dict[str, Any]:
             "a part must be a text or one of",
         ),
         ({**llava("a", image="1.png"), "video": "2.mp4"}, "marks and media differ", "video"),
+        (
+            {**turns(("human", "<image><video>"), ("gpt", "a")), "image": "1.png"},
+            "marks and media differ",
+            "field video: 0 paths but 1",
+        ),
         ({**llava("a"), "image": 7}, "malformed record", "image"),
         ({**llava("a"), "kind": 7}, "malformed record", "kind"),
     ],

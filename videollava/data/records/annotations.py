@@ -16,12 +16,15 @@ from videollava.data.records.formats.format import Catalogue, Context, Entry, It
 from videollava.data.records.formats.table import AUTO, ITEM_FORMATS, LOOKED_AT, guess_format
 from videollava.data.records.gold import as_split
 from videollava.data.records.items import is_annotations, read_items
+from videollava.data.records.keys import KeyWatch
 from videollava.data.records.record import Record, from_llava
 from videollava.data.records.rejected import Notes, RecordError, Rejected
 from videollava.errors import InputError
 from videollava.params import Source
 
 __all__ = ["Annotations", "choose_format", "file_split", "read_annotations", "read_file"]
+
+LONGEST = 1500  # characters of a reason; a name in it may be as long as its file
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ def read_annotations(source: Source, folder: Path, catalogue: Catalogue, notes: 
     """Every record of a source's annotation files, and every entry that is none."""
     if not source.use:
         raise InputError(
-            f"params.yaml: sources: {source.name}: format {source.format} needs `use`: align, pretrain or finetune"
+            f"params.yaml: sources.{source.name}: format {source.format} needs `use`: align, pretrain or finetune"
         )
     rename = renaming(source.strip, source.prefix)
     context = Context(present=lambda path: rename(path) in catalogue, notes=notes)
     for file in _find(source, folder, catalogue):
-        for _, found in read_file(file, source.format, source.name, context, rename):
+        for found in read_file(file, source.format, source.name, context, rename):
             if isinstance(found, Rejected):
                 yield found
             elif source.use == "align" and (len(found.media), len(found.turns)) != (1, 2):
@@ -58,8 +61,8 @@ def read_file(
     source: str,
     context: Context | None = None,
     rename: Callable[[str], str] = clean_name,
-) -> Iterator[tuple[Any, Record | Rejected]]:
-    """Items of a file as they stand in it, each with its record or why it is none.
+) -> Iterator[Record | Rejected]:
+    """The records of a file, and of each item that is none, why.
 
     form: a name in ITEM_FORMATS, or "auto", which is guessed from the first and noted.
     """
@@ -67,14 +70,19 @@ def read_file(
     with file.open() as stream:
         items: Iterable[Any] = read_items(stream, file.name)
         chosen, items = choose_format(items, form, file.name, context.notes)
+        watch = KeyWatch(chosen.keys)
         for index, item in enumerate(items):
+            if isinstance(item, dict):
+                watch.see(item)
             try:
-                yield item, _record(item, index, chosen, file, source, context, rename)
+                yield _record(item, index, chosen, file, source, context, rename)
             except RecordError as error:
-                yield item, Rejected(source, file.name, _name_of(item, index), error.reason, str(error))
+                yield Rejected(source, file.name, _name_of(item, index), error.reason, str(error)[:LONGEST])
             except RecursionError:
                 detail = f"{file.name}: entry {index}: lists in lists, too many to read; drop the record"
-                yield item, Rejected(source, file.name, str(index), "malformed record", detail)
+                yield Rejected(source, file.name, str(index), "malformed record", detail)
+        for told, count in watch.slips():
+            context.notes[f"{file.name}: {told}"] += count
 
 
 def choose_format(
@@ -126,26 +134,21 @@ def _find(source: Source, folder: Path, catalogue: Catalogue) -> list[Annotation
     """The files that hold the records: as named (`*` stands for several), the only .json or .jsonl beside or inside
     the archives, or one a split (train.jsonl, test.jsonl).
     """
-    where = f"params.yaml: sources: {source.name}"
+    where = f"params.yaml: sources.{source.name}"
     wanted = source.annotations
-    wanted = file_name(wanted, where) if is_address(wanted) else clean_name(wanted)
     beside = {file.name for file in folder.iterdir()} - {"source.json"}
-    every = sorted({*beside, *(name for name in catalogue if is_annotations(name))})
-    names = [name for name in every if is_annotations(name)]
+    if wanted not in beside:
+        wanted = file_name(wanted, where) if is_address(wanted) else clean_name(wanted)
     if wanted in beside or wanted in catalogue:
-        names = [wanted]
-    elif wanted:
-        names = fnmatch.filter(names, wanted) if "*" in wanted else []
-    elif len(names) > 1 and not _are_splits(names):
-        names = []
-    if not names:
-        known = [name for name in every if is_annotations(name) and name != wanted][:5]
+        return [_opening(wanted, folder, catalogue, beside, several=False)]
+    every = sorted(name for name in {*beside, *catalogue} if is_annotations(name))
+    names = fnmatch.filter(every, wanted) if "*" in wanted else [] if wanted else every
+    if not names or (not wanted and len(names) > 1 and not _are_splits(names)):
         raise InputError(
             f"{where}: annotations: {wanted or 'not named'}; "
-            f"name one of: {', '.join(known) or 'no .json or .jsonl was found'}"
+            f"name one of: {', '.join(every[:5]) or 'no .json or .jsonl was found'}"
         )
-    several = len(names) > 1
-    return [_opening(name, folder, catalogue, beside, several) for name in names]
+    return [_opening(name, folder, catalogue, beside, several=len(names) > 1) for name in names]
 
 
 def _are_splits(names: list[str]) -> bool:

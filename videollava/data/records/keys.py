@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["hint", "nearest"]
+__all__ = ["KeyWatch", "hint", "nearest"]
 
 CLOSE = 0.75  # of difflib's ratio: "vidoe" is 0.8 of "video", "id" 0.5 of "idea"
 LONGEST = 40  # characters of a key that is compared
+MOST_SHAPES = 4096  # different sets of keys that are kept
 
 
 def nearest(key: object, known: Collection[str]) -> str:
@@ -28,3 +30,27 @@ def hint(keys: Iterable[object], known: Collection[str]) -> str:
         if meant := nearest(key, known):
             return f"; is {key!r} meant for {meant!r}?"
     return ""
+
+
+class KeyWatch:
+    """The keys of a file's items, of which some may be slips of those that its format reads."""
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+        self._shapes: Counter[tuple[object, ...]] = Counter()
+
+    def see(self, item: dict[object, object]) -> None:
+        """Count the keys of one more item."""
+        shape = tuple(item)
+        if shape in self._shapes or len(self._shapes) < MOST_SHAPES:
+            self._shapes[shape] += 1
+
+    def slips(self) -> Iterator[tuple[str, int]]:
+        """`field 'vidoe' is not read; is 'video' meant?`, and of how many items."""
+        counts: Counter[object] = Counter()
+        for shape, count in self._shapes.items():
+            for key in shape:
+                counts[key] += count
+        for key, count in counts.items():
+            if meant := nearest(key, self._known):
+                yield f"field {key!r} is not read; is {meant!r} meant?", count

@@ -24,11 +24,11 @@ __all__ = [
     "RecordError",
     "Role",
     "Turn",
+    "all_paths",
     "content_of",
     "conversation_of",
     "from_llava",
     "mark",
-    "named_paths",
     "to_llava",
 ]
 
@@ -38,6 +38,8 @@ Role = Literal["human", "gpt"]
 FIELDS: dict[MediumKind, tuple[str, ...]] = {
     kind: tuple(f"{kind}{end}" for end in ("", "s", "_path", "_paths", "_file", "_files")) for kind in KINDS
 }
+KIND_OF = {field: kind for kind, fields in FIELDS.items() for field in fields}
+LONGEST_ID = 1000
 TURNS = ("conversations", "conversation", "messages")
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("human", "user"), "human"),
@@ -107,7 +109,8 @@ def from_llava(item: Any, source: str, where: str = "", rename: Callable[[str], 
     name = _id(item.get("id"), where or source)
     place = f"{where or source}: record {name!r}"
     item = _without_parts(item, place)
-    paths = {kind: [rename(path) for path in named_paths(item, kind, place)] for kind in KINDS}
+    named = all_paths(item, place)
+    paths = {kind: [rename(path) for path in named.get(kind, ())] for kind in KINDS}
     turns = _turns(_said_in(item, place), place, with_media=any(paths.values()))
     media = _in_order(turns, paths, item, place)
     kind = item.get("kind", "")
@@ -141,7 +144,13 @@ def _id(raw: Any, place: str) -> str:
         raw = int(raw)  # a column of numbers with a gap comes out of tables so
     if isinstance(raw, bool) or not isinstance(raw, str | int) or raw == "":
         raise RecordError("malformed record", f"{place}: field id: must be text or a number; give it one")
-    return str(raw)
+    name = str(raw)
+    if len(name) > LONGEST_ID:
+        raise RecordError(
+            "malformed record",
+            f"{place}: field id: has {len(name)} characters, and {LONGEST_ID} are the most",
+        )
+    return name
 
 
 def _without_parts(item: Mapping[str, Any], place: str) -> Mapping[str, Any]:
@@ -177,7 +186,7 @@ def _without_parts(item: Mapping[str, Any], place: str) -> Mapping[str, Any]:
 
 def content_of(turn: Any) -> Any:
     """What a turn says, under either name; None where it is no turn."""
-    return turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
+    return turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
 
 
 def conversation_of(item: Mapping[str, Any]) -> Any:
@@ -221,9 +230,7 @@ def _turns(raw: Any, place: str, *, with_media: bool) -> tuple[Turn, ...]:
 
 def _turn(entry: Any, place: str, *, with_media: bool) -> Turn:
     said, text = (
-        (entry.get("from", entry.get("role")), content_of(entry))
-        if isinstance(entry, Mapping)
-        else (None, None)
+        (entry.get("from", entry.get("role")), content_of(entry)) if isinstance(entry, dict) else (None, None)
     )
     role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
     if role is None or not isinstance(text, str):
@@ -260,8 +267,14 @@ def _turn_hint(entry: Any, said: Any) -> str:
     return hint(entry, ("from", "value", "role", "content")) if isinstance(entry, Mapping) else ""
 
 
-def named_paths(item: Mapping[str, Any], kind: MediumKind, place: str) -> list[str]:
-    """Paths of the media of a kind as the item's fields name them; RecordError where two fields differ."""
+def all_paths(item: Mapping[str, Any], place: str) -> dict[MediumKind, list[str]]:
+    """Paths of the media of each kind that a field is there for, as the item's fields name them."""
+    kinds = {KIND_OF[field] for field in KIND_OF.keys() & item.keys()}
+    return {kind: _paths(item, kind, place) for kind in KINDS if kind in kinds}
+
+
+def _paths(item: Mapping[str, Any], kind: MediumKind, place: str) -> list[str]:
+    """Those of one kind; RecordError where two fields differ."""
     found = {
         field: _listed(item[field], f"{place}: field {field}") for field in FIELDS[kind] if field in item
     }
@@ -275,7 +288,10 @@ def named_paths(item: Mapping[str, Any], kind: MediumKind, place: str) -> list[s
 
 def _listed(raw: Any, place: str) -> list[str]:
     """Paths that a field holds; nothing in all its forms is none."""
-    values = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else [raw]
+    if isinstance(raw, str) and not raw.startswith("data:"):  # what nearly all are
+        path = raw.strip("\r\n\t")
+        return [] if _is_nothing(path) else [path]
+    values = list(raw) if isinstance(raw, list | tuple) else [raw]
     if any(_has_bytes(value) for value in values):
         raise RecordError(
             "malformed record", f"{place}: holds bytes; put them into an archive and name its member"
@@ -335,15 +351,14 @@ def _check_none_lost(item: Mapping[str, Any], marks: Sequence[MediumKind], place
                 f"{place}: field {kind}: 0 paths but {marks.count(kind)} {mark(kind)} marks in its human turns; "
                 "name the medium, or leave the field out where only the word is meant",
             )
-    known = {field for fields in FIELDS.values() for field in fields}
     for field, value in item.items():
-        path = "" if field in known else _medium_in(value)
-        near = nearest(field, known)
+        path = "" if field in KIND_OF else _medium_in(value)
+        near = nearest(field, KIND_OF) if path else ""
         if path and (marks or near or any(name in field.lower() for name in MEDIA_NAMES)):
             meant = near or (marks[0] if marks else "image or video")
             raise RecordError(
                 "unknown medium field",
-                f"{place}: field {field}: holds {path[:80]!r} and no field that is known names a medium; "
+                f"{place}: field {field[:80]}: holds {path[:80]!r} and no field that is known names a medium; "
                 f"rename it to {meant}{'' if marks else ', and mark its place'}, or leave it out",
             )
 

@@ -12,7 +12,14 @@ from videollava.data.records.readers import Rejected
 from videollava.data.records.record import Record
 from videollava.errors import InputError
 
-__all__ = ["TrainedTokenizer", "copy_tokenizer", "load_tokenizer", "train_tokenizer", "training_texts"]
+__all__ = [
+    "TRAINED",
+    "TrainedTokenizer",
+    "copy_tokenizer",
+    "load_tokenizer",
+    "train_tokenizer",
+    "training_texts",
+]
 
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 TRAINED = "PreTrainedTokenizerFast"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videollava.data.records.formats.format import Item
-from videollava.data.records.marks import KINDS, MediumKind, find_marks, likenesses, mark
-from videollava.data.records.record import ROLES, TURNS, content_of, conversation_of, named_paths
+from videollava.data.records.marks import MediumKind, find_marks, likenesses, mark
+from videollava.data.records.record import FIELDS, ROLES, TURNS, all_paths, content_of, conversation_of
 from videollava.data.records.rejected import Notes
 
 __all__ = ["mend_marks", "put_marks"]
@@ -23,12 +23,14 @@ def mend_marks(item: Item, place: str, notes: Notes) -> Item:
     asked = _questions(turns)
     if not asked or not any("<" in text or "[" in text for text in asked):
         return item
-    paths = {kind: named_paths(item, kind, place) for kind in KINDS}
-    named = [kind for kind in KINDS if paths[kind]]
-    if len(named) != 1:
-        return item
-    kind, count = named[0], len(paths[named[0]])
     marks = [found for text in asked for found in find_marks(text)]
+    if marks and (marks[0] != "image" or not any(field in item for field in FIELDS["video"])):
+        return item
+    paths = {kind: found for kind, found in all_paths(item, place).items() if found}
+    if len(paths) != 1:
+        return item
+    ((kind, named),) = paths.items()
+    count = len(named)
     like = [] if marks else [found for text in asked for found in likenesses(text)]
     if kind == "video" and marks == ["image"] * count:
         notes["<image> stood for a clip and was read as <video>"] += 1
@@ -46,7 +48,8 @@ def put_marks(item: Item, place: str, notes: Notes) -> Item:
     if not asked:
         return item
     found = {kind for text in asked for kind in find_marks(text)}
-    missing = [mark(kind) for kind in KINDS if kind not in found for _ in named_paths(item, kind, place)]
+    paths = all_paths(item, place)
+    missing = [mark(kind) for kind in paths if kind not in found for _ in paths[kind]]
     if not missing:
         return item
     notes["media without marks stand before the first question"] += 1
@@ -64,7 +67,7 @@ def _questions(turns: Any) -> list[str]:
 
 
 def _is_question(turn: Any) -> bool:
-    role = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
+    role = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
     return isinstance(role, str) and ROLES.get(role.strip().lower()) == "human"
 
 

@@ -102,7 +102,7 @@ def _as_caption(turn: Mapping[str, Any]) -> list[Any]:
 
 def _with_system(system: str, turns: list[Any], context: Context) -> list[Any]:
     first = turns[0] if turns else None
-    if ROLES.get(_role(first)) != "human":
+    if not isinstance(first, dict) or ROLES.get(_role(first)) != "human":
         return turns
     if system.strip().lower().rstrip(".!") in STOCK:
         context.notes["stock system prompts were left out"] += 1

@@ -17,8 +17,8 @@ from videollava.data.records.formats.format import Context, Item, ItemFormat
 from videollava.data.records.formats.marking import mend_marks, put_marks
 from videollava.data.records.gold import LETTERS, read_answers, read_choices
 from videollava.data.records.keys import hint
-from videollava.data.records.marks import KINDS, MediumKind
-from videollava.data.records.record import FIELDS, TURNS, named_paths
+from videollava.data.records.marks import MediumKind
+from videollava.data.records.record import FIELDS, TURNS, all_paths
 from videollava.data.records.rejected import RecordError
 
 __all__ = ["PLAIN", "kind_of_file"]
@@ -63,7 +63,7 @@ def _fits(item: Item) -> bool:
 
 def _as_llava(item: Item, place: str, context: Context) -> Item:
     media = _media(item)
-    kinds = [kind for kind in KINDS if named_paths(media, kind, place)]
+    kinds = [kind for kind, paths in all_paths(media, place).items() if paths]
     choices = _choices(item, place)
     turns: list[Item] = []
     for question, answer in _pairs(item, choices, kinds, place):
@@ -71,7 +71,9 @@ def _as_llava(item: Item, place: str, context: Context) -> Item:
     gold = {"kind": _first(item, TYPES), "split": item.get("split"), **_gold(item, choices, place)}
     named = {"id": _first(item, IDS), **media, **{key: value for key, value in gold.items() if value}}
     _count_history(item, context)
-    plain = {**named, TURNS[0]: _with_system(item, turns)}
+    # What it does not know may be a medium under a slip of a name: from_llava looks at it.
+    unknown = {key: item[key] for key in item if key not in _KNOWN}
+    plain = {**unknown, **named, TURNS[0]: _with_system(item, turns)}
     return put_marks(mend_marks(plain, place, context.notes), place, context.notes)
 
 
@@ -275,3 +277,4 @@ PLAIN = ItemFormat(
         *(name for names in FIELDS.values() for name in names),
     ),
 )
+_KNOWN = frozenset(PLAIN.keys)

@@ -14,7 +14,7 @@ from videollava.data.records.formats.plain import kind_of_file
 from videollava.data.records.formats.table import ITEM_FORMATS
 from videollava.data.records.items import LONGEST, is_annotations
 from videollava.data.records.marks import KINDS, MediumKind
-from videollava.data.records.record import FIELDS, from_llava, named_paths
+from videollava.data.records.record import FIELDS, all_paths, from_llava
 from videollava.data.records.rejected import Notes, RecordError, Rejected
 from videollava.errors import InputError
 from videollava.params import Source
@@ -41,7 +41,7 @@ def read_webdataset(source: Source, folder: Path, catalogue: Catalogue, notes: N
     """A record of each pair, in the order of the shards; what has no medium or no text is rejected."""
     if not source.use:
         raise InputError(
-            f"params.yaml: sources: {source.name}: format {source.format} needs `use`: align, pretrain or finetune"
+            f"params.yaml: sources.{source.name}: format {source.format} needs `use`: align, pretrain or finetune"
         )
     samples: dict[tuple[str, str], list[Member]] = {}
     for member in catalogue.values():
@@ -128,7 +128,7 @@ def _named(item: Item, media: dict[str, MediumKind], place: str) -> Item:
     A field of a .json that names another file (where the medium once lay) gives its kind alone: depth.png is an image
     by its ending.
     """
-    fields = {kind: paths for kind in KINDS if (paths := named_paths(item, kind, place))}
+    fields = {kind: paths for kind, paths in all_paths(item, place).items() if paths}
     blank = {field: None for kind in KINDS for field in FIELDS[kind] if field in item}
     left = dict(media)
     named: dict[str, Any] = {}

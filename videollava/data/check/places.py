@@ -1,0 +1,87 @@
+"""Where media should be: a folder, archives in it, or a fetched source; asked for by name, opened never."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from videollava.data.archives.listing import Member, Refusal, list_members
+from videollava.data.archives.names import is_junk, is_safe
+from videollava.errors import InputError
+
+__all__ = ["Folder", "list_archive", "open_place"]
+
+ARCHIVES = (".tar", ".zip")
+
+
+class Folder(Mapping[str, Member]):
+    """The files of a folder by their names in it. What lies outside (a link leads there) is not in it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.path.realpath(root)
+        self._folders: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> Member:
+        size = self._size(name)
+        if size is None:
+            raise KeyError(name)
+        return Member(str(self._root), name, size, 0)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._size(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        for folder, _, files in os.walk(self._root):
+            inside = os.path.relpath(folder, self._root).replace(os.sep, "/")
+            for file in files:
+                name = file if inside == "." else f"{inside}/{file}"
+                if not is_junk(name) and name in self:
+                    yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _size(self, name: str) -> int | None:
+        if not is_safe(name):
+            return None
+        inside, _, file = name.rpartition("/")
+        path = os.path.join(self._real(inside), file)
+        try:
+            if os.path.islink(path):
+                path = os.path.realpath(path)
+            state = os.stat(path)
+        except OSError:  # not there, or a name too long for the system
+            return None
+        within = path.startswith(self._root + os.sep)
+        return state.st_size if within and stat.S_ISREG(state.st_mode) else None
+
+    def _real(self, inside: str) -> str:
+        """A folder in it, links followed; they are few beside the files."""
+        if inside not in self._folders:
+            self._folders[inside] = os.path.realpath(os.path.join(self._root, inside))
+        return self._folders[inside]
+
+
+def list_archive(file: Path) -> dict[str, Member]:
+    """The members of a tar or a zip by name; InputError where it can't be read."""
+    found: dict[str, Member] = {}
+    for member in list_members(file):
+        if isinstance(member, Refusal) and not member.name:
+            raise InputError(f"{file}: {member.reason}: {member.detail}")
+        if isinstance(member, Member):
+            found.setdefault(member.name, member)
+    return found
+
+
+def open_place(place: Path) -> Mapping[str, Member]:
+    """Media of a folder, or of the archives that are all it holds, or of one archive."""
+    if place.is_dir():
+        files = sorted(file for file in place.iterdir() if not is_junk(file.name))
+        if files and all(file.suffix.lower() in ARCHIVES for file in files):
+            return {name: member for file in files for name, member in list_archive(file).items()}
+        return Folder(place)
+    if not place.is_file():
+        raise InputError(f"--media {place}: not found; name the folder that the media lie in")
+    return list_archive(place)

@@ -1,0 +1,200 @@
+"""`videollava check`: a file of annotations or a source, read as the pipeline will, and what became of each record.
+
+Nothing is opened that a record names: media are looked up by name, in the folder or the archives that were given.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from videollava.data.acquire.fetch import RAW
+from videollava.data.archives.listing import Member
+from videollava.data.check.findings import Findings
+from videollava.data.check.lengths import Task, measure
+from videollava.data.check.places import list_archive, open_place
+from videollava.data.pool import Pool
+from videollava.data.prepare.catalogue import Finder, Unfound
+from videollava.data.prepare.opened import open_source
+from videollava.data.records.items import is_annotations
+from videollava.data.records.quarantine import Quarantine
+from videollava.data.records.readers import read_records
+from videollava.data.records.record import Record
+from videollava.data.records.rejected import Rejected
+from videollava.data.text.bounds import Bound, bound_of
+from videollava.errors import InputError
+from videollava.params import Params, Source
+
+__all__ = ["Asked", "Checked", "check"]
+
+BATCH = 512  # records that are measured at a time
+LONGEST = 300  # characters of a path in a reason
+Use = Literal["align", "pretrain", "finetune"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to check: a file or a source's name; media: where they lie; tokenizer: a folder, None to estimate lengths.
+
+    listed: takes every problem, a line of JSON each. workers: processes that count tokens.
+    """
+
+    target: str
+    media: Path | None = None
+    form: str = ""
+    use: Use | Literal[""] = ""
+    tokenizer: Path | None = None
+    listed: Path | None = None
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found. searched: whether media were looked for. bound: what training cuts records to."""
+
+    name: str
+    findings: Findings
+    searched: bool
+    bound: Bound | None
+    most: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the share of records that would be quarantined is within the bound."""
+        return self.findings.rejected <= self.most * self.findings.records
+
+
+@dataclass(frozen=True)
+class _Opened:
+    source: Source
+    folder: Path
+    catalogue: Mapping[str, Member]
+    ambiguous: Mapping[str, str]
+    searched: bool
+
+
+def check(
+    asked: Asked, params: Params, workspace: Path, advance: Callable[[int], None] = lambda count: None
+) -> Checked:
+    """Read all that is asked for; InputError where it can't be read at all. advance: told of records as they pass."""
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        opened = _open(asked, params, workspace, scratch)
+        if asked.listed is not None:
+            asked.listed.parent.mkdir(parents=True, exist_ok=True)
+        listed = stack.enter_context(asked.listed.open("w")) if asked.listed else None
+        findings = Findings(listed)
+        use = opened.source.use or "finetune"
+        bound = bound_of(params, use)
+        template = "v1" if use == "finetune" else "plain"
+        model = params.model
+        task = partial(Task, asked.tokenizer, model.image_tokens, model.video_tokens, template, bound)
+        with Pool(asked.workers if asked.tokenizer else 1) as pool:
+            _read(opened, findings, task, pool, advance)
+    if not findings.records:
+        raise InputError(f"{asked.target}: no record is in it; name the file that holds them")
+    return Checked(asked.target, findings, opened.searched, bound, params.prepare.max_quarantined)
+
+
+def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Opened:
+    path = Path(asked.target)
+    if path.is_file():
+        return _open_file(asked, path, scratch)
+    source = {one.name: one for one in params.fetch.sources}.get(asked.target)
+    if source is None:
+        known = ", ".join(one.name for one in params.fetch.sources) or "none"
+        raise InputError(f"{asked.target}: neither a file nor a source of params.yaml (they are: {known})")
+    if asked.media or asked.use:
+        raise InputError(
+            f"{asked.target}: a source says itself where its media are and what it is used for; "
+            "leave --media and --use out"
+        )
+    source = source.replace(format=asked.form) if asked.form else source
+    with Quarantine(scratch / "members.jsonl") as quarantine:
+        opened = open_source(source, workspace / RAW, scratch, quarantine)
+    return _Opened(source, opened.folder, opened.catalogue, opened.ambiguous, searched=True)
+
+
+def _open_file(asked: Asked, path: Path, scratch: Path) -> _Opened:
+    """A file as a source of its own."""
+    use = asked.use or "finetune"
+    source = Source(name=path.name, kind="archive", format=asked.form or "auto", use=use)
+    if is_annotations(path.name):
+        media = open_place(asked.media) if asked.media else {}
+        return _Opened(source.replace(annotations=path.name), path.parent, media, {}, bool(asked.media))
+    empty = scratch / "beside"
+    empty.mkdir()
+    return _Opened(source, empty, list_archive(path), {}, searched=True)
+
+
+def _read(
+    opened: _Opened, findings: Findings, task: partial[Task], pool: Pool, advance: Callable[[int], None]
+) -> None:
+    search = _Search(Finder(opened.catalogue, opened.ambiguous)) if opened.searched else None
+    kept = _kept(opened, findings, search)
+    groups = iter(lambda: list(islice(kept, BATCH)), [])
+    waiting: list[list[Record]] = []
+
+    def tasks() -> Iterator[Task]:
+        for group in groups:
+            waiting.append(group)
+            yield task(group)
+
+    for lengths in pool.stream(measure, tasks()):
+        advance(len(lengths))
+        for record, length in zip(waiting.pop(0), lengths, strict=True):
+            findings.measure(opened.source.name, record, length)
+
+
+def _kept(opened: _Opened, findings: Findings, search: _Search | None) -> Iterator[Record]:
+    """The records whose media are there."""
+    name = opened.source.annotations or opened.source.name
+    for entry in read_records(opened.source, opened.folder, opened.catalogue, findings.notes):
+        if isinstance(entry, Rejected):
+            findings.refuse(entry)
+            continue
+        record = entry[1]
+        lost = search.lost(record) if search else None
+        if lost is not None:
+            path, found = lost
+            detail = f"{name}: record {record.id!r}: field {_field(record, path)}: {path[:LONGEST]}: {found.detail}"
+            findings.refuse(Rejected(opened.source.name, name, record.id, found.reason, detail))
+            continue
+        findings.take(record, name, search.sizes if search else {})
+        yield record
+
+
+def _field(record: Record, path: str) -> str:
+    return next(medium.kind for medium in record.media if medium.path == path)
+
+
+class _Search:
+    """Looks media up once each; keeps 8 bytes of those that are there, and what is told of those that are not."""
+
+    def __init__(self, finder: Finder) -> None:
+        self._finder = finder
+        self._found: set[int] = set()
+        self._lost: dict[str, Unfound] = {}
+        self.sizes: dict[str, int] = {}  # of the record's media that are new
+
+    def lost(self, record: Record) -> tuple[str, Unfound] | None:
+        """The first of a record's media that is not there, and why."""
+        self.sizes.clear()
+        for path in {medium.path: None for medium in record.media}:
+            if hash(path) in self._found:
+                continue
+            if path not in self._lost:
+                member = self._finder.find(path)
+                if not isinstance(member, Unfound):
+                    self._found.add(hash(path))
+                    self.sizes[path] = member.size
+                    continue
+                self._lost[path] = member
+            return path, self._lost[path]
+        return None
