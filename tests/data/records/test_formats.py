@@ -202,6 +202,7 @@ def test_messages_that_are_trained_otherwise_are_refused(
         ({"image": "1.png", "text": "Is it?", "label": "yes"}, ["<image>\nIs it?", "yes"]),
         ({"video": "a.mp4", "prompt": "Describe.", "caption": "x"}, ["<video>\nDescribe.", "x"]),
         ({"system": "S", "question": "what?", "answer": "x"}, ["S\n\nwhat?", "x"]),
+        ({"video_name": "v_1", "question": "what?", "answer": "x"}, ["<video>\nwhat?", "x"]),
     ],
 )
 def test_plain_lines(item: dict[str, Any], said: list[str], tmp_path: Path) -> None:
@@ -250,6 +251,8 @@ def test_choices_that_the_question_names_are_not_written_again(tmp_path: Path) -
     assert texts(only(item, tmp_path)) == ["cat or dog?", "A"]
     found = refused({**item, "answer": "cow"}, tmp_path, "jsonl")
     assert found.reason == "answer is no choice"
+    found = refused({"question": "what?", "A": "cat", "B": "dog"}, tmp_path, "jsonl")
+    assert found.reason == "no conversation"
 
 
 def test_accepted_answers_types_and_splits(tmp_path: Path) -> None:
@@ -371,6 +374,7 @@ def test_one_file_a_split(tmp_path: Path) -> None:
         ("reference/conversations.json", "llava", 4),
         ("benchmarks/samples/video_chatgpt5/generic_qa.sample.json", "video-chatgpt", 0),
         ("benchmarks/samples/video_chatgpt5/temporal_qa.sample.json", "video-chatgpt", 0),
+        ("benchmarks/full/mm-vet/mm-vet.json", "jsonl", 0),
         ("benchmarks/full/pope/genuine/coco/coco_pope_random.json", "jsonl", 0),
     ],
 )

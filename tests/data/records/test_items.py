@@ -161,6 +161,13 @@ def test_records_by_their_ids(monkeypatch: pytest.MonkeyPatch, indent: int | Non
     assert read(json.dumps(RECORDS[0], indent=indent).encode()) == RECORDS[:1]
 
 
+def test_questions_by_their_ids() -> None:
+    held = {"v1": {"question": "what?", "answer": "x"}, "v2": {"question": "who?", "answer": "y"}}
+    assert [item["id"] for item in read(json.dumps(held).encode())] == ["v1", "v2"]
+    line = {"question": {"question": "what?"}, "answer": "x"}
+    assert read(json.dumps(line).encode()) == [line]
+
+
 def test_lists_one_after_the_other_are_all_read() -> None:
     one, two = json.dumps(RECORDS[:1]).encode(), json.dumps(RECORDS[1:]).encode()
     assert read(one + two) == read(one + b"\n" + two + b"\n") == RECORDS

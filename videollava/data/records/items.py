@@ -25,6 +25,7 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 BLOCK = 1 << 20
 HEAD = 1 << 16  # bytes that show what kind of file it is
 LONGEST = 64 << 20  # bytes of one item
+ASKED = ("question", "caption")  # what a record without turns has, under its id
 LISTS = ("data", "annotations", "records", "samples", "items", "instances", "entries", "rows")
 WIDE = {  # by their byte order mark; the longer ones first
     codecs.BOM_UTF32_LE: "utf-32",
@@ -99,7 +100,9 @@ def _is_object(line: str) -> bool:
 
 
 def _is_record(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(value.get(key), list) for key in TURNS)
+    return isinstance(value, dict) and (
+        any(isinstance(value.get(key), list) for key in TURNS) or any(key in value for key in ASKED)
+    )
 
 
 def _kind_by_keys(text: str, *, one_line: bool) -> str:

@@ -15,6 +15,7 @@ from videollava.data.records.rejected import RecordError
 
 __all__ = [
     "FIELDS",
+    "KIND_OF",
     "MEDIA_ENDINGS",
     "ROLES",
     "TURNS",

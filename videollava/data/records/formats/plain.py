@@ -18,7 +18,7 @@ from videollava.data.records.formats.marking import mend_marks, put_marks
 from videollava.data.records.gold import LETTERS, read_answers, read_choices
 from videollava.data.records.keys import hint
 from videollava.data.records.marks import MediumKind
-from videollava.data.records.record import FIELDS, TURNS, all_paths
+from videollava.data.records.record import FIELDS, KIND_OF, TURNS, all_paths
 from videollava.data.records.rejected import RecordError
 
 __all__ = ["PLAIN", "kind_of_file"]
@@ -26,7 +26,7 @@ __all__ = ["PLAIN", "kind_of_file"]
 # The first that holds something counts.
 IDS = ("id", "question_id", "qid", "sample_id", "uid")
 QUESTIONS = ("question", "prompt", "query", "instruction", "q", "Q")
-ANSWERS = ("answer", "response", "output", "completion", "a", "A", "answers", "ground_truth", "gt", "label")
+ANSWERS = ("answer", "response", "output", "completion", "answers", "ground_truth", "gt", "label", "a", "A")
 CAPTIONS = ("caption", "captions", "text", "description", "sentence")
 PAIRS = ("qa", "QA", "qas", "qa_pairs", "questions")
 CHOICES = ("choices", "options", "candidates")
@@ -34,6 +34,11 @@ LETTERED = ("{0}", "option_{0}", "choice_{0}")  # one field a choice, by its let
 NUMBERED = ("a{0}", "option_{0}", "option{0}", "choice_{0}")  # or by its number
 TYPES = ("kind", "question_type", "type", "category", "q_type")
 FILES = ("file_name", "filename", "file", "path", "filepath", "file_path", "media", "medium", "clip")
+# Names of media under names of their own, often without an ending: the member of this name is found.
+NAMED: dict[str, MediumKind] = {
+    **dict.fromkeys(("video_name", "video_id"), "video"),
+    **dict.fromkeys(("image_name", "imagename", "img"), "image"),
+}
 ALSO = ("input", "history", "system", "split")
 LETTER_REQUEST = "Answer with the option's letter from the given choices directly."
 
@@ -55,9 +60,7 @@ def _fits(item: Item) -> bool:
     if any(isinstance(item.get(name), list) for name in TURNS):
         return False
     asked = all(_has(item, names) for names in _question_and_answer(item))
-    told = _has(item, CAPTIONS) and _has(
-        item, (*FILES, *(name for names in FIELDS.values() for name in names))
-    )
+    told = _has(item, CAPTIONS) and _has(item, (*FILES, *NAMED, *KIND_OF))
     return asked or told or _has(item, PAIRS)
 
 
@@ -68,7 +71,7 @@ def _as_llava(item: Item, place: str, context: Context) -> Item:
     turns: list[Item] = []
     for question, answer in _pairs(item, choices, kinds, place):
         turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    gold = {"kind": _first(item, TYPES), "split": item.get("split"), **_gold(item, choices, place)}
+    gold = {"kind": _type(item), "split": item.get("split"), **_gold(item, choices, place)}
     named = {"id": _first(item, IDS), **media, **{key: value for key, value in gold.items() if value}}
     _count_history(item, context)
     # What it does not know may be a medium under a slip of a name: from_llava looks at it.
@@ -85,15 +88,19 @@ def _first(item: Item, names: Sequence[str]) -> Any:
     return next((item[name] for name in names if item.get(name) not in (None, "", [])), None)
 
 
+def _type(item: Item) -> str:
+    """A question's type; what is neither a word nor a number is none."""
+    found = _first(item, TYPES)
+    return str(found) if isinstance(found, str | int) else ""
+
+
 def _media(item: Item) -> Item:
     """Fields that name media, with those whose file's ending alone says the kind."""
-    known = {field for fields in FIELDS.values() for field in fields}
-    media = {field: item[field] for field in item if field in known}
-    for name in FILES:
+    media = {field: item[field] for field in item if field in KIND_OF}
+    for name in (*FILES, *NAMED):
         value = item.get(name)
-        paths = value if isinstance(value, list) else [value]
-        for path in paths:
-            kind = kind_of_file(path) if isinstance(path, str) else None
+        for path in value if isinstance(value, list) else [value]:
+            kind = NAMED.get(name) or kind_of_file(path) if isinstance(path, str) else None
             if kind is not None and not any(field in item for field in FIELDS[kind]):
                 media.setdefault(kind, []).append(path)
     return media
@@ -142,6 +149,8 @@ def _question_and_answer(item: Item) -> tuple[Sequence[str], Sequence[str]]:
     """The names that question and answer may have in this item. POPE asks under `text`, beside a label."""
     if not _has(item, QUESTIONS) and _has(item, ("text",)) and _has(item, ANSWERS):
         return ("text", *QUESTIONS), ANSWERS
+    if "B" in item or "b" in item:  # then A is a choice
+        return QUESTIONS, tuple(name for name in ANSWERS if name not in ("a", "A"))
     return QUESTIONS, (*ANSWERS, *CAPTIONS)
 
 
@@ -274,7 +283,8 @@ PLAIN = ItemFormat(
         *TYPES,
         *FILES,
         *ALSO,
-        *(name for names in FIELDS.values() for name in names),
+        *NAMED,
+        *KIND_OF,
     ),
 )
 _KNOWN = frozenset(PLAIN.keys)
