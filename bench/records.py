@@ -20,7 +20,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WORDS = ["a", "the", "red", "dog", "runs", "over", "green", "grass", "while", "two", "people", "watch", "it", "from", "their", "small", "wooden", "house"]
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "dog",
+    "runs",
+    "over",
+    "green",
+    "grass",
+    "while",
+    "two",
+    "people",
+    "watch",
+    "it",
+    "from",
+    "their",
+    "small",
+    "wooden",
+    "house",
+]
 
 
 def records(count: int) -> Iterator[dict[str, object]]:
@@ -55,6 +74,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path)
     arguments = parser.parse_args()
     counter = ["--tokenizer", str(arguments.tokenizer.resolve())] if arguments.tokenizer else []
+    used = 0.0
     with tempfile.TemporaryDirectory() as name:
         for count in arguments.records:
             file = Path(name) / "notes.json"
@@ -68,11 +88,13 @@ def main() -> None:
                 command, cwd=name, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
             )
             seconds = time.perf_counter() - began
+            spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+            busy, used = spent.ru_utime + spent.ru_stime - used, spent.ru_utime + spent.ru_stime
             found = json.loads(done.stdout)
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
             print(
                 f"{found['records']:,} records, {file.stat().st_size / 2**20:,.0f} MiB: {seconds:.1f} s, "
-                f"{found['records'] / seconds:,.0f} records/s, peak {peak:.0f} MiB, "
+                f"{busy:.1f} s of a core, {found['records'] / seconds:,.0f} records/s, "
+                f"peak {spent.ru_maxrss / 1024:.0f} MiB, "
                 f"{sum(found['quarantined'].values()):,} refused, {found['warnings']}, {found['lengths_are']}",
                 flush=True,
             )

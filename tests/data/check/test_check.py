@@ -79,6 +79,22 @@ def test_every_problem_is_told_with_its_place_and_too_many_fail(capsys: pytest.C
     assert found["notes"]["own.jsonl: field 'imgae' is not read; is 'image' meant?"] == 1
 
 
+def test_what_was_read_before_a_break_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.json").write_text(f"[{json.dumps(llava('a'))}, {json.dumps({'id': 'b'})}, {{")
+    status, found = told(capsys, "own.json")
+    assert (status, found["usable"], found["quarantined"]) == (1, 1, {"no conversation": 1})
+    assert "item 2 of the list is not JSON" in found["stopped"]
+    assert main(["check", "own.json"]) == 1
+    assert "It can't be read to its end: own.json: line 1" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_medium_of_two_kinds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    lines(Path("own.jsonl"), [llava("a", image="1.png"), llava("b", depth="1.png")])
+    status, found = told(capsys, "own.jsonl")
+    assert (status, found["quarantined"]) == (1, {"medium of two kinds": 1})
+    assert found["problems"][0]["field"] == "depth"
+
+
 def test_the_table_is_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     lines(Path("own.jsonl"), [*GOOD, {"image": "1.png", "question": "[red]what?", "answer": ""}, GOOD[0]])
@@ -153,7 +169,7 @@ def test_a_tar_of_pairs_is_a_source_of_its_own(capsys: pytest.CaptureFixture[str
         (["own.jsonl", "--tokenizer", "nowhere"], "--tokenizer nowhere: no folder"),
         (["empty.jsonl"], "no record is in it"),
         (["strange.jsonl"], r"is 'qestion' meant for 'question'\?"),
-        (["broken.json"], "line 1: item 1 of the list is not JSON"),
+        (["broken.json"], "line 1: item 0 of the list is not JSON"),
         (["text.tar"], "unreadable archive"),
     ],
 )
@@ -163,7 +179,7 @@ def test_what_cannot_be_checked_is_said_in_one_sentence(
     lines(Path("own.jsonl"), GOOD)
     lines(Path("strange.jsonl"), [{"qestion": "q", "anwser": "a"}])
     Path("empty.jsonl").write_text("")
-    Path("broken.json").write_text('[{"id": 1}, {')
+    Path("broken.json").write_text('[{"id')
     Path("text.tar").write_text("no tar")
     assert main(["check", *arguments]) == 2
     error = capsys.readouterr().err

@@ -81,7 +81,12 @@ def _run(arguments: Arguments) -> int:
     title = f"{checked.name}: tokens a record, {'counted' if tokenizer else 'estimated'}"
     picture.write_text(draw(bars_of(checked.findings.lengths), title, bounds), encoding="utf-8")
     if arguments.json:
-        told = {"passed": checked.passed, "media_searched": checked.searched, "lengths_are": counted}
+        told = {
+            "passed": checked.passed,
+            "stopped": checked.stopped,
+            "media_searched": checked.searched,
+            "lengths_are": counted,
+        }
         files = {"all_problems": str(listed), "picture": str(picture)}
         print(json.dumps({"name": checked.name, **told, **files, **checked.findings.as_json()}, indent=1))
     else:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from videollava.data.check.lengths import Length
-from videollava.data.records.marks import find_marks
-from videollava.data.records.record import Record
+from videollava.data.records.marks import KINDS, MediumKind, find_marks
+from videollava.data.records.record import Medium, Record
 from videollava.data.records.rejected import Notes, Rejected
 
 __all__ = ["EXAMPLES", "Findings", "Problem"]
 
 EXAMPLES = 20  # of a reason, that are shown
 _FIELD = re.compile(r"field ([\w.\[\]]+)")
-TRAINED, TESTED = 1, 2
+TRAINED, TESTED, ROLES = 1, 2, 2  # bits
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,12 @@ class Findings:
         role = TESTED if record.split == "test" else TRAINED
         for medium in record.media:
             self.media[medium.kind] += 1
-            mark = hash((medium.kind, medium.path))
+            mark = hash(medium.path)
             if mark not in self._paths:
                 self.distinct[medium.kind] += 1
                 self.media_bytes += sizes.get(medium.path, 0)
-            self._paths[mark] = self._paths.get(mark, 0) | role
+                self._paths[mark] = KINDS.index(medium.kind) << ROLES
+            self._paths[mark] |= role
         for turn in record.turns:
             if turn.role == "human" and "<" in turn.text:
                 self.marks.update(find_marks(turn.text))
@@ -107,7 +108,14 @@ class Findings:
 
     def both_sides(self) -> int:
         """Media of test records that others are trained on too."""
-        return sum(roles == TRAINED | TESTED for roles in self._paths.values())
+        both = TRAINED | TESTED
+        return sum(seen & both == both for seen in self._paths.values())
+
+    def other_kind(self, medium: Medium) -> MediumKind | None:
+        """The kind that an earlier record has this medium for, where it is another."""
+        seen = self._paths.get(hash(medium.path))
+        kind = medium.kind if seen is None else KINDS[seen >> ROLES]
+        return None if kind == medium.kind else kind
 
     def _compare(self, record: Record, file: str) -> bool:
         same = hash((record.media, record.turns))

@@ -56,18 +56,22 @@ class Asked:
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found. searched: whether media were looked for. bound: what training cuts records to."""
+    """What was found. searched: whether media were looked for. bound: what training cuts records to.
+
+    stopped: why the file could not be read to its end, else "".
+    """
 
     name: str
     findings: Findings
     searched: bool
     bound: Bound | None
     most: float
+    stopped: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether the share of records that would be quarantined is within the bound."""
-        return self.findings.rejected <= self.most * self.findings.records
+        """Whether all could be read, and the share of records that would be quarantined is within the bound."""
+        return not self.stopped and self.findings.rejected <= self.most * self.findings.records
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,17 @@ def check(
         template = "v1" if use == "finetune" else "plain"
         model = params.model
         task = partial(Task, asked.tokenizer, model.image_tokens, model.video_tokens, template, bound)
+        stopped = ""
         with Pool(asked.workers if asked.tokenizer else 1) as pool:
-            _read(opened, findings, task, pool, advance)
+            try:
+                _read(opened, findings, task, pool, advance)
+            except InputError as error:
+                if not findings.records:
+                    raise
+                stopped = str(error)
     if not findings.records:
         raise InputError(f"{asked.target}: no record is in it; name the file that holds them")
-    return Checked(asked.target, findings, opened.searched, bound, params.prepare.max_quarantined)
+    return Checked(asked.target, findings, opened.searched, bound, params.prepare.max_quarantined, stopped)
 
 
 def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Opened:
@@ -165,6 +175,14 @@ def _kept(opened: _Opened, findings: Findings, search: _Search | None) -> Iterat
             path, found = lost
             detail = f"{name}: record {record.id!r}: field {_field(record, path)}: {path[:LONGEST]}: {found.detail}"
             findings.refuse(Rejected(opened.source.name, name, record.id, found.reason, detail))
+            continue
+        if two := [(medium, kind) for medium in record.media if (kind := findings.other_kind(medium))]:
+            medium, kind = two[0]
+            detail = (
+                f"{name}: record {record.id!r}: field {medium.kind}: {medium.path[:LONGEST]}: an earlier record has it "
+                f"as {kind}; one of them is wrong"
+            )
+            findings.refuse(Rejected(opened.source.name, name, record.id, "medium of two kinds", detail))
             continue
         findings.take(record, name, search.sizes if search else {})
         yield record

@@ -45,6 +45,8 @@ def verdict(checked: Checked) -> str:
     unsearched = (
         "" if checked.searched or not findings.media else " Media were not looked for: give --media FOLDER."
     )
+    if checked.stopped:
+        return f"{told}. It can't be read to its end: {checked.stopped}"
     return f"{told}: {'passed' if checked.passed else 'too many'}.{unsearched}"
 
 

@@ -92,12 +92,23 @@ def choose_format(
     if form != AUTO:
         return ITEM_FORMATS[form], items
     rest = iter(items)
-    first = list(islice(rest, LOOKED_AT))
+    first: list[Any] = []
+    broken: InputError | None = None
+    try:
+        first.extend(islice(rest, LOOKED_AT))
+    except InputError as error:
+        broken = error  # what comes before the break is read first
     if not first:
-        return ITEM_FORMATS["llava"], ()
+        return ITEM_FORMATS["llava"], _raising(broken)
     chosen, told = guess_format(first, file)
     notes[told] += 1
-    return chosen, chain(first, rest)
+    return chosen, chain(first, _raising(broken) if broken else rest)
+
+
+def _raising(error: InputError | None) -> Iterator[Any]:
+    yield from ()
+    if error is not None:
+        raise error
 
 
 def file_split(name: str) -> str:
