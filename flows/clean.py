@@ -27,7 +27,8 @@ DVC_OWN = ("exps", "lock", "rwlock", "rwlock.lock")  # queued experiments, and l
 # Outputs of the stages by name: what else lies in data/ and models/ is a person's own.
 STAGED = (
     "data/raw",
-    "data/prepared",
+    "data/shards",
+    "data/index",
     "models/bases",
     "models/encoders",
     "models/projector",

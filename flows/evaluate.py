@@ -30,7 +30,7 @@ from videollava.process import OutputLines, run_streamed
 
 __all__ = ["evaluate"]
 
-DATA = "data/prepared"
+DATA = "data/index"
 
 
 @flow(name="evaluate", log_prints=False)
@@ -76,19 +76,19 @@ def score_version(root: Path, folder: Path, out: Path, benchmarks: list[str], lo
 
 
 def have_questions(root: Path, say: Callable[[str], None]) -> None:
-    """Have what `prepare` made here, from the DVC remote where need be; InputError where that has it not either."""
+    """Have what `index` made here, from the DVC remote where need be; InputError where that has it not either."""
     if (root / DATA).is_dir():
         return
     reason = why_unreached(root) if has_remote(root) else "no default remote is set"
     if not reason:
-        reading = Reading("prepare", say)
+        reading = Reading("index", say)
         command = [sys.executable, "-m", "dvc", "pull", DATA]
         if not run_streamed(command, root, stage_environment(root), OutputLines(reading.take, noise=NOISE)):
             return
         reason = reading.error
     raise InputError(
         f"{root / DATA}: the questions are not here, and DVC cannot bring them ({reason}); "
-        "`dvc repro prepare` makes them"
+        "`dvc repro index` makes them"
     )
 
 

@@ -108,7 +108,7 @@ def _look_ahead(session: Session) -> None:
 
 
 def _stage_task(name: str) -> Callable[..., StageResult]:
-    tries, delay = RETRIES.get(name, (0, 0))
+    tries, delay = RETRIES.get(name.partition("@")[0], (0, 0))
 
     @task(
         name=name,

@@ -227,7 +227,7 @@ def test_what_argparse_would_drop_is_refused(
         (["plan", "--mfu", "2"], "--mfu 2.0: a share of the peak"),
         (["evaluate", "--benchmarks", ",,"], "--benchmarks ,,: write names with a comma between"),
         (["evaluate", "--benchmarks", "a]b"], "write names with a comma between"),
-        (["plan", "--samples", "finetune=1,1,1"], "data/prepared has the finetune split"),
+        (["plan", "--samples", "finetune=1,1,1"], "data/index has the finetune split"),
         (["--local_rank", "1", "models"], "--local_rank 1, but LOCAL_RANK is 0"),
     ],
 )
@@ -241,8 +241,8 @@ def test_what_our_commands_would_drop_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOCAL_RANK", "0")
     (tmp_path / "params.yaml").write_text("profile: tiny\n")
-    (tmp_path / "data/prepared/splits").mkdir(parents=True)
-    (tmp_path / "data/prepared/splits/finetune.arrow").touch()
+    (tmp_path / "data/index/splits").mkdir(parents=True)
+    (tmp_path / "data/index/splits/finetune.arrow").touch()
     status, _, error = run(capsys, *arguments)
     assert status == 2
     assert says in error

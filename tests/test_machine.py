@@ -49,7 +49,7 @@ def test_a_stage_has_its_own_values_over_those_for_all() -> None:
     assert (machine.work("pretrain").strategy, machine.work("pretrain").recompute) == ("zero2", False)
     assert (machine.work("finetune").strategy, machine.work("finetune").recompute) == ("zero3", True)
     assert machine.work("finetune").ranks == 4
-    assert machine.work("prepare").ranks == 1  # stages that are one process stay it
+    assert machine.work("index").ranks == 1  # stages that are one process stay it
     slurm = Machine(launcher="slurm", nodes=2, gpus=0, processes=3)
     assert (slurm.work("evaluate").ranks, slurm.work("fetch").launcher) == (6, "local")
 
@@ -80,7 +80,7 @@ def test_without_a_word_all_gpus_and_a_share_of_the_cores(
         ("tokens_per_pack: 0", "tokens_per_pack must be at least 1, not 0"),
         ("nodes: 2", "launcher local starts ranks on this host alone: set launcher: slurm, or nodes: 1"),
         ("launcher: slurm", "gpus is all, and this host cannot see those of Slurm's nodes"),
-        ("stages: {finetun: {}}", "stages.finetun: no stage; there are fetch, prepare"),
+        ("stages: {finetun: {}}", "stages.finetun: no stage; there are fetch, shards"),
         (
             "stages: {finetune: {strategy: zero4}}",
             r"stages.finetune: strategy is 'zero4' .did you mean 'zero3'",

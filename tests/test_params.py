@@ -41,7 +41,13 @@ def test_the_committed_params_are_the_tiny_profile() -> None:
         ({"finetune": {"epochs": True}}, "finetune.epochs must be int"),
         ({"finetune": {"precision": "bf61"}}, "finetune.precision is 'bf61' .did you mean 'bf16'"),
         ({"model": 3}, "model must be a mapping"),
-        ({"fetch": {"sources": [{"name": "x"}]}}, r"fetch.sources\[0\] lacks kind, format"),
+        ({"sources": {"x": {}}}, r"sources\.x lacks kind, format"),
+        ({"sources": {"../up": {}}}, "made of letters, digits"),
+        ({"sources": {"x": {"name": "y"}}}, "the key is its name; leave it out"),
+        (
+            {"fetch": {"sources": [{"name": "x", "kind": "package"}]}},
+            r"(?s)write in their place:.*x: \{kind: package\}",
+        ),
         ({"evaluate": {"benchmarks": "gqa"}}, "evaluate.benchmarks must be a list"),
     ],
 )

@@ -118,7 +118,7 @@ def test_tokens_of_known_shape_are_hidden_in_any_text(token: str) -> None:
         "password: must be set",
         "https://host:8080/a@b/c, s3://bucket/a@b, https://host/a,https://h/b@2",
         "commit 0123456789abcdef0123456789abcdef01234567",
-        "params.yaml: prepare.tokenizer: train; max_tokens=5, token_count: 3",
+        "params.yaml: index.tokenizer: train; max_tokens=5, token_count: 3",
         "pad_token: <pad>, eos_token='</s>', image_token=<image>, video_token_id: 7",
         "https://host/path and me@host.org; git@github.com:a/b.git; ssh://git@host/a",
         "basic instructions, token embeddings, the key: value, sigma=0.1",

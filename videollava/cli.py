@@ -20,10 +20,12 @@ from videollava.settings import SETTINGS
 __all__ = ["main"]
 
 USAGE_ERROR = 2
+EACH = ("fetch", "shards")  # stages of one source each
 
 STAGES = {
-    "fetch": ("videollava.data.acquire.fetch", "sources -> verified archives in data/raw"),
-    "prepare": ("videollava.data.prepare.stage", "archives -> tar shards and an index in data/prepared"),
+    "fetch": ("videollava.data.acquire.fetch", "a source -> verified archives in data/raw"),
+    "shards": ("videollava.data.prepare.shards", "a source's archives -> tar shards in data/shards"),
+    "index": ("videollava.data.prepare.index", "all shards -> splits with token lengths in data/index"),
     "bases": ("videollava.train.bases", "the language model to start from -> models/bases"),
     "align": ("videollava.train.align", "contrastive alignment of the encoders -> models/encoders"),
     "pretrain": (
@@ -65,6 +67,8 @@ def _stage(name: str) -> Command:
 
     def add(parser: argparse.ArgumentParser) -> None:
         add_params(parser)
+        if name in EACH:
+            parser.add_argument("source", nargs="?", default="", help="its name in params.yaml; default: all")
         if name == "evaluate":
             parser.add_argument("--model", type=Path, help="another model folder than models/videollava")
             parser.add_argument(
@@ -110,12 +114,25 @@ def _stage(name: str) -> Command:
             if getattr(arguments, "model", None):
                 _evaluate_other(params, machine, workspace, arguments)
                 return 0
-            with track(name, params, workspace, machine):
-                import_module(module).run(params, workspace, machine)
-                _plot(name, workspace)
+            for stage, chosen in _parts(name, params, getattr(arguments, "source", "")):
+                with track(stage, params, workspace, machine):
+                    import_module(module).run(params, workspace, machine, *chosen)
+                    _plot(name, workspace)
         return 0
 
     return Command(about, add, run)
+
+
+def _parts(name: str, params: Any, source: str) -> list[tuple[str, tuple[str, ...]]]:
+    """The stages of a command, as dvc.yaml names them, each with what of the data it is for."""
+    if name not in EACH:
+        return [(name, ())]
+    if source and source not in params.sources:
+        raise InputError(
+            f"params.yaml: sources: no {source!r}; there are: {', '.join(params.sources) or 'none'}"
+        )
+    names = [source] if source else list(params.sources) or [""]
+    return [(f"{name}@{one}" if one else name, (one,)) for one in names]
 
 
 def _check_evaluation(arguments: Arguments) -> None:
@@ -146,7 +163,7 @@ def _take_rank(local_rank: int | None) -> None:
 
 def _check_ranks(name: str) -> None:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks > 1 and name in ("fetch", "prepare", "bases"):
+    if ranks > 1 and name in ("fetch", "shards", "index", "bases"):
         raise InputError(f"{name} is one process; torchrun started {ranks}: run `videollava {name}`")
 
 
@@ -313,7 +330,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="STAGE=IMAGES,VIDEOS,TEXTS",
-        help="numbers of samples where data/prepared has none",
+        help="numbers of samples where data/index has none",
     )
     parser.add_argument("--json", action="store_true")
 
@@ -333,10 +350,10 @@ def _run_plan(arguments: Arguments) -> None:
     if len(stated) < len(arguments.samples):
         raise InputError("--samples: one stage is given twice; state its numbers once")
     for stage in stated:
-        if Path(f"data/prepared/splits/{stage}.arrow").is_file():
+        if Path(f"data/index/splits/{stage}.arrow").is_file():
             raise InputError(
-                f"--samples {stage}=..: data/prepared has the {stage} split, and its lengths count; leave it out, or "
-                "plan in a folder without data/prepared"
+                f"--samples {stage}=..: data/index has the {stage} split, and its lengths count; leave it out, or "
+                "plan in a folder without data/index"
             )
     outlook = plan(params, machine, Path.cwd(), hardware, stated, arguments.mfu)
     print(as_json(outlook) if arguments.json else as_text(outlook))

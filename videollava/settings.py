@@ -35,6 +35,11 @@ def _run_profile(arguments: Arguments) -> None:
         )
     file.write_text(text)
     print(f"{file}: profile {arguments.name}")
+    from videollava.data.prepare.listed import list_sources
+
+    workspace = file.absolute().parent
+    if list_sources(workspace, load_params(file).sources):
+        print(f"{workspace / 'dvc.yaml'}: its sources are what index reads")
 
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:

@@ -63,24 +63,25 @@ def make_workspace(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder)
-    clips = "{name: clips, kind: generated, format: clips, train: 96, test: 24, seed: 1}"
-    params = tiny(f"fetch.sources=[{clips}, {write_pictures(folder / 'from')}]")
+    clips = "clips: {kind: generated, format: clips, train: 96, test: 24, seed: 1}"
+    params = tiny(f"sources={{{clips}, {write_pictures(folder / 'from')}}}")
     for module in (
-        "data.fetch",
-        "data.prepare",
+        "data.acquire.fetch",
+        "data.prepare.shards",
+        "data.prepare.index",
         "train.bases",
         "train.align",
         "train.pretrain",
         "train.finetune",
     ):
         import_module(f"videollava.{module}").run(params, folder, MACHINE)
-    # What the stages read is in data/prepared.
+    # What the stages read is in data/index.
     for spent in ("from", "data/raw", "checkpoints", "runs", "plots"):
         shutil.rmtree(folder / spent, ignore_errors=True)
 
 
 def write_pictures(folder: Path) -> str:
-    """An archive of drawn stills with captions and questions, as three sources (inside of a YAML list)."""
+    """An archive of drawn stills with captions and questions, as three sources (inside of a YAML mapping)."""
     folder.mkdir(parents=True)
     items: dict[str, list[dict[str, object]]] = {"align": [], "pretrain": [], "finetune": []}
     with tarfile.open(folder / "pictures.tar", "w") as archive:
@@ -107,6 +108,6 @@ def _source(folder: Path, use: str, rows: list[dict[str, object]]) -> str:
     notes.write_text(json.dumps(rows))
     hashes = ", ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in (archive, notes))
     return (
-        f"{{name: pictures_{use}, kind: archive, format: llava, use: {use}, urls: ['{archive.as_uri()}'], "
+        f"pictures_{use}: {{kind: archive, format: llava, use: {use}, urls: ['{archive.as_uri()}'], "
         f"annotations: '{notes.as_uri()}', sha256: [{hashes}]}}"
     )

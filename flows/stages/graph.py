@@ -11,7 +11,7 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.params import Params
 from videollava.registry.manifest import MODEL
-from videollava.tracking.lineage import read_yaml
+from videollava.tracking.lineage import read_graph
 
 __all__ = ["check_params", "kept_stages", "stage_inputs", "stage_order", "stage_outputs"]
 
@@ -65,7 +65,7 @@ def check_params(workspace: Path, values: Mapping[str, Any]) -> None:
 
     Without this a params.yaml of before a parameter was named would end the run at its stage, hours later.
     """
-    stages = _stages(workspace).values()
+    stages = _stages(workspace, values).values()
     # What else a stage may name are keys of other files.
     named = dict.fromkeys(
         name for entry in stages for name in entry.get("params") or () if isinstance(name, str)
@@ -88,13 +88,11 @@ def _held(values: Any, name: str) -> Any:
     return values
 
 
-def _stages(workspace: Path) -> dict[str, Any]:
-    stages = read_yaml(workspace / "dvc.yaml").get("stages") or {}
+def _stages(workspace: Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    stages = read_graph(workspace, values)
     if not stages:
         raise InputError(f"{workspace / 'dvc.yaml'}: no stages; run from the repository root")
-    if not isinstance(stages, Mapping) or not all(isinstance(one, Mapping) for one in stages.values()):
-        raise InputError(f"{workspace / 'dvc.yaml'}: stages must be a mapping of names to stages")
-    return dict(stages)
+    return stages
 
 
 def _needed(name: str, stages: Mapping[str, Any]) -> set[str]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from videollava.params import Fetch, Model, Params, Prepare, Source
+from videollava.machine import DEFAULTS, Machine
+from videollava.params import Index, Model, Params, Shards, Source
 
 CLIPS = Source(name="toy_clips", kind="generated", format="clips", train=12, test=8, seed=3)
 
@@ -72,11 +73,21 @@ def archive_source(*files: Path, name: str = "mine", use: str = "finetune", anno
     )
 
 
-def params(*sources: Source, **prepare: Any) -> Params:
-    """Small parameters: a picture is 4 tokens, a clip 3 x 5."""
-    settings = {"vocab_size": 300, **prepare}
+def params(*sources: Source, **settings: Any) -> Params:
+    """Small parameters: a picture is 4 tokens, a clip 3 x 5. `settings` are of shards and of index."""
+    cut = {name: value for name, value in settings.items() if name in Shards.model_fields}
+    rest = {name: value for name, value in settings.items() if name not in cut}
     return Params(
         model=Model(image_size=16, patch_size=8, frames=3),
-        fetch=Fetch(sources=sources, retries=2),
-        prepare=Prepare(**settings),
+        sources={source.name: source for source in sources},
+        shards=Shards(**cut),
+        index=Index(**{"vocab_size": 300, **rest}),
     )
+
+
+def prepare(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
+    """Shards of all sources, and their index."""
+    from videollava.data.prepare import index, shards
+
+    shards.run(params, workspace, machine)
+    index.run(params, workspace, machine)

@@ -53,24 +53,28 @@ def model_folder(micro: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def prepare(tmp_path: Path) -> Callable[..., Path]:
-    """prepare(media, {split: rows}): data/prepared in a fresh workspace; rows are (id, turns, media numbers)."""
+    """prepare(media, {split: rows}): data/index in a fresh workspace; rows are (id, turns, media numbers)."""
     from videollava.data.archives.listing import TarWriter
-    from videollava.data.prepare.shards import SplitWriter, write_media
+    from videollava.data.prepare.index import write_shards
+    from videollava.data.prepare.tables import split_writer, write_media
 
     def make(
         contents: Sequence[tuple[str, bytes]], splits: dict[str, Sequence[tuple[str, Any, Any]]]
     ) -> Path:
-        folder = tmp_path / "work/data/prepared"
+        folder = tmp_path / "work/data/index"
         folder.mkdir(parents=True)
         media = []
-        with TarWriter(folder / "media-00000.tar") as writer:
+        shard = tmp_path / "work/data/shards/made/made-00000.tar"
+        shard.parent.mkdir(parents=True)
+        with TarWriter(shard) as writer:
             for number, (kind, data) in enumerate(contents):
                 place = {"shard": 0, "offset": writer.add(str(number), data), "size": len(data)}
                 about = {"media_id": number, "kind": kind, "sha256": sha256(data).hexdigest()}
                 media.append({**place, **about, "width": 20, "height": 20, "frames": 1})
         write_media(folder, media)
+        write_shards(folder, [("made", shard)])
         for name, rows in splits.items():
-            split = SplitWriter(folder, name)
+            split = split_writer(folder, name)
             for key, turns, numbers in rows:
                 row = {
                     "id": key,

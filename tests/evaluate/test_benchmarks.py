@@ -228,7 +228,7 @@ def test_llava_bench_asks(tmp_path: Path) -> None:
 
 
 def test_tiny_questions_are_elsewhere() -> None:
-    with pytest.raises(InputError, match="data/prepared"):
+    with pytest.raises(InputError, match="data/index"):
         benchmarks.get("easy_vqa").questions([Path("x")])
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from videollava.data.archives.listing import TarWriter
-from videollava.data.prepare.shards import write_media
+from videollava.data.prepare.tables import write_media
 from videollava.data.toy.scenes import describe_split
 from videollava.errors import InputError
 from videollava.evaluate.charts import Curve, curve_chart, read_curve
@@ -91,7 +91,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workspace(tmp_path: Path, prepared: Path) -> Path:
     """A workspace after `evaluate`: 36 of 40 image questions right, 3 of 4 about clips."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "data/prepared").symlink_to(prepared)
+    (tmp_path / "data/index").symlink_to(prepared)
     write_rows(tmp_path / "evaluation", "easy_vqa", images(wrong=4))
     write_rows(tmp_path / "evaluation", "easy_vqa.blind", images(wrong=20))
     clips = [row(k, "up" if k else "down", "up", "direction", IMAGES + k % VIDEOS) for k in range(4)]
@@ -254,10 +254,10 @@ def test_split_is_explained_with_counts(workspace: Path, tmp_path: Path) -> None
     assert "left no summary" in text
     own = tmp_path / "own"
     write_rows(own / "evaluation", "easy_vqa", images(wrong=4))
-    (own / "data/prepared").mkdir(parents=True)
+    (own / "data/index").mkdir(parents=True)
     counts = {"records": 1234, "images": 5, "videos": 6, "target_tokens": 7}
     summary = {"splits": {"finetune": counts}, "test_media_in_training": 3, "quarantined": {"records": 9}}
-    (own / "data/prepared/summary.json").write_text(json.dumps(summary))
+    (own / "data/index/summary.json").write_text(json.dumps(summary))
     params = PARAMS.replace(fetch=Fetch(sources=(Source(name="mine", kind="archive", format="llava"),)))
     page = write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, own / "evaluation/report.html")
     text = words(page.read_text())
@@ -265,13 +265,13 @@ def test_split_is_explained_with_counts(workspace: Path, tmp_path: Path) -> None
     assert "also in training: 3. Records quarantined while preparing: 9." in text
     assert "mine: used for training only" in text
     assert "combination is held out" not in text
-    assert "media have no picture; the first: data/prepared/media.arrow: not found" in text
+    assert "media have no picture; the first: data/index/media.arrow: not found" in text
     assert "were held out" not in text
     summary["splits"] = {"finetune": counts, "finetune-valid": counts}
-    (own / "data/prepared/summary.json").write_text(json.dumps(summary))
+    (own / "data/index/summary.json").write_text(json.dumps(summary))
     page = write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, own / "evaluation/report.html")
     assert "Splits that end in -valid were held out of training" in words(page.read_text())
-    (own / "data/prepared/summary.json").write_text("{}")
+    (own / "data/index/summary.json").write_text("{}")
     with pytest.raises(InputError, match=r"summary\.json: not what prepare writes"):
         write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, page)
 
@@ -380,7 +380,7 @@ def test_pictures_that_cannot_be_read_or_cost_too_much_are_counted(
     rows[0]["media"] = [99]
     write_rows(workspace / "evaluation", "easy_vqa", rows)
     text = words(report(workspace))
-    assert "1 media have no picture; the first: data/prepared: no medium 99" in text
+    assert "1 media have no picture; the first: data/index: no medium 99" in text
     monkeypatch.setattr("videollava.evaluate.report.PICTURES", 10_000)
     page = report(workspace)
     assert re.search(r"\d+ pictures are left out for the page", words(page))

@@ -36,7 +36,7 @@ def test_without_them_the_remedy_is_named_at_once(workspace: Path, monkeypatch: 
 def test_what_the_remote_lacks_is_said_in_dvcs_words(workspace: Path) -> None:
     (workspace.parent / "remote").mkdir()
     (workspace / ".dvc" / "config.local").write_text(REMOTE.format(workspace.parent / "remote"))
-    with pytest.raises(InputError, match=r"cannot bring them \(.*data/prepared"):
+    with pytest.raises(InputError, match=r"cannot bring them \(.*data/index"):
         have_questions(workspace, print)
 
 

@@ -43,7 +43,7 @@ def train(workspace: Path, weights: str, accuracy: float, blind: float = 20.0) -
     for name, text in files.items():
         (folder / name).write_text(text)
     stages = {
-        "prepare": {"cmd": "p", "outs": [{"path": "data/prepared", "md5": "d.dir"}]},
+        "prepare": {"cmd": "p", "outs": [{"path": "data/index", "md5": "d.dir"}]},
         "finetune": {"cmd": "f", "outs": [{"path": "models/videollava", "md5": key}]},
         "evaluate": {"cmd": "e", "outs": [{"path": "evaluation", "md5": f"{accuracy}.dir"}]},
     }

@@ -12,10 +12,9 @@ from micro import MACHINE, ROOT, micro, sources, write_machine
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/prepared, models/bases and models/encoders of the micro parameters; read only."""
+    """data/index, models/bases and models/encoders of the micro parameters; read only."""
     from videollava.data.acquire import fetch
-    from videollava.data.prepare import held_out
-    from videollava.data.prepare import stage as prepare
+    from videollava.data.prepare import held_out, index, shards
     from videollava.train import align, bases
 
     workspace = tmp_path_factory.mktemp("micro")
@@ -24,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = micro(sources(workspace / "from"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(held_out, "ONE_IN", 8)  # as it is, of so few records nothing would be held out
-        for stage in (fetch, prepare, bases, align):
+        for stage in (fetch, shards, index, bases, align):
             stage.run(params, workspace, MACHINE)
     write_machine(workspace)
     return workspace

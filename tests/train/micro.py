@@ -55,8 +55,8 @@ def settings(*changes: str) -> list[str]:
 
 def sources(folder: Path) -> str:
     """The override that makes two dozen clips and as many pictures the sources."""
-    clips = "{name: clips, kind: generated, format: clips, train: 24, test: 8, seed: 1}"
-    return f"fetch.sources=[{clips}, {write_sources(folder)}]"
+    clips = "clips: {kind: generated, format: clips, train: 24, test: 8, seed: 1}"
+    return f"sources={{{clips}, {write_sources(folder)}}}"
 
 
 def write_machine(folder: Path, **changes: object) -> None:

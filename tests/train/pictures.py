@@ -27,7 +27,7 @@ def draw(color: str, shape: str, place: int) -> bytes:
 
 
 def write_sources(folder: Path) -> str:
-    """Write the archive and its annotations; the sources as a YAML list's inside."""
+    """Write the archive and its annotations; the sources as the inside of a YAML mapping."""
     folder.mkdir(parents=True)
     items: dict[str, list[dict[str, object]]] = {"align": [], "pretrain": [], "finetune": []}
     with tarfile.open(folder / "pictures.tar", "w") as archive:
@@ -51,7 +51,7 @@ def write_sources(folder: Path) -> str:
         notes.write_text(json.dumps(rows))
         archive_url = (folder / "pictures.tar").as_uri()
         sources.append(
-            f"{{name: pictures_{use}, kind: archive, format: llava, use: {use}, urls: ['{archive_url}'], "
+            f"pictures_{use}: {{kind: archive, format: llava, use: {use}, urls: ['{archive_url}'], "
             f"annotations: '{notes.as_uri()}', sha256: [{_sha256(folder / 'pictures.tar')}, {_sha256(notes)}]}}"
         )
     return ", ".join(sources)

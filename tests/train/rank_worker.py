@@ -16,7 +16,7 @@ import numpy as np
 
 from videollava.data.load.batches import Packs
 from videollava.data.load.packing import Lengths, Plan
-from videollava.data.prepare.shards import load_split
+from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.train import instruct, loop
 

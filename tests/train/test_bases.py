@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from videollava.data.prepare.shards import load_split
+from videollava.data.prepare.tables import load_split
 from videollava.data.records.record import Turn
 from videollava.data.text.prompts import IGNORED, TEMPLATES
 from videollava.train.bases import QUESTIONS, parts_of, texts_of
@@ -44,7 +44,7 @@ def test_a_medium_without_a_caption_leaves_the_question() -> None:
 
 
 def test_texts_hold_every_answer_and_no_system_prompt(made: Path) -> None:
-    prepared = made / "data/prepared"
+    prepared = made / "data/index"
     tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
     answers = [
         turn[1]

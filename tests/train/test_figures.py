@@ -15,7 +15,7 @@ from micro import MACHINE, micro
 
 from videollava.data.load.batches import Layout, Packs
 from videollava.data.load.packing import Plan
-from videollava.data.prepare.shards import load_split
+from videollava.data.prepare.tables import load_split
 from videollava.data.text.vocabulary import load_tokenizer
 from videollava.errors import InputError
 from videollava.tracking import track
@@ -103,7 +103,7 @@ def test_the_record_whose_loss_is_no_number_is_named(
     workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = workspace("broken")
-    ids = load_split(folder / "data/prepared", "pretrain")["id"].to_pylist()
+    ids = load_split(folder / "data/index", "pretrain")["id"].to_pylist()
     poison(monkeypatch, lambda step, row: float("nan") if row == 5 else 0.0)
     real = instruct.forward
 
@@ -123,7 +123,7 @@ def test_a_spike_is_told_with_its_records_and_a_remedy(
 ) -> None:
     folder = workspace("jumps")
     monkeypatch.setattr(spikes, "WINDOW", 4)
-    ids = load_split(folder / "data/prepared", "pretrain")["id"].to_pylist()
+    ids = load_split(folder / "data/index", "pretrain")["id"].to_pylist()
     real, worst = instruct.forward, []
 
     def forward(model: Any, batch: Any, share: Any, **options: Any) -> torch.Tensor:

@@ -22,7 +22,7 @@ from videollava.train import pretrain
 def test_a_step_that_lost_every_record_counts_and_moves_no_weight_to_nowhere(
     workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    params, folder = micro("pretrain.cache_features=false", "prepare.max_quarantined=0.99"), workspace("lost")
+    params, folder = micro("pretrain.cache_features=false", "shards.max_quarantined=0.99"), workspace("lost")
     real = Packs._sample  # of the held-out records, too: their plan is one step
 
     def sample(packs: Packs, row: int) -> Any:

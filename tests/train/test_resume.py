@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from micro import MACHINE, ROOT, micro, settings
 
-from videollava.data.prepare.shards import load_split
+from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.tracking import input_key, track, write_curve
 from videollava.train import finetune, loop, pretrain
@@ -87,7 +87,7 @@ def test_a_loss_that_is_no_number_names_the_step_its_records_and_what_to_do(
         return figures
 
     monkeypatch.setattr(loop, "_learn", learn)
-    ids = load_split(folder / "data/prepared", "finetune")["id"].to_pylist()
+    ids = load_split(folder / "data/index", "finetune")["id"].to_pylist()
     with pytest.raises(
         InputError,
         match=r"the loss of step 1 is nan \(no record of this rank has such a loss by itself; this rank's records: ",

@@ -16,7 +16,7 @@ from torch import nn
 
 from videollava.data.load.batches import Batch, Layout, Packs, lay_in_row
 from videollava.data.load.packing import Lengths
-from videollava.data.prepare.shards import load_split
+from videollava.data.prepare.tables import load_split
 from videollava.data.text.bounds import bound_of
 from videollava.data.text.prompts import IGNORED, Encoded
 from videollava.model import checkpoint
@@ -106,7 +106,7 @@ def test_the_last_value_is_the_finished_model_s(workspace: Callable[[str], Path]
     run(pretrain, folder)
     run(finetune, folder)
     loaded = checkpoint.load(folder / "models/videollava")
-    prepared = folder / "data/prepared"
+    prepared = folder / "data/index"
     count = load_split(prepared, "finetune-valid").num_rows
     assert count > 1
     layout = Layout.of(

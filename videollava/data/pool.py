@@ -33,6 +33,11 @@ class Pool:
         self._executor: ProcessPoolExecutor | None = None
         self._owner = os.getpid()
 
+    @property
+    def workers(self) -> int:
+        """How many items are worked on at a time."""
+        return max(1, self._workers)
+
     def __enter__(self) -> Pool:
         return self
 

@@ -17,7 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from videollava.data.prepare.shards import Shards, is_trained_on, load_split, split_names
+from videollava.data.load.shards import Shards
+from videollava.data.prepare.tables import is_trained_on, load_split, split_names
 from videollava.evaluate.benchmarks.interface import LETTER, SHORT
 from videollava.evaluate.benchmarks.vizwiz import UNANSWERABLE
 from videollava.evaluate.questions import Medium, QuestionSet
@@ -45,7 +46,7 @@ def find_contamination(sets: Sequence[QuestionSet], workspace: Path) -> dict[str
     how many questions' texts are there (`questions`) or nearly so (`near`), how many ask it of the same medium
     (`both`); with `examples`. Nothing where there are no prepared data to look into.
     """
-    prepared = workspace / "data/prepared"
+    prepared = workspace / "data/index"
     if not (prepared / "media.arrow").is_file():
         return {}
     shards = Shards(prepared)

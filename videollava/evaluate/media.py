@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videollava.data.load.shards import Shards
 from videollava.data.media.pixels import stack
 from videollava.data.media.read import load_pixels
 from videollava.data.pool import Pool
-from videollava.data.prepare.shards import Shards
 from videollava.errors import InputError
 from videollava.evaluate.questions import Item, Medium
 from videollava.evaluate.ranks import Ranks
@@ -61,7 +61,7 @@ Encode = Callable[[Sequence[Sequence[Medium]]], Iterator[Encoded]]
 class Reader:
     """Where media are and how they become pixels, as a model's encoders take them; goes to worker processes.
 
-    Numbers are media of data/prepared in `workspace`, paths are relative to it.
+    Numbers are media of data/index in `workspace`, paths are relative to it.
     """
 
     workspace: Path
@@ -95,7 +95,7 @@ class Reader:
         return path.stat().st_size if path.is_file() else 0
 
     def _shards(self) -> Shards:
-        prepared = self.workspace / "data/prepared"
+        prepared = self.workspace / "data/index"
         return _open_shards(prepared, (prepared / "media.arrow").stat().st_mtime_ns)
 
 

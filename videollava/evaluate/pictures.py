@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from videollava.data.load.shards import Shards
 from videollava.data.media.read import read_depth, read_frames, read_image
-from videollava.data.prepare.shards import Shards
 from videollava.errors import InputError
 from videollava.evaluate.page import Markup, tag
 
@@ -94,7 +94,7 @@ class Album:
 
     def _open(self) -> Shards:
         if self._shards is None:
-            self._shards = Shards(self.workspace / "data/prepared")
+            self._shards = Shards(self.workspace / "data/index")
         return self._shards
 
 

@@ -1,4 +1,4 @@
-"""The questions of an evaluation: of a split of data/prepared, or of a benchmark's own files and media.
+"""The questions of an evaluation: of a split of data/index, or of a benchmark's own files and media.
 
 A benchmark's folder (params `evaluate.folders`) holds its question and gold files, JSON, JSON lines or tables,
 and its media:
@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from videollava.data.prepare.shards import load_split
+from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
 from videollava.evaluate.benchmarks import Benchmark, Question
@@ -32,14 +32,14 @@ from videollava.params import Evaluate
 
 __all__ = ["Item", "Medium", "QuestionSet", "read_questions", "read_split"]
 
-Medium = tuple[str, int | str]  # kind; number of data/prepared, or path
+Medium = tuple[str, int | str]  # kind; number of data/index, or path
 MARK = re.compile("<(image|video)>")
 PROBED = 20  # questions by whose media the media folder is found
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question: the human turn with a mark for each of `media` in order (numbers of data/prepared, or
+    """One question: the human turn with a mark for each of `media` in order (numbers of data/index, or
     paths), the gold's text where it is known, and what the answer's line has beside id and text.
     """
 
@@ -96,8 +96,8 @@ def read_questions(name: str, choices: Evaluate, workspace: Path, unpacked: Path
     if name in choices.folders:
         folder = workspace / choices.folders[name]
         found = _read_folder(one, folder, unpacked, workspace)
-    elif (workspace / f"data/prepared/splits/test-{name}.arrow").is_file():
-        found = QuestionSet(one, tuple(read_split(workspace / "data/prepared", name)))
+    elif (workspace / f"data/index/splits/test-{name}.arrow").is_file():
+        found = QuestionSet(one, tuple(read_split(workspace / "data/index", name)))
     else:
         raise InputError(
             f"{name}: the prepared data have no split test-{name}; set evaluate.folders.{name} to the folder "

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videollava.data.prepare.shards import base_split
+from videollava.data.prepare.tables import base_split
 from videollava.data.toy import scenes as toy
 from videollava.errors import InputError
 from videollava.evaluate.charts import curve_chart, read_curve
@@ -66,7 +66,7 @@ def write_report(
     """Write the report of the evaluation in `target`'s folder (its predictions/) to `target`, an HTML file.
 
     Args:
-        workspace: where data/prepared, plots/ and the lineage are.
+        workspace: where data/index, plots/ and the lineage are.
         metrics: as in metrics.json.
         champion: the champion's evaluation folder, to compare with.
         lineage: names and texts for the page's head; default: what the workspace says of itself.
@@ -146,7 +146,7 @@ def _curves(workspace: Path) -> Markup:
 def _split(workspace: Path, params: Params, results: Mapping[str, Results], folder: Path) -> Markup:
     """How training and test data are kept apart, source by source, with counts of the prepared data."""
     lines = []
-    for source in params.fetch.sources:
+    for source in params.sources.values():
         if source.kind == "generated":
             lines.append(tag("p", tag("b", f"{source.name}: "), toy.describe_split()))
         elif source.format == "easy-vqa":
@@ -186,7 +186,7 @@ def _contamination(folder: Path) -> Markup:
 
 
 def _counts(workspace: Path) -> Markup:
-    file = workspace / "data/prepared/summary.json"
+    file = workspace / "data/index/summary.json"
     if not file.is_file():
         return tag("p", "The prepared data left no summary.", class_="note")
     try:
@@ -199,7 +199,7 @@ def _counts(workspace: Path) -> Markup:
         cut = sum(counts.get("cut_records", 0) for counts in summary["splits"].values())
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{file}: not what prepare writes ({error!r}); run `videollava prepare` again"
+            f"{file}: not what index writes ({error!r}); run `videollava index` again"
         ) from error
     heads = ("split", "records", "images", "videos", "answer tokens")
     note = (

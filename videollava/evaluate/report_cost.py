@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videollava.evaluate.page import Markup, join, table, tag
-from videollava.tracking import Spent, made_by, read_spent
+from videollava.tracking import Spent, made_by, read_graph, read_spent
 
 __all__ = ["cost_part"]
 
-STAGES = ("fetch", "prepare", "bases", "align", "pretrain", "finetune")
+STAGES = ("fetch", "shards", "index", "bases", "align", "pretrain", "finetune")
 KINDS = ("GPU", "process")
 SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "G"))
 NOTE = (
@@ -22,9 +22,10 @@ NOTE = (
 
 def cost_part(workspace: Path) -> Markup:
     """A table, and what it lacks: a stage whose outputs were restored from a cache took its time elsewhere."""
-    journals = {stage: made_by(workspace, stage) for stage in STAGES}
+    stages = [name for name in read_graph(workspace) if name.partition("@")[0] in STAGES]
+    journals = {stage: made_by(workspace, stage) for stage in stages}
     spent = {stage: read_spent(path) for stage, path in journals.items() if path is not None}
-    missing = [stage for stage in STAGES if stage not in spent]
+    missing = [stage for stage in stages if stage not in spent]
     if not spent:
         return tag("p", "What training took is not recorded here.", class_="note")
     heads = ["stage", "hours", "attempts", "tokens/s", "FLOP/s", "MFU", "MFU, PaLM's"]

@@ -42,7 +42,7 @@ TAIL = 0.025  # of a two-sided 95% interval
 @dataclass(frozen=True)
 class Answer:
     """One question, its gold answer and what a model said. `value` is what it adds to the score (0-100, a
-    judge's 0-5); `media` are numbers of data/prepared, or paths.
+    judge's 0-5); `media` are numbers of data/index, or paths.
     """
 
     id: str

@@ -1,6 +1,6 @@
 """The `evaluate` stage: predictions, scores against the blinded model and chance, metrics.json, the report.
 
-In: data/prepared or the benchmarks' folders, models/videollava (or any model folder). Out: evaluation/ and
+In: data/index or the benchmarks' folders, models/videollava (or any model folder). Out: evaluation/ and
 metrics.json. Under torchrun the ranks share the questions, and rank 0 judges and scores.
 """
 

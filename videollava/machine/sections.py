@@ -13,8 +13,8 @@ from videollava.params.bounds import Amount, Count, Flag, Listed, Positive, Sect
 
 __all__ = ["DEFAULTS", "STAGES", "Machine", "Slurm", "Strategy", "Work"]
 
-STAGES = ("fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate")
-ALONE = ("fetch", "prepare", "bases")  # stages of one process
+STAGES = ("fetch", "shards", "index", "bases", "align", "pretrain", "finetune", "evaluate")
+ALONE = ("fetch", "shards", "index", "bases")  # stages of one process
 MOST = 1024
 MOST_WORKERS = 8  # of one rank, where their number is not given
 
@@ -107,6 +107,9 @@ class Work(Section):
 class Machine(Work):
     """All of machine.yaml: values for every stage, other ones for some, and what Slurm is asked for."""
 
+    download_retries: Whole = Field(
+        5, description="attempts in a row of a download that may bring nothing new"
+    )
     stages: Mapping[str, Mapping[str, Any]] = Field(
         {}, description="by stage, values of the above in the place of those for all"
     )

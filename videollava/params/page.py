@@ -34,9 +34,10 @@ def markdown() -> str:
 def _section(path: str, entry: dict[str, Any], kinds: dict[str, Any]) -> Iterator[str]:
     rows, nested = [], []
     for name, declared in entry["properties"].items():
-        inner = declared.get("$ref") or declared.get("items", {}).get("$ref")
+        below = declared.get("additionalProperties")
+        inner = declared.get("$ref") or (below.get("$ref") if isinstance(below, dict) else None)
         if inner:
-            nested.append((f"{path}.{name}".lstrip(".") + ("[]" if "items" in declared else ""), inner))
+            nested.append((f"{path}.{name}".lstrip(".") + (".NAME" if below else ""), inner))
             continue
         rows.append(f"| `{name}` | {_kind(declared)} | {_default(declared)} | {declared['description']} |")
     yield f"## {path or 'Top level'}\n"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from videollava.errors import InputError
 from videollava.params.bounds import Section
 from videollava.params.sections import Params
+from videollava.scrub import scrub
 
 __all__ = [
     "load_params",
@@ -51,9 +52,17 @@ TRAINED = {
     "checkpoint_steps": "checkpoint_steps",
 }
 MOVED = {
-    **{f"{stage}.workers": "workers" for stage in ("fetch", "prepare", "align", "evaluate")},
+    **{f"{stage}.workers": "workers" for stage in ("align", "evaluate")},
     **{f"{stage}.{old}": new for stage in ("pretrain", "finetune") for old, new in TRAINED.items()},
     "evaluate.batch_tokens": "tokens_per_batch",
+}
+# What the sections `fetch` and `prepare` became.
+OLDER = {
+    "tokenizer": "index",
+    "vocab_size": "index",
+    "held_out": "index",
+    "shard_mib": "shards",
+    "max_quarantined": "shards",
 }
 Read = TypeVar("Read", bound=Section)
 BOUNDS = {
@@ -77,6 +86,7 @@ def load_params(path: Path | str = "params.yaml", overrides: Sequence[str] = ())
 
 def parse_params(raw: Mapping[str, Any], origin: str = "params.yaml") -> Params:
     """Turn a plain mapping into Params; InputError names the key and the nearest right one."""
+    _refuse_older(raw, origin)
     return read_section(Params, raw, origin, MOVED)
 
 
@@ -141,6 +151,31 @@ def split_overrides(texts: Iterable[str]) -> list[tuple[tuple[str, ...], Any]]:
         except yaml.YAMLError as error:
             raise InputError(f"override {text!r}: the value is not valid YAML: {error}") from error
     return list(done.items())
+
+
+def _refuse_older(raw: Mapping[str, Any], origin: str) -> None:
+    """A file of before each source had its own stages is told what to write instead, all of it."""
+    import yaml
+
+    old = {name: dict(raw[name]) for name in ("fetch", "prepare") if isinstance(raw.get(name), Mapping)}
+    if not old:
+        return
+    fetch, prepare = old.get("fetch", {}), old.get("prepare", {})
+    now: dict[str, Any] = {}
+    listed = fetch.get("sources") or ()
+    if sources := {
+        str(one.pop("name", "NAME")): one for one in map(dict, listed) if isinstance(listed, list)
+    }:
+        now["sources"] = sources
+    for key, value in prepare.items():
+        if key in OLDER:
+            now.setdefault(OLDER[key], {})[key] = value
+    fast = [key for key in ("workers", "retries") if key in fetch or key in prepare]
+    text = scrub(yaml.safe_dump(now, default_flow_style=None, width=10_000, sort_keys=False).rstrip())
+    machine = f"; {', '.join(fast)} belong into machine.yaml (docs/machines.md)" if fast else ""
+    raise InputError(
+        f"{origin}: {' and '.join(old)} became sources, shards and index; write in their place{machine}:\n{text}"
+    )
 
 
 def _override(raw: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -5,10 +5,12 @@ Derived values (steps, warm-up steps, visual tokens) are computed here or where 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from videollava.params.bounds import (
     Amount,
@@ -33,20 +35,21 @@ __all__ = [
     "Bases",
     "Encoder",
     "Evaluate",
-    "Fetch",
     "Gate",
+    "Index",
     "Judge",
     "Language",
     "Lora",
     "Model",
     "Params",
-    "Prepare",
+    "Shards",
     "Source",
     "Tracking",
     "Train",
 ]
 
 Precision = Literal["fp32", "bf16"]
+SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
 
 
 class Source(Section):
@@ -58,7 +61,7 @@ class Source(Section):
     a variable of the environment: passwords are written so, since git, DVC and MLflow keep this file.
     """
 
-    name: str = Field(description="names its folder, its test split and its records in reports")
+    name: SkipJsonSchema[str] = Field("", exclude=True)  # its key in `sources`
     kind: Literal["package", "generated", "archive"] = Field(description="how the data are had")
     format: Literal[
         "auto", "easy-vqa", "clips", "llava", "valley", "video-chatgpt", "messages", "jsonl", "webdataset"
@@ -98,27 +101,25 @@ class Source(Section):
         return value
 
 
-class Fetch(Section):
-    """Where the data come from."""
+class Shards(Section):
+    """What becomes of a source's records and media."""
 
-    sources: Annotated[tuple[Source, ...], Listed] = Field((), description="the sources, in order")
-    retries: Whole = Field(5, description="attempts in a row that may bring nothing new")
+    shard_mib: Count = Field(256, description="size of a shard")
+    max_quarantined: Share = Field(0.01, description="share of a source's records that may be unusable")
 
 
-class Prepare(Section):
-    """Records, shards and index."""
+class Index(Section):
+    """What of all sources is trained on and asked, in which tokens."""
 
     tokenizer: str = Field(
         "train", description='"train": byte-level BPE of the training text; else a folder or a hub id'
     )
     vocab_size: Count = Field(512, description="tokens of a trained tokenizer")
-    max_quarantined: Share = Field(0.01, description="share of a source's records that may be unusable")
     held_out: Whole = Field(
         256,
         description="samples of a stage that its loss is measured on and that no training sees, "
         "at most one in 50; 0: none",
     )
-    shard_mib: Count = Field(256, description="size of a shard")
 
 
 class Encoder(Section):
@@ -356,14 +357,36 @@ class Tracking(Section):
     model: Name = Field("videollava", description="registered model")
 
 
+def _named(value: Any) -> Any:
+    """Each source knows its name: the key it stands under."""
+    if not isinstance(value, Mapping):
+        return value
+    for name, entry in value.items():
+        if not isinstance(name, str) or not SOURCE_NAME.match(name):
+            raise ValueError(f"{name!r}: a source's name is made of letters, digits, _ and -")
+        if isinstance(entry, Mapping) and entry.get("name", name) != name:
+            raise ValueError(f"{name}.name is {entry['name']!r}: the key is its name; leave it out")
+    return {
+        name: {**entry, "name": name}
+        if isinstance(entry, Mapping)
+        else entry.replace(name=name)
+        if isinstance(entry, Source)
+        else entry
+        for name, entry in value.items()
+    }
+
+
 class Params(Section):
     """All of params.yaml."""
 
     profile: str = Field("tiny", description="the preset this began as")
     seed: Annotated[Whole, Field(le=2**32 - 1)] = Field(0, description="of weights, order and augmentation")
     model: Model = Field(Model(), description="the model that is built")
-    fetch: Fetch = Field(Fetch(), description="stage: sources to verified archives")
-    prepare: Prepare = Field(Prepare(), description="stage: archives to shards and index")
+    sources: Annotated[Mapping[str, Source], BeforeValidator(_named)] = Field(
+        {}, description="where the data come from, by name: of a folder, a test split, records in reports"
+    )
+    shards: Shards = Field(Shards(), description="stage: a source's archives to shards")
+    index: Index = Field(Index(), description="stage: all shards to one index")
     bases: Bases = Field(Bases(), description="stage: what training starts from")
     align: Align = Field(Align(), description="stage: encoders bound to language")
     pretrain: Train = Field(Train(), description="stage 1: the projector learns")

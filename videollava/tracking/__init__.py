@@ -19,7 +19,14 @@ from videollava.tracking.journal import (
     write_curve,
     write_curves,
 )
-from videollava.tracking.lineage import Lineage, flatten, input_key, library_versions, read_lineage, read_yaml
+from videollava.tracking.lineage import (
+    Lineage,
+    flatten,
+    input_key,
+    library_versions,
+    read_graph,
+    read_lineage,
+)
 from videollava.tracking.spent import Spent, made_by, read_spent
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ __all__ = [
     "log_metrics",
     "log_tags",
     "made_by",
+    "read_graph",
     "read_lineage",
     "read_spent",
     "track",
@@ -76,15 +84,18 @@ def track(stage: str, params: Params, workspace: Path, machine: Machine | None =
 
 def _shown(stage: str, params: Params, machine: Machine | None) -> dict[str, str]:
     """The recipe, and beside it how fast it is computed: the machine's values for this stage."""
-    section = getattr(params, stage, None)
-    own = {stage: section} if section is not None else {}
-    here = {"machine": machine.work(stage)} if machine is not None else {}
+    base, _, source = stage.partition("@")
+    section = getattr(params, base, None)
+    own = {base: section} if section is not None else {}
+    own.update({"source": params.sources[source]} if source in params.sources else {})
+    here = {"machine": machine.work(base)} if machine is not None else {}
     return flatten({"profile": params.profile, "seed": params.seed, **own, "model": params.model, **here})
 
 
 def _ranks(stage: str, machine: Machine | None) -> dict[str, str]:
     """How many of what the stage holds while it runs."""
-    held = machine is not None and stage not in ("fetch", "prepare") and machine.work(stage).gpus
+    base = stage.partition("@")[0]
+    held = machine is not None and base not in ("fetch", "shards", "index") and machine.work(base).gpus
     return {"ranks": os.environ.get("WORLD_SIZE", "1"), "device": "cuda" if held else "cpu"}
 
 
@@ -93,7 +104,7 @@ def _forwarded(stage: str, tracking: Tracking, workspace: Path, journal: Journal
     if os.environ.get(FOLLOWED) == "1":
         yield
         return
-    graph = list(read_yaml(workspace / "dvc.yaml").get("stages") or ())
+    graph = list(read_graph(workspace))
     if graph[:1] == [stage]:
         _try_out(tracking, workspace, journal)
     began = time.monotonic()

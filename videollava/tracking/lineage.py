@@ -29,12 +29,13 @@ __all__ = [
     "input_key",
     "lock_entry",
     "locked_input_key",
+    "read_graph",
     "read_lineage",
     "read_yaml",
     "stage_key",
 ]
 
-DATA = "data/prepared"
+DATA = "data/index"
 LIBRARIES = ("videollava", "torch", "transformers", "peft", "accelerate", "deepspeed")
 UNKNOWN = "unknown"  # what a tag says where nobody knows: an empty one reads like a fact
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -129,6 +130,40 @@ def _merging(file: Path) -> str:
     return " (a merge left its marks in it: resolve it)" if b"<<<<<<< " in file.read_bytes() else ""
 
 
+def read_graph(workspace: Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The stages of dvc.yaml as DVC names them: `fetch` for each of the sources is fetch@NAME. Empty without a file.
+
+    values: of params.yaml, where they are not the file's. InputError where something else is in it, or it asks for a
+    loop that is not over a mapping of params.yaml.
+    """
+    stages = read_yaml(workspace / "dvc.yaml").get("stages") or {}
+    if not isinstance(stages, Mapping) or not all(isinstance(one, Mapping) for one in stages.values()):
+        raise InputError(f"{workspace / 'dvc.yaml'}: stages must be a mapping of names to stages")
+    found: dict[str, Any] = {}
+    for name, entry in stages.items():
+        if "foreach" not in entry:
+            found[name] = dict(entry)
+            continue
+        over = re.fullmatch(r"\$\{([\w.]+)\}", str(entry["foreach"]))
+        values = read_yaml(workspace / "params.yaml") if values is None else values
+        keys = _lookup(values, over[1]) if over else None
+        if not isinstance(keys, Mapping):
+            raise InputError(
+                f"{workspace / 'dvc.yaml'}: stage {name}: foreach {entry['foreach']!r}: no mapping of params.yaml"
+            )
+        found.update({f"{name}@{key}": _fill(entry["do"], str(key)) for key in keys})
+    return found
+
+
+def _fill(value: Any, key: str) -> Any:
+    """A stage of a loop, for one key."""
+    if isinstance(value, Mapping):
+        return {name: _fill(item, key) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, key) for item in value]
+    return value.replace("${key}", key) if isinstance(value, str) else value
+
+
 def digest(value: Any) -> str:
     """Hex SHA-256 of a plain value, the same for the same content."""
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -168,7 +203,7 @@ def input_key(workspace: Path, stage: str, *, parameters: bool = True, used: Sec
     Under DVC, outputs of earlier stages are named by dvc.lock and not read again. Run by hand
     (`videollava finetune`), nobody has checked that the lock is true: files are told apart by size and time.
     """
-    graph = read_yaml(workspace / "dvc.yaml").get("stages") or {}
+    graph = read_graph(workspace)
     if stage not in graph:
         return ""
     params = read_yaml(workspace / "params.yaml") if used is None else used.model_dump(mode="json")

@@ -30,7 +30,7 @@ from videollava.data.load.pairs import (
     plan_pairs,
     rows_of,
 )
-from videollava.data.prepare.shards import load_split
+from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
@@ -68,7 +68,7 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     if first:
         check_held()
         shutil.rmtree(target, ignore_errors=True)
-    tokenizer = AutoTokenizer.from_pretrained(workspace / "data/prepared/tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(workspace / "data/index/tokenizer")
     torch.manual_seed(params.seed)
     image = _begin_image(params, tokenizer)
     done = _learn_text(image, tokenizer, params, work, workspace)
@@ -150,7 +150,7 @@ def _begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> Languag
 
 def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, work: Work, workspace: Path) -> int:
     """Train the text encoder of one pair in place; the number of steps."""
-    align, prepared = params.align, workspace / "data/prepared"
+    align, prepared = params.align, workspace / "data/index"
     settings = _settings(align, align.text_epochs, align.text_batch_size, align.learning_rate)
     accelerator = make_accelerator(settings, work)
     captions = load_split(prepared, "align").num_rows
@@ -183,7 +183,7 @@ def _learn(
     logged_before: int,
 ) -> int:
     """Train one vision encoder in place against its frozen text encoder; the number of steps."""
-    align, prepared, video = params.align, workspace / "data/prepared", kind == "video"
+    align, prepared, video = params.align, workspace / "data/index", kind == "video"
     settings = (
         _settings(align, align.video_epochs, align.video_batch_size, align.video_learning_rate)
         if video
@@ -265,7 +265,7 @@ def _train(
         / f"align-{name}-{input_key(workspace, 'align', used=params)[:16]}",
         seed=params.seed,
         accelerator=accelerator,
-        max_dropped=params.prepare.max_quarantined,
+        max_dropped=params.shards.max_quarantined,
         logged_before=logged_before,
     )
     train(job)

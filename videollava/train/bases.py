@@ -1,6 +1,6 @@
 """The language model to start from: taken from a folder, hub id or GGUF file, or (tiny) learned here on text.
 
-In: data/prepared (tokenizer, and the text of the training splits). Out: models/bases/language, a transformers folder.
+In: data/index (tokenizer, and the text of the training splits). Out: models/bases/language, a transformers folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from videollava.data.load.batches import Batch, lay_in_row
 from videollava.data.load.packing import Lengths, Plan, plan_epoch
-from videollava.data.prepare.shards import load_split
+from videollava.data.prepare.tables import load_split
 from videollava.data.records.marks import find_marks, replace_marks, replace_words
 from videollava.data.records.record import Turn
 from videollava.data.text.bounds import TooLongError
@@ -58,7 +58,7 @@ def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]
     """A small Llama that has read every training conversation, its media told in words."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    base, prepared = params.bases, workspace / "data/prepared"
+    base, prepared = params.bases, workspace / "data/index"
     tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
     torch.manual_seed(params.seed)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

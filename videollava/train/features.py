@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from videollava.data.load.batches import Layout, read_pixels
 from videollava.data.load.features import Features, write_features
+from videollava.data.load.shards import Shards
 from videollava.data.media.pixels import stack
-from videollava.data.prepare.shards import Shards, load_split
+from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.tracking.lineage import digest, folder_md5
 from videollava.train.launch.meeting import meet

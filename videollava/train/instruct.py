@@ -1,6 +1,6 @@
 """Stages 1 and 2 are one function with two settings: what learns, on which split, from which template.
 
-In: data/prepared, models/bases/language, models/encoders, and for stage 2 models/projector. Out: stage 1 the projector
+In: data/index, models/bases/language, models/encoders, and for stage 2 models/projector. Out: stage 1 the projector
 (models/projector), stage 2 the whole model (models/videollava).
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from videollava.data.load.batches import Batch, Layout, Packs
 from videollava.data.load.packing import Lengths, plan_epoch
-from videollava.data.prepare.shards import base_split, load_split, split_names, valid_part
+from videollava.data.prepare.tables import base_split, load_split, split_names, valid_part
 from videollava.data.text.bounds import bound_of, check_bound, check_positions
 from videollava.errors import InputError
 from videollava.machine import Machine, Work
@@ -68,7 +68,7 @@ def instruct(
     if work.compile:
         check_compiling(work.strategy)
     accelerator = make_accelerator(settings, work)
-    prepared, models = workspace / "data/prepared", workspace / "models"
+    prepared, models = workspace / "data/index", workspace / "models"
     torch.manual_seed(params.seed)
     model, tokenizer = assemble.assemble(
         params.model, models, settings, work.strategy, kind.language_learns, accelerator.device
@@ -140,7 +140,7 @@ def instruct(
         accelerator=accelerator,
         flops=[step_flops(plan, lengths.cost, palm.cost) / accelerator.num_processes for plan in plans],
         peak_flops=peak_flops(accelerator.device),
-        max_dropped=params.prepare.max_quarantined,
+        max_dropped=params.shards.max_quarantined,
         tally=tally,
         validation=_validation(prepared, stage, prices, packs[0], settings, work, accelerator.num_processes),
         worst=worst_pack(
@@ -232,7 +232,7 @@ def lengths_of(prepared: Path, split: str, prices: Prices) -> Lengths:
     table = load_split(prepared, split)
     if table.num_rows == 0:
         raise InputError(
-            f"{prepared}/splits/{split}.arrow: no records; check fetch.sources and the quarantine list"
+            f"{prepared}/splits/{split}.arrow: no records; check sources and the quarantine list"
         )
     columns = [table[c].to_numpy().astype(np.int64) for c in ("tokens", "target_tokens", "images", "videos")]
     return Lengths(columns[0], columns[1], prices.cost(*columns))

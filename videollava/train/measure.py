@@ -227,6 +227,6 @@ def bound_dropped(job: Job, dropped: int, steps: int) -> None:
     if dropped > job.max_dropped * seen:
         raise InputError(
             f"{job.name}: {dropped} of about {seen} records had media that did not decode, more than "
-            f"prepare.max_quarantined ({job.max_dropped:.1%}); the shards in data/prepared are damaged: "
-            "run prepare again"
+            f"shards.max_quarantined ({job.max_dropped:.1%}); the shards in data/index are damaged: "
+            "run `videollava shards` and `videollava index` again"
         )

@@ -30,7 +30,7 @@ def as_text(outlook: Outlook) -> str:
 
 def _stage_lines(look: StageOutlook, outlook: Outlook) -> list[str]:
     load, need = look.load, look.need
-    source = "from data/prepared" if load.measured else "stated, with typical lengths"
+    source = "from data/index" if load.measured else "stated, with typical lengths"
     hours = (
         f"{look.hours:.1f} h at {outlook.mfu:.0%} MFU (assumed)" if look.hours else "hours: peak not known"
     )

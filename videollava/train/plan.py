@@ -1,6 +1,6 @@
 """What both stages will take on N GPUs of a kind, before any GPU is held (`videollava plan`).
 
-In: params, the machine file, and the lengths in data/prepared (or stated numbers of samples with typical lengths).
+In: params, the machine file, and the lengths in data/index (or stated numbers of samples with typical lengths).
 Out: tokens, packs, steps, FLOPs, memory of a GPU by strategy with and without recomputing activations, hours, disk;
 and for a stage that cannot fit, the smallest change that makes it fit.
 """
@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from videollava.data.load.packing import Lengths, Plan, plan_epoch
-from videollava.data.prepare.shards import load_split, split_names
+from videollava.data.prepare.tables import load_split, split_names
 from videollava.errors import InputError
 from videollava.machine import Machine, Strategy, Work
 from videollava.params import Params, Train
@@ -144,7 +144,7 @@ def plan(
     samples: Mapping[str, Samples],
     mfu: float = MFU,
 ) -> Outlook:
-    """Predict both stages. samples: stated numbers by stage, for splits that data/prepared lacks."""
+    """Predict both stages. samples: stated numbers by stage, for splits that data/index lacks."""
     if not 0 < mfu <= 1:
         raise InputError(f"--mfu {mfu}: a share of the peak, such as 0.4")
     model = _shape(params, workspace)
@@ -177,12 +177,12 @@ def _shape(params: Params, workspace: Path) -> Any:
 
 
 def _vocabulary(params: Params, workspace: Path) -> int:
-    folder = workspace / "data/prepared/tokenizer"
+    folder = workspace / "data/index/tokenizer"
     if folder.is_dir():
         from transformers import AutoTokenizer
 
         return len(AutoTokenizer.from_pretrained(folder))
-    return params.prepare.vocab_size if params.prepare.tokenizer == "train" else 32_000  # Llama 2, Vicuna
+    return params.index.vocab_size if params.index.tokenizer == "train" else 32_000  # Llama 2, Vicuna
 
 
 def _look_at(
@@ -233,7 +233,7 @@ def _load_of(
     settings: Train = getattr(params, stage)
     learns = stage == "finetune"
     prices = prices_of(model.config, learns, with_encoders=not settings.cache_features)
-    prepared = workspace / "data/prepared"
+    prepared = workspace / "data/index"
     measured = (prepared / "splits" / f"{stage}.arrow").is_file()
     if measured:
         check_lengths(prepared, stage, params, model.config.text_config)
@@ -337,7 +337,7 @@ def _disk(
 ) -> Disk:
     from videollava.train.state import KEEP
 
-    prepared = workspace / "data/prepared"
+    prepared = workspace / "data/index"
     measured = (prepared / "media.arrow").is_file()
     if measured:
         counts = _count_media(prepared)

@@ -63,7 +63,7 @@ def typical_lengths(
     stated = samples.get(stage)
     if stated is None or stated.total == 0:
         raise InputError(
-            f"data/prepared has no {stage} split: run `videollava prepare`, or state the numbers of samples with "
+            f"data/index has no {stage} split: run `videollava index`, or state the numbers of samples with "
             f"--samples {stage}=IMAGES,VIDEOS,TEXTS (the paper's: {PAPER})"
         )
     counts = np.array([stated.images, stated.videos, stated.texts])

@@ -1,4 +1,4 @@
-"""The loss on samples that are held out of training (`prepare.held_out`), measured while training goes on.
+"""The loss on samples that are held out of training (`index.held_out`), measured while training goes on.
 
 In: the packs of a validation split, how often a run measures. Out: the mean loss of their target tokens, exact over
 all ranks: sums and counts are added, whatever packs and ranks they were in. The rhythm is the recipe's

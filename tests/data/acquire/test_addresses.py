@@ -197,10 +197,10 @@ def test_netrc_entries_are_for_their_host_alone(
     ],
 )
 def test_params_hold_no_password(address: str) -> None:
-    source = {"name": "mine", "kind": "archive", "format": "llava"}
+    source = {"kind": "archive", "format": "llava"}
     for field in ({"urls": [address]}, {"annotations": address}):
         with pytest.raises(InputError, match=r"write \$\{NAME\} in its place") as caught:
-            parse_params({"fetch": {"sources": [{**source, **field}]}})
+            parse_params({"sources": {"mine": {**source, **field}}})
         assert not [part for part in ("secret", "cret@", "ret@", "se cret") if part in str(caught.value)]
 
 

@@ -142,7 +142,6 @@ GOOD = Source(
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (GOOD.replace(name="../up"), "letters, digits"),
         (GOOD.replace(urls=()), "needs `urls`"),
         (GOOD.replace(sha256=()), "1 addresses but 0 sha256"),
         (GOOD.replace(annotations="https://host/a.json"), "2 addresses but 1 sha256"),
@@ -154,13 +153,13 @@ GOOD = Source(
     ],
 )
 def test_wrong_declarations(tmp_path: Path, source: Source, said: str) -> None:
-    with pytest.raises(InputError, match=r"params\.yaml: fetch\.sources") as caught:
+    with pytest.raises(InputError, match=r"params\.yaml: sources\.") as caught:
         run(params(source), tmp_path)
     assert said in str(caught.value)
 
 
-def test_names_are_needed_once(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="two sources have this name"):
-        run(params(GOOD, GOOD), tmp_path)
+def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no 'other'; there are: mine"):
+        run(params(GOOD), tmp_path, source="other")
     with pytest.raises(InputError, match="is empty"):
         run(params(), tmp_path)

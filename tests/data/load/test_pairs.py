@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from made import CLIPS, params
+from made import CLIPS, params, prepare
 
 from videollava.data.acquire.fetch import run as fetch
 from videollava.data.load import pairs
 from videollava.data.load.batches import Layout, read_pixels
 from videollava.data.media.pixels import normalise
-from videollava.data.prepare.stage import run as prepare
 from videollava.data.text.vocabulary import load_tokenizer
 from videollava.errors import InputError
 
@@ -23,7 +22,7 @@ def test_a_lost_picture_keeps_its_place(tmp_path: Path, monkeypatch: pytest.Monk
     chosen = params(CLIPS)
     fetch(chosen, tmp_path)
     prepare(chosen, tmp_path)
-    folder = tmp_path / "data/prepared"
+    folder = tmp_path / "data/index"
     tokenizer = load_tokenizer(folder / "tokenizer")
     tokenizer.pad_token = tokenizer.eos_token
     count = len(pairs.rows_of(folder, "video"))
@@ -62,9 +61,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Layou
     chosen = params(CLIPS)
     fetch(chosen, workspace)
     prepare(chosen, workspace)
-    tokenizer = load_tokenizer(workspace / "data/prepared/tokenizer")
+    tokenizer = load_tokenizer(workspace / "data/index/tokenizer")
     tokenizer.pad_token = tokenizer.eos_token
-    return workspace / "data/prepared", tokenizer, Layout.of(chosen.model, len(tokenizer), template="plain")
+    return workspace / "data/index", tokenizer, Layout.of(chosen.model, len(tokenizer), template="plain")
 
 
 def test_what_is_drawn_belongs_to_a_pair_whatever_batch_and_rank_it_is_in(

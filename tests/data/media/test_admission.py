@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from clips import boxes, clip, numbers, sound_only
-from made import archive_source, lines, llava, params, png, tar
+from made import archive_source, lines, llava, params, png, prepare, tar
 from PIL import Image
 
 from videollava.data.acquire import fetch
@@ -23,7 +23,6 @@ from videollava.data.media.admission import containers
 from videollava.data.media.admission.addresses import Limits
 from videollava.data.media.admission.given import Policy, listed, open_image, open_video
 from videollava.data.media.read import load_pixels, read_frames
-from videollava.data.prepare import stage as prepare
 from videollava.data.prepare.inspection import inspect
 from videollava.errors import InputError
 
@@ -188,7 +187,7 @@ def test_preparation_quarantines_lists(planted: Planted, tmp_path: Path) -> None
     )
     chosen = params(source, max_quarantined=1.0)
     fetch.run(chosen, tmp_path)
-    prepare.run(chosen, tmp_path)
+    prepare(chosen, tmp_path)
     assert heard == []
     report = "".join(file.read_text() for file in tmp_path.rglob("quarantine*") if file.is_file())
     assert report.count("broken video") >= len(listed_files)

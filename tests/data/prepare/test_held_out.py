@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from made import archive_source, lines, llava, params, png, tar
+from made import prepare as run
 
 from videollava.data.acquire.fetch import run as fetch
+from videollava.data.load.shards import Shards
 from videollava.data.prepare.held_out import HeldOut, draw_held_out
 from videollava.data.prepare.rows import Row
-from videollava.data.prepare.shards import Shards, is_trained_on, load_split, split_names
-from videollava.data.prepare.stage import run
+from videollava.data.prepare.tables import is_trained_on, load_split, split_names
 from videollava.data.records.record import Medium, Record, Turn
 from videollava.machine import Machine
 
@@ -118,7 +119,7 @@ def test_prepare_writes_them_apart_and_tells(
     chosen = params(*sources)
     fetch(chosen, tmp_path)
     run(chosen, tmp_path, Machine(workers=workers))
-    folder = tmp_path / "data/prepared"
+    folder = tmp_path / "data/index"
     splits = {name: load_split(folder, name).to_pylist() for name in split_names(folder)}
     counts = {name: len(rows) for name, rows in splits.items()}
     assert (counts["align"], counts["align-valid"]) == (108, 2)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from clips import clip, with_edits
 from decoders import BAD, hang
-from made import archive_source, lines, llava, mp4, params, png, tar
+from made import archive_source, lines, llava, mp4, params, png, prepare, tar
 
 from videollava.data.acquire import fetch
+from videollava.data.load.shards import Shards
 from videollava.data.media.video import read_frames
-from videollava.data.prepare import stage as prepare
+from videollava.data.prepare import probing
 from videollava.data.prepare.inspection import inspect
-from videollava.data.prepare.shards import Shards, load_split
+from videollava.data.prepare.tables import load_split
 
 MEDIA = {"a.png": png(1), "b.mp4": mp4(1), BAD: mp4(2), "d.png": png(2)}
 
@@ -21,7 +22,7 @@ MEDIA = {"a.png": png(1), "b.mp4": mp4(1), BAD: mp4(2), "d.png": png(2)}
 def test_with_one_worker_too_a_hanging_decoder_costs_its_medium_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "inspect_all", hang)
+    monkeypatch.setattr(probing, "inspect_all", hang)
     records = [
         llava("one", image="a.png"),
         llava("two", video="b.mp4"),
@@ -31,8 +32,8 @@ def test_with_one_worker_too_a_hanging_decoder_costs_its_medium_alone(
     files = tar(tmp_path / "m.tar", MEDIA), lines(tmp_path / "a.jsonl", records)
     chosen = params(archive_source(*files, annotations="a.jsonl"), max_quarantined=0.5)
     fetch.run(chosen, tmp_path)
-    prepare.run(chosen, tmp_path)
-    table = load_split(tmp_path / "data/prepared", "finetune")
+    prepare(chosen, tmp_path)
+    table = load_split(tmp_path / "data/index", "finetune")
     assert sorted(table.column("id").to_pylist()) == ["four", "one", "two"]
 
 
@@ -45,8 +46,8 @@ def test_a_trimmed_clip_is_measured_as_it_is_shown(tmp_path: Path) -> None:
     )
     chosen = params(archive_source(*files, annotations="a.jsonl"), vocab_size=260)
     fetch.run(chosen, tmp_path)
-    prepare.run(chosen, tmp_path)
-    shards = Shards(tmp_path / "data/prepared")
+    prepare(chosen, tmp_path)
+    shards = Shards(tmp_path / "data/index")
     assert shards.media.column("frames").to_pylist() == [60]
     assert len(read_frames(shards.read(0), 8)) == 8
 

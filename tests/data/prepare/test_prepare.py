@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from made import CLIPS, archive_source, lines, llava, mp4, params, png, tar
+from made import prepare as run
 
 from videollava.data.acquire.fetch import run as fetch
-from videollava.data.prepare import stage as prepare
+from videollava.data.load.shards import Shards
+from videollava.data.prepare import probing
 from videollava.data.prepare.inspection import Inspected, inspect
-from videollava.data.prepare.shards import Shards, load_split, split_names
-from videollava.data.prepare.stage import run
+from videollava.data.prepare.tables import load_split, split_names
 from videollava.errors import InputError
 from videollava.machine import Machine
 from videollava.params import Params
@@ -65,7 +66,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def test_records_and_media_arrive_whole(tmp_path: Path) -> None:
     run(fetched(tmp_path, MEDIA, RECORDS), tmp_path)
-    folder = tmp_path / "data/prepared"
+    folder = tmp_path / "data/index"
     shards = Shards(folder, verify=True)
     assert [shards.read(number) for number in range(len(shards))] == [
         MEDIA[n] for n in ("p/1.png", "p/2.png", "v/1.mp4")
@@ -87,8 +88,12 @@ def test_records_and_media_arrive_whole(tmp_path: Path) -> None:
     assert counts["splits"]["finetune"]["records"] == 4
     assert counts["media"]["kinds"] == {"image": 2, "video": 1}
     assert counts["media"]["duplicates"] == 1
-    with tarfile.open(folder / "media-00000.tar") as archive:
-        assert archive.getnames() == ["00000000.png", "00000001.png", "00000002.mp4"]
+    with tarfile.open(tmp_path / "data/shards/mine/mine-00000.tar") as archive:
+        assert archive.getnames() == [
+            f"0000000{number}.{ending}"
+            for number, name in enumerate(("png", "png", "mp4"))
+            for ending in (name, "json")
+        ]
 
 
 def test_token_counts_are_those_of_the_templates(tmp_path: Path) -> None:
@@ -98,15 +103,15 @@ def test_token_counts_are_those_of_the_templates(tmp_path: Path) -> None:
 
     chosen = fetched(tmp_path, MEDIA, RECORDS)
     for use, template in (("finetune", "v1"), ("pretrain", "plain")):
-        source = chosen.fetch.sources[0].replace(use=use)
+        source = next(iter(chosen.sources.values())).replace(use=use)
         run(
             chosen.replace(
-                fetch=chosen.fetch.replace(sources=(source,)),
-                prepare=chosen.prepare.replace(max_quarantined=0.3),
+                sources={"mine": source},
+                shards=chosen.shards.replace(max_quarantined=0.3),
             ),
             tmp_path,
         )
-        folder = tmp_path / "data/prepared"
+        folder = tmp_path / "data/index"
         tokenizer = load_tokenizer(folder / "tokenizer")
         row = load_split(folder, use).to_pylist()[1]
         turns = [Turn(role, text) for role, text in json.loads(row["conversations"])]
@@ -122,15 +127,17 @@ def test_the_same_bytes_whatever_the_workers(tmp_path: Path, workers: int) -> No
     chosen = params(CLIPS)
     fetch(chosen, tmp_path)
     run(chosen, tmp_path)
-    first = files(tmp_path / "data/prepared")
+    first, cut = files(tmp_path / "data/index"), files(tmp_path / "data/shards")
     assert set(first) == {
         *(f"splits/{name}.arrow" for name in ("align", "pretrain", "finetune", "test-toy_video_qa")),
-        *("media-00000.tar", "media.arrow", "quarantine.jsonl", "summary.json"),
+        *("shards.json", "media.arrow", "quarantine.jsonl", "summary.json"),
         *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
     }
-    assert summary(tmp_path / "data/prepared")["test_media_in_training"] == 0
+    assert summary(tmp_path / "data/index")["test_media_in_training"] == 0
+    shutil.rmtree(tmp_path / "checkpoints")
     run(chosen, tmp_path, Machine(workers=workers))
-    assert files(tmp_path / "data/prepared") == first
+    assert files(tmp_path / "data/index") == first
+    assert files(tmp_path / "data/shards") == cut
 
 
 def test_shards_are_cut_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +145,8 @@ def test_shards_are_cut_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     large = {**MEDIA, "p/1.png": one, "p/same.png": one, "p/2.png": two}
     chosen = fetched(tmp_path, large, RECORDS, shard_mib=1)
     run(chosen, tmp_path)
-    folder = tmp_path / "data/prepared"
-    assert len(list(folder.glob("media-*.tar"))) == 3
+    folder = tmp_path / "data/index"
+    assert len(list((tmp_path / "data/shards/mine").glob("mine-*.tar"))) == 3
     assert Shards(folder, verify=True).media.column("shard").to_pylist() == [0, 1, 2]
     assert [Shards(folder).read(number) for number in range(3)] == [
         large[n] for n in ("p/1.png", "p/2.png", "v/1.mp4")
@@ -159,7 +166,7 @@ def test_media_that_serve_training_and_test_are_counted(
         clips |= {f"test/{n:05d}.mp4": test.extractfile(f"test/{n:05d}.mp4").read() for n in range(1, 8)}  # type: ignore[union-attr]
     tar(raw / "test.tar", clips)
     run(chosen, tmp_path)
-    assert summary(tmp_path / "data/prepared")["test_media_in_training"] == 1
+    assert summary(tmp_path / "data/index")["test_media_in_training"] == 1
     assert "1 media of test splits are also trained on" in capsys.readouterr().out
 
 
@@ -169,7 +176,7 @@ def test_samples_that_repeat_others_are_kept_and_counted(
     same = llava("one", image="p/1.png")
     other = {**same, "image": "p/2.png"}
     run(fetched(tmp_path, MEDIA, [same, other, {**same, "id": "two"}]), tmp_path)
-    counts = summary(tmp_path / "data/prepared")["splits"]["finetune"]
+    counts = summary(tmp_path / "data/index")["splits"]["finetune"]
     assert (counts["records"], counts["repeated"]) == (3, 1)
     assert "finetune: 1 of 3 samples say what another says about the same media" in capsys.readouterr().out
 
@@ -194,7 +201,7 @@ def test_compressed_annotations_beside_and_inside_the_archives(tmp_path: Path) -
         chosen = params(archive_source(*paths))
         fetch(chosen, workspace)
         run(chosen, workspace)
-        found = summary(workspace / "data/prepared")
+        found = summary(workspace / "data/index")
         assert found["splits"]["finetune"]["records"] == len(RECORDS)
         assert found["quarantined"]["members"] == {}
 
@@ -236,7 +243,7 @@ REASONS = {
 
 def test_what_is_broken_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     run(fetched(tmp_path, MEDIA | BROKEN, RECORDS + BAD_RECORDS, max_quarantined=0.8), tmp_path)
-    folder = tmp_path / "data/prepared"
+    folder = tmp_path / "data/index"
     entries = quarantined(folder)
     assert {entry["record"]: entry["reason"] for entry in entries} == REASONS
     assert all(entry["source"] == "mine" and entry["detail"] for entry in entries)
@@ -254,12 +261,12 @@ def test_too_much_of_it_fails_the_stage_and_leaves_the_list(tmp_path: Path) -> N
         run(chosen, tmp_path)
     text = str(caught.value)
     assert "source 'mine': 11 of 15 records can't be used (73.3%; " in text
-    assert "params.yaml: prepare.max_quarantined allows 50.0%)" in text
+    assert "params.yaml: shards.max_quarantined allows 50.0%)" in text
     assert "3 records: broken video, such as finetune: uses-v/cut.mp4: v/cut.mp4: " in text
     kept = (tmp_path / "runs/quarantine.jsonl").read_text()
     assert len(kept.splitlines()) == 11
-    assert not (tmp_path / "data/prepared").exists()
-    assert not (tmp_path / "data/prepared.tmp").exists()
+    assert not (tmp_path / "data/index").exists()
+    assert not (tmp_path / "data/index.tmp").exists()
 
 
 def test_a_small_source_that_is_all_broken_does_not_hide_behind_a_large_one(tmp_path: Path) -> None:
@@ -273,12 +280,12 @@ def test_a_small_source_that_is_all_broken_does_not_hide_behind_a_large_one(tmp_
 def test_a_failure_leaves_the_last_good_data(tmp_path: Path) -> None:
     chosen = fetched(tmp_path, MEDIA, RECORDS)
     run(chosen, tmp_path)
-    before = files(tmp_path / "data/prepared")
+    before = files(tmp_path / "data/index")
     raw = tmp_path / "data/raw/mine"
     lines(raw / "notes.jsonl", ["oops"] * 10)
     with pytest.raises(InputError, match="malformed line"):
         run(chosen, tmp_path)
-    assert files(tmp_path / "data/prepared") == before
+    assert files(tmp_path / "data/index") == before
     shutil.rmtree(raw)
     with pytest.raises(InputError, match="data/raw/mine: not found; run `videollava fetch` first"):
         run(chosen, tmp_path)
@@ -304,13 +311,13 @@ def test_a_hostile_archive_does_no_harm_and_is_reported(tmp_path: Path) -> None:
     fetch(chosen, tmp_path)
     run(chosen, tmp_path)
     assert not list(tmp_path.parent.glob("**/evil.png"))
-    entries = quarantined(tmp_path / "data/prepared")
+    entries = quarantined(tmp_path / "data/index")
     assert [(entry.get("member"), entry.get("record"), entry["reason"]) for entry in entries] == [
         ("../../evil.png", None, "unsafe member"),
         ("link.png", None, "unsafe member"),
         (None, "bad", "missing medium"),
     ]
-    assert summary(tmp_path / "data/prepared")["quarantined"]["members"] == {"mine": {"unsafe member": 2}}
+    assert summary(tmp_path / "data/index")["quarantined"]["members"] == {"mine": {"unsafe member": 2}}
 
 
 def test_zip_and_compressed_archives_and_a_json_array(tmp_path: Path) -> None:
@@ -327,12 +334,12 @@ def test_zip_and_compressed_archives_and_a_json_array(tmp_path: Path) -> None:
     chosen = params(archive_source(tmp_path / "from/a.zip", tmp_path / "from/b.tar.gz", notes))
     fetch(chosen, tmp_path)
     run(chosen, tmp_path)
-    folder = tmp_path / "data/prepared"
+    folder = tmp_path / "data/index"
     assert [Shards(folder, verify=True).read(n) for n in range(3)] == [
         MEDIA[n] for n in ("p/1.png", "p/2.png", "v/1.mp4")
     ]
     assert [entry["reason"] for entry in quarantined(folder)] == ["duplicate member"]
-    assert not (tmp_path / "checkpoints/prepare").exists()
+    assert not (tmp_path / "checkpoints/shards/mine/unpacked").exists()
 
 
 def test_stray_files_and_folders_are_reported(tmp_path: Path) -> None:
@@ -340,7 +347,7 @@ def test_stray_files_and_folders_are_reported(tmp_path: Path) -> None:
     (tmp_path / "data/raw/mine/folder").mkdir()
     (tmp_path / "data/raw/mine/loose.png").write_bytes(png())
     run(chosen, tmp_path)
-    entries = quarantined(tmp_path / "data/prepared")
+    entries = quarantined(tmp_path / "data/index")
     assert [(entry["file"], entry["reason"]) for entry in entries] == [
         ("folder", "unreadable archive"),
         ("loose.png", "unreadable archive"),
@@ -357,27 +364,27 @@ def die(media: list[Any]) -> list[Inspected]:
 def test_a_medium_that_kills_the_decoder_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "inspect_all", die)
+    monkeypatch.setattr(probing, "inspect_all", die)
     run(fetched(tmp_path, MEDIA, RECORDS, max_quarantined=0.3), tmp_path, Machine(workers=2))
-    entries = quarantined(tmp_path / "data/prepared")
+    entries = quarantined(tmp_path / "data/index")
     assert [(entry["record"], entry["reason"]) for entry in entries] == [("two", "broken image")]
     assert "crashed" in entries[0]["detail"]
-    assert load_split(tmp_path / "data/prepared", "finetune").num_rows == 3
+    assert load_split(tmp_path / "data/index", "finetune").num_rows == 3
 
 
 def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
     chosen = fetched(tmp_path, MEDIA, RECORDS)
     run(chosen, tmp_path)
-    folder = tmp_path / "data/prepared"
+    folder = tmp_path / "data/index"
     trained = load_split(folder, "finetune").to_pylist()
     shutil.copytree(folder / "tokenizer", tmp_path / "given")
     del trained[0]["media"]
-    run(chosen.replace(prepare=chosen.prepare.replace(tokenizer=str(tmp_path / "given"))), tmp_path)
+    run(chosen.replace(index=chosen.index.replace(tokenizer=str(tmp_path / "given"))), tmp_path)
     given = load_split(folder, "finetune").to_pylist()
     del given[0]["media"]
     assert given == trained
     with pytest.raises(InputError, match="no tokenizer there"):
-        run(chosen.replace(prepare=chosen.prepare.replace(tokenizer=str(tmp_path / "nowhere"))), tmp_path)
+        run(chosen.replace(index=chosen.index.replace(tokenizer=str(tmp_path / "nowhere"))), tmp_path)
 
 
 def test_inspection_measures_what_training_can_read() -> None:
@@ -427,7 +434,7 @@ def test_names_as_people_write_them_through_the_whole_stage(
     chosen = params(source.replace(strip="coco"), max_quarantined=0.5)
     fetch(chosen, tmp_path)
     run(chosen, tmp_path)
-    folder = tmp_path / "data/prepared"
+    folder = tmp_path / "data/index"
     rows = load_split(folder, "finetune").to_pylist()
     assert [(row["id"], row["media"]) for row in rows] == [
         *(("one", [0]), ("two", [1]), ("clip", [2]), ("text", []), ("word", []))
@@ -464,8 +471,8 @@ def test_archives_in_parts_are_one(tmp_path: Path) -> None:
     chosen = params(archive_source(*parts, notes))
     fetch(chosen, tmp_path)
     run(chosen, tmp_path)
-    assert [Shards(tmp_path / "data/prepared").read(n) for n in range(2)] == [png(1), png(2)]
-    assert not (tmp_path / "checkpoints/prepare").exists()
+    assert [Shards(tmp_path / "data/index").read(n) for n in range(2)] == [png(1), png(2)]
+    assert not (tmp_path / "checkpoints/shards/mine/unpacked").exists()
 
 
 def test_one_name_in_two_archives_is_used_where_it_is_the_same_and_else_refused(tmp_path: Path) -> None:
@@ -476,7 +483,7 @@ def test_one_name_in_two_archives_is_used_where_it_is_the_same_and_else_refused(
     chosen = params(archive_source(one, two, notes), max_quarantined=0.5)
     fetch(chosen, tmp_path)
     run(chosen, tmp_path)
-    entries = quarantined(tmp_path / "data/prepared")
+    entries = quarantined(tmp_path / "data/index")
     assert [(entry.get("member"), entry.get("record"), entry["reason"]) for entry in entries] == [
         ("same.png", None, "duplicate member"),
         ("other.png", None, "ambiguous member"),

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from made import archive_source, lines, llava, mp4, params, png, tar
+from made import prepare as run
 
 from videollava.data.acquire.fetch import run as fetch
 from videollava.data.load.batches import Layout, Packs
 from videollava.data.load.packing import Lengths, plan_epoch
-from videollava.data.prepare.shards import load_split
-from videollava.data.prepare.stage import run
+from videollava.data.prepare.tables import load_split
 from videollava.data.records.record import Turn
 from videollava.data.text.bounds import TooLongError, bound_of, check_bound, check_positions
 from videollava.data.text.prompts import VIDEO_PLACEHOLDER, encode
@@ -47,12 +47,12 @@ def prepared(workspace: Path, records: list[Any] = RECORDS, **changes: Any) -> P
 
 
 def rows(workspace: Path) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in load_split(workspace / "data/prepared", "finetune").to_pylist()}
+    return {row["id"]: row for row in load_split(workspace / "data/index", "finetune").to_pylist()}
 
 
 def test_the_index_counts_what_training_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = prepared(tmp_path, max_text_tokens=300, max_tokens=310)
-    folder = tmp_path / "data/prepared"
+    folder = tmp_path / "data/index"
     found = rows(tmp_path)
     assert list(found) == ["long", "short", "long-picture", "long-clip"]
     assert found["long"]["text_tokens"] == found["long"]["tokens"] == 300
@@ -100,13 +100,13 @@ def test_the_issues_own_numbers(tmp_path: Path) -> None:
         == cut.target_tokens
         == 2048 - (whole.text_tokens - whole.target_tokens)
     )
-    tokens = load_split(tmp_path / "data/prepared", "finetune")["tokens"].to_numpy()
+    tokens = load_split(tmp_path / "data/index", "finetune")["tokens"].to_numpy()
     plan_epoch(Lengths(tokens, tokens, tokens), batch_size=2, ranks=1, budget=8192, seed=0, epoch=0)
 
 
 def encode_row(workspace: Path, row: dict[str, Any], limit: int | None) -> Any:
     turns = [Turn(role, text) for role, text in json.loads(row["conversations"])]
-    tokenizer = load_tokenizer(workspace / "data/prepared/tokenizer")
+    tokenizer = load_tokenizer(workspace / "data/index/tokenizer")
     return encode(turns, [], tokenizer, max_text_tokens=limit)
 
 
@@ -116,7 +116,7 @@ def test_media_count_in_the_text_as_the_originals_placeholders(tmp_path: Path) -
     found, frames = rows(tmp_path), chosen.model.frames
     for name, kinds in (("long-picture", ["image"]), ("long-clip", ["video"]), ("long", [])):
         turns = [Turn(role, text) for role, text in json.loads(found[name]["conversations"])]
-        whole = encode(turns, kinds, load_tokenizer(tmp_path / "data/prepared/tokenizer"))
+        whole = encode(turns, kinds, load_tokenizer(tmp_path / "data/index/tokenizer"))
         ids = [[token] * (frames if token == VIDEO_PLACEHOLDER else 1) for token in whole.input_ids]
         kept = [token for group in ids for token in group][:300]
         assert found[name]["text_tokens"] == sum(token >= 0 for token in kept) < whole.text_tokens
@@ -147,9 +147,9 @@ def test_each_stage_has_its_own_bound_and_positions_bound_both() -> None:
 
 def test_an_index_of_other_parameters_is_refused(tmp_path: Path) -> None:
     chosen = prepared(tmp_path)
-    table = load_split(tmp_path / "data/prepared", "finetune")
+    table = load_split(tmp_path / "data/index", "finetune")
     check_bound(table, bound_of(chosen, "finetune"))
-    with pytest.raises(InputError, match=r"max_text_tokens 2048, now 64\): run `videollava prepare` again"):
+    with pytest.raises(InputError, match=r"max_text_tokens 2048, now 64\): run `videollava index` again"):
         check_bound(table, bound_of(chosen.replace(finetune=Train(max_text_tokens=64)), "finetune"))
     with pytest.raises(InputError, match="video_tokens 15, now 25"):
         check_bound(table, bound_of(chosen.replace(model=chosen.model.replace(frames=5)), "finetune"))

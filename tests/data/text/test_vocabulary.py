@@ -78,8 +78,8 @@ def test_a_tokenizer_is_copied(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_wrong_name_or_size(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"prepare\.vocab_size is 100"):
+    with pytest.raises(InputError, match=r"index\.vocab_size is 100"):
         train_tokenizer(["text"], 100, tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"no tokenizer there.*prepare\.tokenizer"):
+    with pytest.raises(InputError, match=r"no tokenizer there.*index\.tokenizer"):
         load_tokenizer(tmp_path / "empty")

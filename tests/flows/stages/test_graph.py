@@ -9,15 +9,21 @@ import pytest
 import yaml
 
 from flows.stages.graph import check_params, stage_inputs, stage_order, stage_outputs
+from videollava.data.prepare.listed import listed_sources
 from videollava.errors import InputError
-from videollava.params import Params, profile_names, profile_text
+from videollava.params import Params, load_params, profile_names, profile_text
+from videollava.tracking.lineage import read_graph
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GRAPH = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
-STAGES = ["fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate"]
+STAGES = [
+    *("fetch@easy_vqa", "fetch@toy_clips", "shards@easy_vqa", "shards@toy_clips"),
+    *("index", "bases", "align", "pretrain", "finetune", "evaluate"),
+]
 MODULES = {
     "fetch": "videollava.data.acquire.fetch",
-    "prepare": "videollava.data.prepare.stage",
+    "shards": "videollava.data.prepare.shards",
+    "index": "videollava.data.prepare.index",
     "bases": "videollava.train.bases",
     "align": "videollava.train.align",
     "pretrain": "videollava.train.pretrain",
@@ -80,11 +86,11 @@ def test_an_unknown_target_is_refused(workspace: Path) -> None:
 
 def test_parts_of_an_output_are_dependencies_too(tmp_path: Path) -> None:
     stages = {
-        "c": {"deps": ["data/prepared/splits/x.arrow"], "outs": ["c"]},
-        "a": {"outs": ["data/prepared"]},
+        "c": {"deps": ["data/index/splits/x.arrow"], "outs": ["c"]},
+        "a": {"outs": ["data/index"]},
         "b": {"deps": ["models"], "outs": ["b"]},
         "m": {"outs": ["models/one"]},
-        "d": {"deps": ["data/prepared-not"], "outs": ["d"]},
+        "d": {"deps": ["data/index-not"], "outs": ["d"]},
     }
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
     assert stage_order(tmp_path) == ["a", "c", "m", "b", "d"]
@@ -94,7 +100,7 @@ def test_parts_of_an_output_are_dependencies_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_module_that_decides_a_result_is_a_dependency(stage: str) -> None:
     deps = stage_inputs(REPOSITORY, stage)
-    used = {file for file in closure(MODULES[stage]) if not file.startswith(SILENT)}
+    used = {file for file in closure(MODULES[stage.partition("@")[0]]) if not file.startswith(SILENT)}
     missing = {file for file in used if not any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
     assert not missing, f"dvc.yaml: {stage} uses {sorted(missing)}, not among its deps"
     code = [dep for dep in deps if dep.startswith("videollava/")]
@@ -105,7 +111,7 @@ def test_every_module_that_decides_a_result_is_a_dependency(stage: str) -> None:
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_has_the_parameters_that_stages_name(name: str) -> None:
     values = yaml.safe_load(profile_text(name))
-    for stage, entry in GRAPH["stages"].items():
+    for stage, entry in read_graph(REPOSITORY, values).items():
         for key in entry["params"]:
             node = values
             for part in key.split("."):
@@ -132,10 +138,14 @@ def test_what_params_yaml_lacks_is_named_with_its_default() -> None:
 
 
 def test_every_section_of_a_stage_is_among_its_parameters() -> None:
-    sections = set(Params.model_fields) & set(STAGES)
-    assert sections == set(STAGES)
-    for stage in STAGES:
-        assert any(key.split(".")[0] == stage for key in GRAPH["stages"][stage]["params"])
+    for stage, entry in read_graph(REPOSITORY).items():
+        section = "sources" if stage.startswith("fetch@") else stage.partition("@")[0]
+        assert section in Params.model_fields
+        assert any(key.split(".")[0] == section for key in entry["params"])
+
+
+def test_the_index_reads_the_shards_of_every_source() -> None:
+    assert listed_sources(REPOSITORY) == list(load_params(REPOSITORY / "params.yaml").sources)
 
 
 def closure(module: str) -> set[str]:

@@ -47,7 +47,7 @@ def test_shared_memory_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_open_files_are_raised_to_the_limit_and_found_too_few(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shards = tmp_path / "data/prepared/shards"
+    shards = tmp_path / "data/index/shards"
     shards.mkdir(parents=True)
     for number in range(30):
         (shards / f"{number}.tar").touch()

@@ -175,7 +175,7 @@ def lay_out(folder: Path) -> Path:
     line = " ".join(f"'{word}'" for word in words("finetune", "finetune.epochs=2"))
     stage = {
         "cmd": f"{sys.executable} -m videollava {line} 2>&1 | tee said; exit ${{PIPESTATUS[0]}}",
-        "deps": ["data/prepared", "models/bases", "models/encoders"],
+        "deps": ["data/index", "models/bases", "models/encoders"],
         "outs": ["models/videollava", "plots/finetune.csv"],
     }
     stage["cmd"] = f"bash -c {_quoted(str(stage['cmd']))}"

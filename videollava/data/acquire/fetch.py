@@ -1,4 +1,4 @@
-"""Stage `fetch`: the sources of params.yaml become verified archives under data/raw/<source>/.
+"""Stage `fetch@NAME`: a source of params.yaml becomes verified archives under data/raw/NAME/.
 
 Work in progress lies under checkpoints/fetch/, which no pipeline tool removes: a killed fetch resumes there.
 Each folder holds a source.json: what was asked for, and the size and sha256 of every file.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from videollava.machine import DEFAULTS, Machine
 from videollava.params import Params, Source
 from videollava.scrub import has_signature
 
-__all__ = ["MANIFEST", "RAW", "STAGING", "is_fetched", "run"]
+__all__ = ["MANIFEST", "RAW", "STAGING", "choose", "is_fetched", "run"]
 
 RAW = Path("data/raw")
 STAGING = Path("checkpoints/fetch")
@@ -32,8 +32,8 @@ CLIP_BYTES = 20 << 10  # of a generated clip, about
 Advance = Callable[[int], None]
 
 
-def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
-    """Fetch every source that isn't there yet.
+def run(params: Params, workspace: Path, machine: Machine = DEFAULTS, source: str = "") -> None:
+    """Fetch one source (every one without a name) that isn't there yet.
 
     Raises:
         InputError: a source is declared wrongly, can't be had, isn't what was declared, or doesn't fit.
@@ -41,25 +41,25 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     workers = max(1, machine.work("fetch").loaders)
-    _check_sources(params.fetch.sources)
+    chosen = choose(params, source)
     raw, staging = workspace / RAW, workspace / STAGING
-    missing = [source for source in params.fetch.sources if not is_fetched(source, raw / source.name)]
-    sizes = {source.name: _sizes(source, staging / source.name) for source in missing}
+    missing = [one for one in chosen if not is_fetched(one, raw / one.name)]
+    sizes = {one.name: _sizes(one, staging / one.name) for one in missing}
     _check_space(missing, sizes, staging)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        for source in missing:
-            if source.kind != "archive":
-                bar = _bar(progress, source.name, sum(sizes[source.name].values()))
-                _make(source, staging / source.name, workers, bar)
-        archives = [source for source in missing if source.kind == "archive"]
-        for source in archives:
-            for item in _downloads(source, staging / source.name):
+        for one in missing:
+            if one.kind != "archive":
+                bar = _bar(progress, one.name, sum(sizes[one.name].values()))
+                _make(one, staging / one.name, workers, bar)
+        archives = [one for one in missing if one.kind == "archive"]
+        for one in archives:
+            for item in _downloads(one, staging / one.name):
                 _warn_of_signature(item)
-        _download(archives, sizes, staging, params.fetch.retries, workers, progress)
+        _download(archives, sizes, staging, machine.download_retries, workers, progress)
     # Only now, all at once: a fetch that dies before this loses nothing when data/raw is wiped.
-    for source in missing:
-        _publish(source, staging / source.name, raw / source.name)
+    for one in missing:
+        _publish(one, staging / one.name, raw / one.name)
 
 
 def is_fetched(source: Source, folder: Path) -> bool:
@@ -80,7 +80,7 @@ def _identity(source: Source) -> dict[str, Any]:
             "kind": "archive",
             "sha256": {item.target.name: item.sha256 for item in _downloads(source, Path())},
         }
-    asked = source.model_dump(include={"name", "kind", "package", "train", "test", "seed"})
+    asked = source.model_dump(include={"kind", "package", "train", "test", "seed"})
     if source.kind == "package":
         from videollava.data.acquire.made import package_version
 
@@ -88,16 +88,20 @@ def _identity(source: Source) -> dict[str, Any]:
     return asked
 
 
-def _check_sources(sources: tuple[Source, ...]) -> None:
-    if not sources:
-        raise InputError("params.yaml: fetch.sources is empty; name at least one source")
-    names = [source.name for source in sources]
+def choose(params: Params, name: str) -> list[Source]:
+    """The source of this name, checked; all without one. InputError where there is none, or one is declared wrongly."""
+    if not params.sources:
+        raise InputError("params.yaml: sources is empty; name at least one source")
+    if name and name not in params.sources:
+        raise InputError(f"params.yaml: sources: no {name!r}; there are: {', '.join(params.sources)}")
+    chosen = [params.sources[name]] if name else list(params.sources.values())
+    _check_sources(chosen)
+    return chosen
+
+
+def _check_sources(sources: Sequence[Source]) -> None:
     for source in sources:
         where = _where(source)
-        if not source.name.replace("_", "").replace("-", "").isalnum():
-            raise InputError(f"{where}: a name is made of letters, digits, _ and -")
-        if names.count(source.name) > 1:
-            raise InputError(f"{where}: two sources have this name; rename one")
         if source.kind == "archive":
             _downloads(source, Path())
         elif source.kind == "package" and not source.package:
@@ -107,7 +111,7 @@ def _check_sources(sources: tuple[Source, ...]) -> None:
 
 
 def _where(source: Source) -> str:
-    return f"params.yaml: fetch.sources: {source.name!r}"
+    return f"params.yaml: sources.{source.name}"
 
 
 def _downloads(source: Source, folder: Path) -> list[Download]:
@@ -167,7 +171,7 @@ def _check_space(sources: list[Source], sizes: dict[str, dict[str, int]], stagin
     if left > free:
         raise InputError(
             f"{staging}: fetching takes {left / 2**30:.1f} GiB more and {free / 2**30:.1f} GiB are free; "
-            "free some space, or drop sources from params.yaml: fetch.sources"
+            "free some space, or drop sources from params.yaml"
         )
 
 

@@ -29,7 +29,7 @@ def package_version(source: Source) -> str:
         return importlib.metadata.version(source.package)
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError(
-            f"params.yaml: fetch.sources: {source.name}: package {source.package!r} is not installed; "
+            f"params.yaml: sources.{source.name}: package {source.package!r} is not installed; "
             f"run `pip install {source.package}`"
         ) from error
 
@@ -45,7 +45,7 @@ def package_files(source: Source) -> list[Path]:
                 file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")
             )
     raise InputError(
-        f"params.yaml: fetch.sources: {source.name}: package {source.package!r} has no data folder; "
+        f"params.yaml: sources.{source.name}: package {source.package!r} has no data folder; "
         "name a package that ships its data, or use kind: archive"
     )
 
@@ -74,7 +74,7 @@ def write_clips(source: Source, folder: Path, workers: int, advance: Advance) ->
     shared = len(hashes["train"] & hashes["test"])
     if shared:
         raise InputError(
-            f"params.yaml: fetch.sources: {source.name}: {shared} test clips are also training clips; "
+            f"params.yaml: sources.{source.name}: {shared} test clips are also training clips; "
             "change its seed"
         )
 

@@ -20,15 +20,23 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> int:
         """Append a member and return the offset of its bytes in the file."""
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        header = info.tobuf(tarfile.PAX_FORMAT)
+        header = _header(name, len(data))
         offset = self._size + len(header)
         padding = bytes(-len(data) % tarfile.BLOCKSIZE)
         for part in (header, data, padding):
             self._file.write(part)
         self._size = offset + len(data) + len(padding)
         return offset
+
+    @staticmethod
+    def begins(name: str, size: int, end: int) -> int:
+        """The offset of a member's bytes where the one before it ends at `end`."""
+        return end + len(_header(name, size))
+
+    @staticmethod
+    def ends(offset: int, size: int) -> int:
+        """Where the next member's header begins."""
+        return offset + size + -size % tarfile.BLOCKSIZE
 
     def __enter__(self) -> TarWriter:
         return self
@@ -42,3 +50,9 @@ class TarWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
         self._file.close()
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.PAX_FORMAT)

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from videollava.data.load.features import Features
 from videollava.data.load.packing import Plan
+from videollava.data.load.shards import Shards
 from videollava.data.media.pixels import stack
 from videollava.data.media.read import frames_to_pixels, image_to_pixels, read_frames, read_image
-from videollava.data.prepare.shards import Shards, load_split
+from videollava.data.prepare.tables import load_split
 from videollava.data.records.record import Turn
 from videollava.data.text.bounds import Bound
 from videollava.data.text.prompts import IGNORED, Encoded, cut, encode, expand

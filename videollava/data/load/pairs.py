@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from videollava.data.load.batches import Layout, read_pixels
 from videollava.data.load.packing import Plan
+from videollava.data.load.shards import Shards
 from videollava.data.media.pixels import stack
-from videollava.data.prepare.shards import Shards, load_split
+from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 
 __all__ = [

@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from videollava.data.prepare.rows import Row
-from videollava.data.records.readers import Rejected
+from videollava.data.prepare.row import Outline, Row
 
 __all__ = ["HeldOut", "draw_held_out"]
 
@@ -32,14 +31,14 @@ class HeldOut:
     media: frozenset[int] = frozenset()
     texts: frozenset[int] = frozenset()
 
-    def holds(self, row: Row) -> bool:
+    def holds(self, row: Row | Outline) -> bool:
         """Whether a record of a training split is held out of it."""
         if row.split not in SPLITS:
             return False
         return row.media[0] in self.media if row.media else _place_of(row) in self.texts
 
 
-def draw_held_out(rows: Iterable[Row | Rejected], hashes: Sequence[str], most: int) -> HeldOut:
+def draw_held_out(rows: Iterable[Row | Outline], hashes: Sequence[str], most: int) -> HeldOut:
     """Draw up to `most` samples of each stage, and not more than one in ONE_IN of any split.
 
     hashes: sha256 of each medium, in hexadecimal, by its number.
@@ -48,7 +47,7 @@ def draw_held_out(rows: Iterable[Row | Rejected], hashes: Sequence[str], most: i
         return HeldOut()
     groups = _Groups(hashes)
     for row in rows:
-        if isinstance(row, Row) and row.split in SPLITS:
+        if row.split in SPLITS:
             groups.add(row)
     room = {split: groups.totals[split] // ONE_IN for split in SPLITS}
     room.update({split: min(most, room[split]) for split in BOUNDED})
@@ -79,7 +78,7 @@ class _Groups:
         self._counts = {split: array("q", bytes(8 * len(hashes))) for split in SPLITS}
         self._texts: dict[int, Counter[str]] = {}
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Row | Outline) -> None:
         """One more record."""
         self.totals[row.split] += 1
         if not row.media:
@@ -123,7 +122,7 @@ def _by_place(group: tuple[int, int | None]) -> int:
     return group[0]
 
 
-def _place_of(row: Row) -> int:
+def _place_of(row: Row | Outline) -> int:
     """The place of a record without media in the draw, as a medium's is by its sha256."""
-    name = f"{row.record.source}\0{row.record.id}"
+    name = f"{row.source}\0{row.id}"
     return int(hashlib.sha256(name.encode()).hexdigest()[:16], 16)

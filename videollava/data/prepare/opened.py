@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from videollava.data.acquire.fetch import MANIFEST
 from videollava.data.archives.listing import (
     AMBIGUOUS,
     Member,
@@ -19,7 +23,7 @@ from videollava.data.archives.names import is_junk
 from videollava.data.archives.parts import group_parts, join_parts
 from videollava.data.prepare.catalogue import Finder, Unfound
 from videollava.data.prepare.inspection import Inspected
-from videollava.data.prepare.rows import Row
+from videollava.data.prepare.row import Row
 from videollava.data.records.items import is_annotations
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.readers import Rejected, read_records
@@ -27,9 +31,17 @@ from videollava.data.records.record import MediumKind, Record
 from videollava.errors import InputError
 from videollava.params import Source
 
-__all__ = ["Opened", "open_source"]
+__all__ = ["Opened", "Origin", "open_source"]
 
 LONGEST = 300  # characters of a path in a reason
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where members come from: `digest` of the archive's bytes, `seen`: at which look at the source it was there."""
+
+    digest: str
+    seen: int
 
 
 @dataclass
@@ -49,6 +61,7 @@ class Opened:
     unfound: dict[str, Unfound] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)  # media_id of each that is good
     broken: dict[str, Inspected] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)  # by the file that members are read from
 
     def entries(self) -> Iterator[tuple[str, Record] | Rejected]:
         """Its records, as often as asked for."""
@@ -119,9 +132,16 @@ def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine
     if not folder.is_dir():
         raise InputError(f"{folder}: not found; run `videollava fetch` first")
     opened = Opened(source, folder)
-    files = [file for file in sorted(folder.iterdir()) if not is_annotations(file.name)]
-    for group in group_parts(files):
+    files = {name: _origin(entry) for name, entry in _fetched(folder).items() if not is_annotations(name)}
+    # What came later stands after what was there: its media go into shards of their own.
+    for stray in sorted({path.name for path in folder.iterdir()} - set(_fetched(folder)) - {MANIFEST}):
+        detail = "fetch did not bring it: add it to the source, or take it away"
+        quarantine.refuse(source.name, Refusal(str(folder / stray), "", "unreadable archive", detail))
+    order = sorted(files, key=lambda name: (files[name].seen, name))
+    for group in group_parts(folder / name for name in order):
+        origin = _whole([files[file.name] for file in group])
         for found in _list(group, scratch):
+            opened.origins.setdefault(found.archive, origin)
             other = None if isinstance(found, Refusal) else opened.catalogue.setdefault(found.name, found)
             if not isinstance(found, Refusal) and other is not None and other is not found:
                 found = tell_apart(found, other)
@@ -130,6 +150,29 @@ def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine
                 if found.reason == AMBIGUOUS:
                     opened.ambiguous[found.name] = found.detail
     return opened
+
+
+def _fetched(folder: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What `fetch` wrote down of each file of a source."""
+    file = folder / MANIFEST
+    try:
+        return dict(json.loads(file.read_text())["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file}: not what fetch writes ({error!r}); run `videollava fetch` again"
+        ) from error
+
+
+def _origin(entry: Mapping[str, Any]) -> Origin:
+    return Origin(str(entry["sha256"]), int(entry.get("seen", 1)))
+
+
+def _whole(parts: Sequence[Origin]) -> Origin:
+    """Of an archive in parts, their digests together."""
+    digest = parts[0].digest
+    if len(parts) > 1:
+        digest = hashlib.sha256(" ".join(part.digest for part in parts).encode()).hexdigest()
+    return Origin(digest, max(part.seen for part in parts))
 
 
 def _list(group: list[Path], scratch: Path) -> Iterator[Member | Refusal]:

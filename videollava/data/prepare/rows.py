@@ -9,25 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from videollava.data.prepare.shards import valid_part
+from videollava.data.prepare.row import Row
+from videollava.data.prepare.tables import valid_part
 from videollava.data.records.marks import find_marks
 from videollava.data.records.readers import Rejected
-from videollava.data.records.record import Record
 from videollava.data.text.bounds import Bound, TooLongError
 from videollava.data.text.vocabulary import TrainedTokenizer, load_tokenizer
 from videollava.errors import InputError
 
-__all__ = ["Row", "Task", "encode_rows"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A record of a split, its media found; `held_out`: it goes to the split's validation part."""
-
-    split: str
-    record: Record
-    media: tuple[int, ...]
-    held_out: bool = False
+__all__ = ["Task", "encode_rows"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +33,12 @@ class Task:
     image_tokens: int
     video_tokens: int
     bounds: Mapping[str, Bound]
-    rows: list[Row | Rejected]
+    rows: list[Row]
 
 
 def encode_rows(task: Task) -> tuple[int, list[tuple[str, dict[str, Any]] | Rejected]]:
     """How many rows there were, and each as (split, columns) or why it can't be used; order is kept."""
-    return len(task.rows), [row if isinstance(row, Rejected) else _encode(row, task) for row in task.rows]
+    return len(task.rows), [_encode(row, task) for row in task.rows]
 
 
 def _encode(row: Row, task: Task) -> tuple[str, dict[str, Any]] | Rejected:

@@ -1,233 +1,248 @@
-"""Prepared data on disk: media in tar shards, a table of where each lies, a table for each split.
+"""Stage `shards@NAME`: a fetched source becomes tar shards and two tables under data/shards/NAME.
 
-media-00000.tar ..   plain tars: any tool can look inside
-media.arrow          one row a medium, the row number is its media_id
-splits/<split>.arrow one row a record; of a training split's, <split>-valid has the samples held out of it
+NAME-00000.tar ..   WebDataset samples: a medium, and a .json of what it is and of the records that begin with it
+media.arrow         one row a medium; records.arrow: one row a record (tables.py)
+quarantine.jsonl    what can't be used, with its reason; too much of it fails the stage
+
+In passes that hold names and numbers but no content: which media do records ask for; is each of them what it claims
+to be (decoded in worker processes, once ever: verdicts.py); the records; the shards. A shard that was written before
+is taken as it is. The same source gives the same bytes, whatever the number of workers; what a later look at the
+source added goes into shards of its own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Mapping
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from videollava.data.text.bounds import KEY, Bound
+from videollava.data.acquire.fetch import RAW, choose
+from videollava.data.archives.listing import Member
+from videollava.data.pool import Pool
+from videollava.data.prepare.opened import Opened, open_source
+from videollava.data.prepare.probing import probe
+from videollava.data.prepare.tables import RECORDS, TableWriter, record_schema, write_media
+from videollava.data.prepare.verdicts import Verdicts
+from videollava.data.prepare.writing import Sample, ShardStore, Writing, write_shard
+from videollava.data.records.quarantine import Quarantine
+from videollava.data.records.readers import Rejected
+from videollava.data.records.record import MediumKind
 from videollava.errors import InputError
+from videollava.machine import DEFAULTS, Machine
+from videollava.params import Params, Source
 
-__all__ = [
-    "Shards",
-    "SplitWriter",
-    "base_split",
-    "is_trained_on",
-    "load_split",
-    "media_schema",
-    "split_names",
-    "split_schema",
-    "valid_part",
-    "write_media",
-]
+__all__ = ["SHARDS", "run"]
 
-VALID = "-valid"
-ROWS = 4096  # of a record batch
-# Files a reader keeps open; the usual limit of a process is 1,024. More are opened for each read: some 10 us.
-KEPT_OPEN = 128
+SHARDS = Path("data/shards")
+SCRATCH = Path("checkpoints/shards")
+VERDICTS = Path("checkpoints/verdicts")
+QUARANTINE = Path("runs/quarantine.jsonl")
+
+Advance = Callable[[int], None]
 
 
-def media_schema() -> Any:
-    """Columns of media.arrow."""
-    import pyarrow as pa
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A medium that goes into the shards; its number is its place in the list of them."""
 
-    integers = {"shard": pa.int32(), "offset": pa.int64(), "size": pa.int64()}
-    sides = dict.fromkeys(("width", "height", "frames"), pa.int32())
-    return pa.schema(
-        {"media_id": pa.int32(), "kind": pa.string(), **integers, "sha256": pa.string(), **sides}.items()
-    )
-
-
-def split_schema() -> Any:
-    """Columns of splits/<split>.arrow; conversations is JSON text, [[role, text], ...]."""
-    import pyarrow as pa
-
-    texts = dict.fromkeys(("id", "source", "kind", "conversations"), pa.string())
-    counts = dict.fromkeys(("text_tokens", "target_tokens", "images", "videos", "tokens"), pa.int32())
-    return pa.schema({**texts, "media": pa.list_(pa.int32()), **counts}.items())
+    member: Member
+    kind: MediumKind
+    sha256: str
+    sides: tuple[int, int, int]  # width, height, frames
+    seen: int
 
 
-class Shards:
-    """Random access to prepared media; safe over threads, forks and spawned processes.
+def run(params: Params, workspace: Path, machine: Machine = DEFAULTS, source: str = "") -> None:
+    """Cut one fetched source (every one without a name) into shards.
 
-    Args:
-        folder: the prepared folder (data/prepared).
-        verify: check the sha256 of what is read.
+    Raises:
+        InputError: a source isn't fetched or can't be read, or more than shards.max_quarantined of its records
+            can't be used (the list is then in runs/quarantine.jsonl).
     """
-
-    def __init__(self, folder: Path | str, verify: bool = False) -> None:
-        self.folder = Path(folder)
-        self.verify = verify
-        self.media = _open_table(self.folder / "media.arrow")
-        columns = (self.media.column(name).to_numpy() for name in ("shard", "offset", "size"))
-        self._shard, self._offset, self._size = columns
-        self._files: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return int(self.media.num_rows)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "verify": self.verify}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        Shards.__init__(self, state["folder"], state["verify"])
-
-    def read(self, media_id: int) -> bytes:
-        """The encoded bytes of one medium; InputError where the shard is damaged."""
-        if not 0 <= media_id < len(self):
-            raise InputError(
-                f"{self.folder}: no medium {media_id}, there are {len(self)}; run `videollava prepare`"
-            )
-        size = int(self._size[media_id])
-        shard = int(self._shard[media_id])
-        file = self._file(shard)
-        try:
-            # pread keeps no position: threads and forked processes may share the descriptor.
-            data = os.pread(file, size, int(self._offset[media_id]))
-        finally:
-            if self._files.get(shard) != file:
-                os.close(file)
-        if len(data) != size or (self.verify and self._hash(media_id) != hashlib.sha256(data).hexdigest()):
-            raise InputError(
-                f"{self._path(shard)}: medium {media_id} is not what was written; run `videollava prepare` again"
-            )
-        return data
-
-    def kind(self, media_id: int) -> str:
-        """ "image", "video", ..."""
-        return str(self.media.column("kind")[media_id].as_py())
-
-    def close(self) -> None:
-        """Close the shards' files; the next read opens them again."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def __del__(self) -> None:
-        if hasattr(self, "_files"):
-            self.close()
-
-    def _hash(self, media_id: int) -> str:
-        return str(self.media.column("sha256")[media_id].as_py())
-
-    def _path(self, shard: int) -> Path:
-        return self.folder / shard_name(shard)
-
-    def _file(self, shard: int) -> int:
-        """Its descriptor; the caller closes one that was not kept."""
-        if shard in self._files:
-            return self._files[shard]
-        try:
-            opened = os.open(self._path(shard), os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise InputError(f"{self._path(shard)}: not found; run `videollava prepare`") from error
-        if len(self._files) < KEPT_OPEN:
-            self._files.setdefault(shard, opened)  # unless another thread was quicker
-        return opened
+    for one in choose(params, source):
+        _cut_source(one, params, workspace, max(1, machine.work("shards").loaders))
 
 
-def shard_name(shard: int) -> str:
-    """The file name of a shard."""
-    return f"media-{shard:05d}.tar"
-
-
-def load_split(folder: Path | str, name: str) -> Any:
-    """A split as a memory-mapped pyarrow Table; InputError where there is none of this name."""
-    file = Path(folder) / "splits" / f"{name}.arrow"
-    if not file.is_file():
-        known = ", ".join(split_names(folder)) or "none"
-        raise InputError(f"{file}: no split {name!r}, there are: {known}; run `videollava prepare`")
-    return _open_table(file)
-
-
-def split_names(folder: Path | str) -> list[str]:
-    """Names of the splits in a prepared folder."""
-    return sorted(file.stem for file in (Path(folder) / "splits").glob("*.arrow"))
-
-
-def valid_part(split: str) -> str:
-    """The split with the samples held out of a training split."""
-    return f"{split}{VALID}"
-
-
-def base_split(split: str) -> str:
-    """The training split that a validation part was held out of; any other split is its own."""
-    return split.removesuffix(VALID)
-
-
-def is_trained_on(split: str) -> bool:
-    """Whether samples of the split are learned from: neither asked in a test nor held out."""
-    return not split.startswith("test-") and not split.endswith(VALID)
-
-
-def _open_table(file: Path) -> Any:
-    import pyarrow as pa
-
+def _cut_source(source: Source, params: Params, workspace: Path, workers: int) -> None:
+    folder, scratch = workspace / SHARDS / source.name, workspace / SCRATCH / source.name
+    building, unpacked = folder.with_name(f"{source.name}.tmp"), scratch / "unpacked"
+    for place in (building, unpacked):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
     try:
-        return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-    except FileNotFoundError as error:
-        raise InputError(f"{file}: not found; run `videollava prepare`") from error
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{file}: not an Arrow file ({error}); run `videollava prepare` again") from error
+        store = ShardStore(scratch / "written")
+        _build(source, params, workspace, building, unpacked, store, workers)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.replace(folder)
+        store.keep_used()
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def write_media(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write media.arrow."""
-    _write_rows(folder / "media.arrow", media_schema(), rows)
+def _build(
+    source: Source,
+    params: Params,
+    workspace: Path,
+    building: Path,
+    unpacked: Path,
+    store: ShardStore,
+    workers: int,
+) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns) as progress,
+        Quarantine(building / "quarantine.jsonl") as quarantine,
+        Verdicts(workspace / VERDICTS) as verdicts,
+        Pool(workers) as pool,
+    ):
+        opened = open_source(source, workspace / RAW, unpacked, quarantine)
+        count = opened.find_wanted()
+        media = _keep(opened, verdicts, pool, _bar(progress, "media", len(opened.wanted)))
+        firsts = _write_records(opened, building, quarantine, _bar(progress, "records", count))
+        quarantine.check(params.shards.max_quarantined, workspace / QUARANTINE)
+        shards = list(_cut(media, params.shards.shard_mib << 20))
+        _check_space([media[number] for shard in shards for number in shard], building)
+        bar = _bar(progress, "copied", len(media))
+        _write(source, media, shards, firsts, building, store, pool, bar)
+    _say(opened)
+    summary = {"records": count, "media": _count_media(media, opened), "quarantined": quarantine.summary()}
+    (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
 
-class SplitWriter:
-    """Writes one split, row by row, with bounded memory; batches depend on the rows alone.
-
-    `bound`: what samples were cut to, kept beside the counts that follow from it.
-    """
-
-    def __init__(self, folder: Path, name: str, bound: Bound | None = None) -> None:
-        import pyarrow as pa
-
-        file = folder / "splits" / f"{name}.arrow"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._schema = split_schema()
-        if bound is not None:
-            self._schema = self._schema.with_metadata({KEY: bound.to_json()})
-        self._writer = pa.ipc.new_file(str(file), self._schema)
-        self._rows: list[Mapping[str, Any]] = []
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a record's row."""
-        self._rows.append(row)
-        if len(self._rows) >= ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left and the file's footer."""
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._rows:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
-            self._rows.clear()
+def _bar(progress: Any, name: str, total: int) -> Advance:
+    return partial(progress.advance, progress.add_task(name, total=total))
 
 
-def _write_rows(file: Path, schema: Any, rows: Iterable[Mapping[str, Any]]) -> None:
-    import pyarrow as pa
+def _keep(opened: Opened, verdicts: Verdicts, pool: Pool, advance: Advance) -> list[Kept]:
+    """Open every wanted medium; the distinct ones, in the order of the archives."""
+    kept: list[Kept] = []
+    known: dict[tuple[MediumKind, str], int] = {}
+    for seen in probe(opened, verdicts, pool):
+        advance(1)
+        if seen.reason:
+            opened.broken[seen.name] = seen
+            continue
+        number = known.setdefault((seen.kind, seen.sha256), len(kept))
+        opened.numbers[seen.name] = number
+        if number == len(kept):
+            member = opened.catalogue[seen.name]
+            sides = (seen.width, seen.height, seen.frames)
+            kept.append(Kept(member, seen.kind, seen.sha256, sides, opened.origins[member.archive].seen))
+    return kept
 
-    with pa.ipc.new_file(str(file), schema) as writer:
-        waiting: list[Mapping[str, Any]] = []
-        for row in rows:
-            waiting.append(row)
-            if len(waiting) == ROWS:
-                writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=schema))
-                waiting.clear()
-        if waiting:
-            writer.write_batch(pa.RecordBatch.from_pylist(waiting, schema=schema))
+
+def _write_records(
+    opened: Opened, building: Path, quarantine: Quarantine, advance: Advance
+) -> dict[int, list[int]]:
+    """Write records.arrow; by medium, the rows of the records that begin with it."""
+    firsts: dict[int, list[int]] = {}
+    rows = 0
+    with TableWriter(building / RECORDS, record_schema()) as writer:
+        for entry in opened.entries():
+            advance(1)
+            quarantine.count(opened.source.name)
+            found = opened.resolve(entry)
+            if isinstance(found, Rejected):
+                quarantine.reject(found)
+                continue
+            record = found.record
+            said = [[turn.role, turn.text] for turn in record.turns]
+            writer.add(
+                {
+                    "id": record.id,
+                    "split": found.split,
+                    "kind": record.kind,
+                    "conversations": json.dumps(said, ensure_ascii=False),
+                    "media": list(found.media),
+                }
+            )
+            if found.media:
+                firsts.setdefault(found.media[0], []).append(rows)
+            rows += 1
+    return firsts
+
+
+def _cut(media: list[Kept], limit: int) -> Iterator[list[int]]:
+    """Numbers of the media of each shard: up to `limit` bytes, of one look at the source."""
+    shard: list[int] = []
+    size = 0
+    for number, kept in enumerate(media):
+        later = bool(shard) and kept.seen != media[shard[-1]].seen
+        if shard and (later or size + kept.member.size > limit):
+            yield shard
+            shard, size = [], 0
+        shard.append(number)
+        size += kept.member.size + 1024
+    if shard:
+        yield shard
+
+
+def _check_space(media: list[Kept], folder: Path) -> None:
+    needed = sum(kept.member.size + 2048 for kept in media)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{folder}: the shards take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            "free some space"
+        )
+
+
+def _write(
+    source: Source,
+    media: list[Kept],
+    shards: list[list[int]],
+    firsts: Mapping[int, list[int]],
+    building: Path,
+    store: ShardStore,
+    pool: Pool,
+    advance: Advance,
+) -> None:
+    """Write the shards and media.arrow."""
+    rows: list[Mapping[str, Any]] = []
+
+    def writings() -> Iterator[Writing]:
+        for number, shard in enumerate(shards):
+            samples = [_sample(medium, media[medium], firsts.get(medium, [])) for medium in shard]
+            yield Writing(
+                building / f"{source.name}-{number:05d}.tar", store.folder, building / RECORDS, samples
+            )
+
+    for number, (key, offsets) in enumerate(pool.stream(write_shard, writings(), window=2 * pool.workers)):
+        store.use(key)
+        advance(len(offsets))
+        for offset in offsets:
+            kept = media[len(rows)]
+            width, height, frames = kept.sides
+            place = {"media_id": len(rows), "shard": number, "offset": offset, "size": kept.member.size}
+            sides = {"width": width, "height": height, "frames": frames}
+            rows.append({**place, "kind": kept.kind, "sha256": kept.sha256, **sides})
+    write_media(building, rows)
+
+
+def _sample(number: int, kept: Kept, records: list[int]) -> Sample:
+    suffix = Path(kept.member.name).suffix.lower()
+    return Sample(f"{number:08d}", suffix, kept.member, kept.kind, kept.sha256, kept.sides, tuple(records))
+
+
+def _say(opened: Opened) -> None:
+    if opened.renamed:
+        path, name = next(iter(opened.renamed.items()))
+        print(
+            f"{opened.source.name}: {len(opened.renamed):,} media go by other names in the archives, "
+            f"such as {path!r}: {name!r}"
+        )
+
+
+def _count_media(media: list[Kept], opened: Opened) -> dict[str, Any]:
+    kinds = Counter(kept.kind for kept in media)
+    size = sum(kept.member.size for kept in media)
+    counts = {"bytes": size, "duplicates": len(opened.numbers) - len(media), "kinds": kinds}
+    return {**counts, "renamed": len(opened.renamed)} if opened.renamed else counts

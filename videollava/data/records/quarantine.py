@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,6 +62,18 @@ class Quarantine:
         place = {"source": source, "file": file, "member": member.name}
         self._write(**place, reason=member.reason, detail=member.detail)
 
+    def take_over(self, source: str, file: Path, summary: Mapping[str, Any]) -> None:
+        """What another list holds of a source, with its counts: `summary` of the stage that wrote it."""
+        with file.open() as lines:
+            shutil.copyfileobj(lines, self._file)
+        found = summary["quarantined"]
+        self._records[source] += summary["records"]
+        for counts, kept in ((found["by_source"], self._rejected), (found["members"], self._refused)):
+            if source in counts:
+                kept[source].update(counts[source])
+        for reason, example in found.get("examples", {}).items():
+            self._examples.setdefault((source, reason), example)
+
     def _write(self, **entry: str) -> None:
         self._file.write(json.dumps(entry) + "\n")
 
@@ -70,6 +83,7 @@ class Quarantine:
         return {
             "records": rejected,
             "share": round(rejected / max(self._records.total(), 1), 6),
+            "examples": {reason: example for (_, reason), example in sorted(self._examples.items())},
             "by_source": {source: dict(counter) for source, counter in self._rejected.items()},
             "members": {source: dict(counter) for source, counter in self._refused.items()},
         }
@@ -93,7 +107,7 @@ class Quarantine:
         count = reasons.total()
         lines = [
             f"source {source!r}: {count} of {total} records can't be used ({count / total:.1%}; "
-            f"params.yaml: prepare.max_quarantined allows {limit:.1%})"
+            f"params.yaml: shards.max_quarantined allows {limit:.1%})"
         ]
         for counter, what in ((reasons, "records"), (self._refused[source], "members of archives")):
             for reason, count in counter.most_common(5):

@@ -96,8 +96,8 @@ def check_bound(table: Any, bound: Bound | None) -> None:
     changed = [f"{name} {was.get(name)}, now {now[name]}" for name in now if was.get(name) != now[name]]
     if changed:
         raise InputError(
-            f"data/prepared counts the tokens of {bound.stage} for other parameters ({'; '.join(changed)}): "
-            "run `videollava prepare` again"
+            f"data/index counts the tokens of {bound.stage} for other parameters ({'; '.join(changed)}): "
+            "run `videollava index` again"
         )
 
 
@@ -106,5 +106,5 @@ def check_positions(longest: int, positions: int, stage: str) -> None:
     if 0 < positions < longest:
         raise InputError(
             f"{stage}: the longest sample has {longest} tokens and the language model {positions} positions: "
-            f"set model.language.positions: {positions} in params.yaml and run `videollava prepare` again"
+            f"set model.language.positions: {positions} in params.yaml and run `videollava index` again"
         )

@@ -37,7 +37,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None
     least = len(alphabet) + len(SPECIAL)
     if vocab_size < least:
         raise InputError(
-            f"params.yaml: prepare.vocab_size is {vocab_size}; bytes and special tokens alone take {least}"
+            f"params.yaml: index.vocab_size is {vocab_size}; bytes and special tokens alone take {least}"
         )
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -103,7 +103,7 @@ def load_tokenizer(name: Path | str) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{name}: no tokenizer there ({reason}); params.yaml: prepare.tokenizer takes train, "
+            f"{name}: no tokenizer there ({reason}); params.yaml: index.tokenizer takes train, "
             "a folder or a hub id"
         ) from error
 

@@ -23,7 +23,7 @@ TEXTS = ("prediction", "pred", "text")
 
 def questions(files: Sequence[Path], media: Path | None = None) -> Iterator[Question]:
     """None: the stage reads them from `test-<id>` of the prepared data."""
-    raise InputError("the questions of this benchmark are the split test-<id> of data/prepared")
+    raise InputError("the questions of this benchmark are the split test-<id> of data/index")
 
 
 def score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -74,11 +75,12 @@ def _check_files(work: Work, workspace: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    shards = sum(1 for _ in (workspace / "data/prepared").rglob("*.tar"))
+    listed = workspace / "data/index/shards.json"
+    shards = len(json.loads(listed.read_text())) if listed.is_file() else 0
     needed = shards + OPEN + work.loaders * PREFETCHED * SHARED_TENSORS
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise InputError(
             f"a process may hold {hard} files open here, and {needed} are needed ({shards} shards): raise the "
             "hard limit (`ulimit -Hn`, LimitNOFILE= of a service, docker: --ulimit nofile=), or make larger shards "
-            "(prepare.shard_mib)"
+            "(shards.shard_mib)"
         )

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from videollava.data.archives.listing import TarWriter
-from videollava.data.prepare import shards
-from videollava.data.prepare.shards import (
+from videollava.data.load import shards as load_shards
+from videollava.data.load.shards import Shards
+from videollava.data.prepare.index import write_shards
+from videollava.data.prepare.tables import (
     ROWS,
-    Shards,
-    SplitWriter,
     load_split,
-    shard_name,
     split_names,
     split_schema,
+    split_writer,
     write_media,
 )
 from videollava.errors import InputError
@@ -30,16 +30,24 @@ FILES = [b"first", b"second" * 1000, b"third"]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     rows: list[dict[str, Any]] = []
+    index = tmp_path / "index"
+    index.mkdir()
+    (tmp_path / "shards/mine").mkdir(parents=True)
     for shard, files in enumerate((FILES[:2], FILES[2:])):
-        with TarWriter(tmp_path / shard_name(shard)) as tar:
+        with TarWriter(shard_path(index, shard)) as tar:
             for data in files:
                 place = {"media_id": len(rows), "kind": "image" if shard else "video", "shard": shard}
                 place |= {"offset": tar.add(f"{len(rows):08d}.bin", data), "size": len(data)}
                 rows.append(
                     {**place, "sha256": sha256(data).hexdigest(), "width": 1, "height": 2, "frames": 3}
                 )
-    write_media(tmp_path, rows)
-    return tmp_path
+    write_media(index, rows)
+    write_shards(index, [("mine", shard_path(index, shard)) for shard in range(2)])
+    return index
+
+
+def shard_path(index: Path, shard: int) -> Path:
+    return index.parent / f"shards/mine/mine-{shard:05d}.tar"
 
 
 def row(number: int) -> dict[str, Any]:
@@ -96,16 +104,16 @@ def test_pickles_without_its_files(folder: Path) -> None:
 
 
 def test_damage_is_noticed(folder: Path) -> None:
-    path = folder / shard_name(1)
+    path = shard_path(folder, 1)
     path.write_bytes(path.read_bytes().replace(b"third", b"thirt"))
     assert Shards(folder).read(2) == b"thirt"
-    with pytest.raises(InputError, match=r"media-00001\.tar: medium 2"):
+    with pytest.raises(InputError, match=r"mine-00001\.tar: medium 2"):
         Shards(folder, verify=True).read(2)
     path.write_bytes(b"")
     with pytest.raises(InputError, match="not what was written"):
         Shards(folder).read(2)
     path.unlink()
-    with pytest.raises(InputError, match="not found; run `videollava prepare`"):
+    with pytest.raises(InputError, match="not found; run `videollava shards mine`"):
         Shards(folder).read(2)
 
 
@@ -121,12 +129,12 @@ def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
 
 
 def test_splits_come_back(tmp_path: Path) -> None:
-    writer = SplitWriter(tmp_path, "finetune")
+    writer = split_writer(tmp_path, "finetune")
     rows = [row(number) for number in range(ROWS + 5)]
     for entry in rows:
         writer.add(entry)
     writer.close()
-    SplitWriter(tmp_path, "align").close()
+    split_writer(tmp_path, "align").close()
     assert split_names(tmp_path) == ["align", "finetune"]
     table = load_split(tmp_path, "finetune")
     assert table.schema == split_schema()
@@ -139,10 +147,13 @@ def test_splits_come_back(tmp_path: Path) -> None:
 def test_more_shards_than_a_process_may_open_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "KEPT_OPEN", 2)
+    monkeypatch.setattr(load_shards, "KEPT_OPEN", 2)
+    index = tmp_path / "index"
+    index.mkdir()
+    (tmp_path / "shards/mine").mkdir(parents=True)
     rows = []
     for number in range(5):
-        with TarWriter(tmp_path / shard_name(number)) as tar:
+        with TarWriter(shard_path(index, number)) as tar:
             offset = tar.add("a.png", bytes([number]) * 3)
         place = {
             "media_id": number,
@@ -153,8 +164,9 @@ def test_more_shards_than_a_process_may_open_are_read(
             "sha256": "",
         }
         rows.append({**place, "width": 1, "height": 1, "frames": 1})
-    write_media(tmp_path, rows)
-    reader, before = Shards(tmp_path), len(os.listdir("/dev/fd"))
+    write_media(index, rows)
+    write_shards(index, [("mine", shard_path(index, number)) for number in range(5)])
+    reader, before = Shards(index), len(os.listdir("/dev/fd"))
     for _ in range(2):
         assert [reader.read(number) for number in range(5)] == [bytes([number]) * 3 for number in range(5)]
     assert len(os.listdir("/dev/fd")) == before + 2

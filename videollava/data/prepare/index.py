@@ -1,0 +1,210 @@
+"""Stage `index`: the shards of all sources become one table of media and splits with token lengths in data/index.
+
+In passes over the records' tables, never over media: which samples are held out of training; then the records are
+tokenised in worker processes. Media that several sources have are one. What can't be used goes to quarantine.jsonl
+with its reason, and too much of it fails the stage.
+The same shards and parameters give the same bytes, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from videollava.data.pool import Pool
+from videollava.data.prepare.held_out import HeldOut, draw_held_out
+from videollava.data.prepare.joined import Joined, join_sources
+from videollava.data.prepare.listed import check_listed
+from videollava.data.prepare.rows import Task, encode_rows
+from videollava.data.prepare.tables import (
+    TableWriter,
+    base_split,
+    is_trained_on,
+    split_writer,
+    valid_part,
+    write_media,
+)
+from videollava.data.records.quarantine import Quarantine
+from videollava.data.records.readers import Rejected
+from videollava.data.text.bounds import Bound, bound_of
+from videollava.data.text.vocabulary import copy_tokenizer, train_tokenizer, training_texts
+from videollava.machine import DEFAULTS, Machine
+from videollava.params import Params
+
+__all__ = ["INDEX", "run", "write_shards"]
+
+INDEX = Path("data/index")
+SHARDS = Path("data/shards")
+QUARANTINE = Path("runs/quarantine.jsonl")
+RECORDS_A_TASK = 512
+COUNTED = ("text_tokens", "target_tokens", "images", "videos", "tokens")
+
+Advance = Callable[[int], None]
+
+
+def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
+    """Join the shards of all sources of params.yaml into data/index.
+
+    Raises:
+        InputError: a source has no shards, dvc.yaml lists other sources than params.yaml, or more than
+            shards.max_quarantined of a source's records can't be used (the list is then in runs/quarantine.jsonl).
+    """
+    check_listed(workspace, params.sources)
+    folder = workspace / INDEX
+    building = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        _build(params, workspace, building, machine.work("index").loaders)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.replace(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _build(params: Params, workspace: Path, building: Path, workers: int) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns) as progress,
+        Quarantine(building / "quarantine.jsonl") as quarantine,
+        Pool(workers) as pool,
+    ):
+        joined = join_sources(workspace / SHARDS, list(params.sources))
+        joined.take_over(quarantine)
+        write_media(building, joined.media())
+        write_shards(building, joined.shards)
+        _make_tokenizer(params, joined, building / "tokenizer")
+        held_out = draw_held_out(joined.outlines(), joined.hashes, params.index.held_out)
+        bar = progress.add_task("records", total=joined.records)
+        tasks = _tasks(params, joined, building / "tokenizer", held_out)
+        advance = partial(progress.advance, bar)
+        splits = _write_splits(
+            tasks, building, len(joined.hashes), pool, quarantine, advance, _bounds(params)
+        )
+        quarantine.check(params.shards.max_quarantined, workspace / QUARANTINE)
+    _say(splits, _bounds(params))
+    _say_held_out(splits["splits"], params.index.held_out)
+    summary = {**splits, "media": joined.count_media(), "quarantined": quarantine.summary()}
+    (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+
+
+def write_shards(building: Path, shards: Iterable[tuple[str, Path]]) -> None:
+    """Write shards.json of sources and their files: training finds a shard by its sum, wherever it lies.
+
+    Its md5 is what DVC calls it.
+    """
+    listed = []
+    for source, file in shards:
+        sums = {name: hashlib.new(name, usedforsecurity=False) for name in ("sha256", "md5")}
+        with file.open("rb") as data:
+            while block := data.read(1 << 22):
+                for digest in sums.values():
+                    digest.update(block)
+        entry = {"source": source, "file": file.name, "size": file.stat().st_size}
+        listed.append({**entry, **{name: digest.hexdigest() for name, digest in sums.items()}})
+    (building / "shards.json").write_text(json.dumps(listed, indent=1) + "\n")
+
+
+def _make_tokenizer(params: Params, joined: Joined, folder: Path) -> None:
+    if params.index.tokenizer != "train":
+        copy_tokenizer(params.index.tokenizer, folder)
+        return
+    train_tokenizer(training_texts(joined.entries()), params.index.vocab_size, folder)
+
+
+def _tasks(params: Params, joined: Joined, tokenizer: Path, held_out: HeldOut) -> Iterator[Task]:
+    trained, model = params.index.tokenizer == "train", params.model
+    task = partial(Task, tokenizer, trained, model.image_tokens, model.video_tokens, _bounds(params))
+    for rows in joined.batches(RECORDS_A_TASK):
+        yield task([row.hold_out() if held_out.holds(row) else row for row in rows])
+
+
+def _bounds(params: Params) -> dict[str, Bound]:
+    """By split, what training will cut its samples to."""
+    bounds = {split: bound_of(params, split) for split in ("pretrain", "finetune")}
+    return {split: bound for split, bound in bounds.items() if bound is not None}
+
+
+def _write_splits(
+    tasks: Iterator[Task],
+    folder: Path,
+    media: int,
+    pool: Pool,
+    quarantine: Quarantine,
+    advance: Advance,
+    bounds: Mapping[str, Bound],
+) -> dict[str, Any]:
+    """Write the splits; their totals, and how many media serve both training and test."""
+    writers: dict[str, TableWriter] = {}
+    totals: dict[str, Counter[str]] = {}
+    trained, tested = bytearray(media), bytearray(media)
+    seen: set[int] = set()
+    for size, results in pool.stream(encode_rows, tasks):
+        advance(size)
+        for result in results:
+            if isinstance(result, Rejected):
+                quarantine.reject(result)
+                continue
+            split, row = result
+            if split not in writers:
+                bound = bounds.get(base_split(split))
+                writers[split], totals[split] = split_writer(folder, split, bound), Counter()
+            writers[split].add(row)
+            totals[split].update(_counts(row))
+            same = hash((split, row["conversations"], *row["media"]))
+            totals[split].update({"repeated": 1} if same in seen else {})
+            seen.add(same)
+            for number in row["media"]:
+                trained[number] |= is_trained_on(split)
+                tested[number] |= split.startswith("test-")
+    for writer in writers.values():
+        writer.close()
+    return {"splits": totals, "test_media_in_training": sum(map(int.__and__, trained, tested))}
+
+
+def _counts(row: Mapping[str, Any]) -> dict[str, int]:
+    cut = {"cut_records": 1, "cut_tokens": row["cut_tokens"]} if row["cut_tokens"] else {}
+    words = {"marks_as_words": row["words"]} if row["words"] else {}
+    return {"records": 1, **{name: row[name] for name in COUNTED}, **cut, **words}
+
+
+def _say(found: Mapping[str, Any], bounds: Mapping[str, Bound]) -> None:
+    """What was done to records that are kept, and what about them a person would want to know."""
+    for split, counts in found["splits"].items():
+        if counts.get("repeated"):
+            print(
+                f"{split}: {counts['repeated']:,} of {counts['records']:,} samples say what another says about the "
+                "same media; all are kept"
+            )
+        if counts.get("cut_records"):
+            bound = bounds[base_split(split)]
+            print(
+                f"{split}: {counts['cut_records']:,} of {counts['records']:,} samples are longer than training takes "
+                f"(max_text_tokens {bound.max_text_tokens}, max_tokens {bound.max_tokens}, "
+                f"positions {bound.positions}) and lost {counts['cut_tokens']:,} tokens of text at their ends"
+            )
+        if counts.get("marks_as_words"):
+            print(
+                f"{split}: {counts['marks_as_words']:,} marks such as <image> in conversations without media are words"
+            )
+    if found["test_media_in_training"]:
+        print(
+            f"{found['test_media_in_training']:,} media of test splits are also trained on: scores flatter the model"
+        )
+
+
+def _say_held_out(splits: Mapping[str, Counter[str]], most: int) -> None:
+    held = {split: splits[valid_part(split)]["records"] for split in splits if valid_part(split) in splits}
+    told = [f"{n:,} of {n + splits[split]['records']:,} samples of {split}" for split, n in held.items()]
+    if told:
+        print(f"held out of training, to measure its loss on: {', '.join(told)} (index.held_out: {most})")
+    elif most:
+        print("held out of training: nothing, the splits are too small (of one, 2 % at most)")

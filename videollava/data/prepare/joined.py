@@ -1,0 +1,142 @@
+"""The shards of all sources as one: media numbered once over all of them, records with those numbers."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from videollava.data.prepare.row import Outline, Row
+from videollava.data.prepare.tables import MEDIA, RECORDS, open_table
+from videollava.data.records.quarantine import Quarantine
+from videollava.data.records.record import Medium, Record, Turn
+from videollava.errors import InputError
+
+__all__ = ["Joined", "join_sources"]
+
+
+@dataclass
+class Part:
+    """One source. `numbers`: of each of its media, the number among all."""
+
+    name: str
+    folder: Path
+    media: Any
+    records: Any
+    summary: Mapping[str, Any]
+    numbers: array[int] = field(default_factory=lambda: array("i"))
+    first_shard: int = 0
+
+
+@dataclass
+class Joined:
+    """`hashes`, `kinds`: of each medium; `shards`: source and file of each."""
+
+    parts: list[Part]
+    hashes: list[str]
+    kinds: list[str]
+    shards: list[tuple[str, Path]]
+
+    @property
+    def records(self) -> int:
+        """How many there are in all."""
+        return sum(part.records.num_rows for part in self.parts)
+
+    def media(self) -> Iterator[dict[str, Any]]:
+        """Rows of the index's media.arrow: a medium lies in the first source that has it."""
+        following = 0
+        for part in self.parts:
+            for row in _rows(part.media):
+                if part.numbers[row["media_id"]] == following:
+                    yield {**row, "media_id": following, "shard": row["shard"] + part.first_shard}
+                    following += 1
+
+    def outlines(self) -> Iterator[Outline]:
+        """Source, name, split and media of each record, without its text."""
+        for part in self.parts:
+            for row in _rows(part.records.select(["id", "split", "media"])):
+                media = tuple(part.numbers[number] for number in row["media"])
+                yield Outline(row["split"], part.name, row["id"], media)
+
+    def entries(self) -> Iterator[tuple[str, Record]]:
+        """Each record with its split."""
+        for part in self.parts:
+            for row in _rows(part.records):
+                made = self._row(part, row)
+                yield made.split, made.record
+
+    def batches(self, size: int) -> Iterator[list[Row]]:
+        """All records, `size` at a time; the last may be empty."""
+        waiting: list[Row] = []
+        for part in self.parts:
+            for row in _rows(part.records):
+                waiting.append(self._row(part, row))
+                if len(waiting) == size:
+                    yield waiting
+                    waiting = []
+        yield waiting
+
+    def _row(self, part: Part, row: Mapping[str, Any]) -> Row:
+        media = tuple(part.numbers[number] for number in row["media"])
+        turns = tuple(Turn(role, text) for role, text in json.loads(row["conversations"]))
+        shown = tuple(Medium(self.kinds[number], "") for number in media)
+        return Row(row["split"], Record(row["id"], part.name, turns, shown, row["kind"]), media)
+
+    def take_over(self, quarantine: Quarantine) -> None:
+        """What was quarantined when the shards were cut counts here too."""
+        for part in self.parts:
+            quarantine.take_over(part.name, part.folder / "quarantine.jsonl", part.summary)
+
+    def count_media(self) -> dict[str, Any]:
+        """Totals for the summary."""
+        counts: Counter[str] = Counter()
+        for part in self.parts:
+            counts.update({name: part.summary["media"].get(name, 0) for name in ("duplicates", "renamed")})
+        again = sum(part.media.num_rows for part in self.parts) - len(self.hashes)
+        size = sum(row["size"] for row in self.media())
+        found = {"bytes": size, "duplicates": counts["duplicates"] + again, "kinds": Counter(self.kinds)}
+        return {**found, "renamed": counts["renamed"]} if counts["renamed"] else found
+
+
+def join_sources(folder: Path, names: Sequence[str]) -> Joined:
+    """Open data/shards/NAME of each source. InputError where one is missing, or is not what `shards` writes."""
+    joined = Joined([], [], [], [])
+    known: dict[tuple[str, bytes], int] = {}
+    for name in names:
+        part = _open(folder / name, name)
+        part.first_shard = len(joined.shards)
+        joined.shards += [(name, file) for file in sorted(part.folder.glob(f"{name}-*.tar"))]
+        for kind, sha256 in zip(
+            *(part.media.column(key).to_pylist() for key in ("kind", "sha256")), strict=True
+        ):
+            number = known.setdefault((kind, bytes.fromhex(sha256)), len(joined.hashes))
+            if number == len(joined.hashes):
+                joined.hashes.append(sha256)
+                joined.kinds.append(kind)
+            part.numbers.append(number)
+        joined.parts.append(part)
+    return joined
+
+
+def _open(folder: Path, name: str) -> Part:
+    stage = f"shards {name}"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not found; run `videollava {stage}`")
+    media, records = (open_table(folder / file, stage) for file in (MEDIA, RECORDS))
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}/summary.json: not what shards writes ({error!r}); run `videollava {stage}` again"
+        ) from error
+    return Part(name, folder, media, records, summary)
+
+
+def _rows(table: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a memory-mapped table, one batch of it at a time."""
+    for batch in table.to_batches():
+        yield from batch.to_pylist()

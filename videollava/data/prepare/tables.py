@@ -1,0 +1,160 @@
+"""The tables of data/shards/NAME and of data/index.
+
+media.arrow          one row a medium, the row number is its media_id: in which shard it lies, and where
+records.arrow        of a source: one row a record, in its order, its media by number
+splits/<split>.arrow of the index: one row a record; of a training split's, <split>-valid has the samples held out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from videollava.data.text.bounds import KEY, Bound
+from videollava.errors import InputError
+
+__all__ = [
+    "MEDIA",
+    "RECORDS",
+    "TableWriter",
+    "base_split",
+    "is_trained_on",
+    "load_split",
+    "media_schema",
+    "open_table",
+    "record_schema",
+    "split_names",
+    "split_schema",
+    "split_writer",
+    "valid_part",
+    "write_media",
+]
+
+MEDIA = "media.arrow"
+RECORDS = "records.arrow"
+VALID = "-valid"
+ROWS = 4096  # of a record batch
+
+
+def media_schema() -> Any:
+    """Columns of media.arrow; `shard` is its number, of a source or in the index's shards.json."""
+    import pyarrow as pa
+
+    integers = {"shard": pa.int32(), "offset": pa.int64(), "size": pa.int64()}
+    sides = dict.fromkeys(("width", "height", "frames"), pa.int32())
+    return pa.schema(
+        {"media_id": pa.int32(), "kind": pa.string(), **integers, "sha256": pa.string(), **sides}.items()
+    )
+
+
+def record_schema() -> Any:
+    """Columns of records.arrow; conversations is JSON text, [[role, text], ...]."""
+    import pyarrow as pa
+
+    texts = dict.fromkeys(("id", "split", "kind", "conversations"), pa.string())
+    return pa.schema({**texts, "media": pa.list_(pa.int32())}.items())
+
+
+def split_schema() -> Any:
+    """Columns of splits/<split>.arrow; conversations as in records.arrow."""
+    import pyarrow as pa
+
+    texts = dict.fromkeys(("id", "source", "kind", "conversations"), pa.string())
+    counts = dict.fromkeys(("text_tokens", "target_tokens", "images", "videos", "tokens"), pa.int32())
+    return pa.schema({**texts, "media": pa.list_(pa.int32()), **counts}.items())
+
+
+def load_split(folder: Path | str, name: str) -> Any:
+    """A split as a memory-mapped pyarrow Table; InputError where there is none of this name."""
+    file = Path(folder) / "splits" / f"{name}.arrow"
+    if not file.is_file():
+        known = ", ".join(split_names(folder)) or "none"
+        raise InputError(f"{file}: no split {name!r}, there are: {known}; run `videollava index`")
+    return open_table(file)
+
+
+def split_names(folder: Path | str) -> list[str]:
+    """Names of the splits in an index."""
+    return sorted(file.stem for file in (Path(folder) / "splits").glob("*.arrow"))
+
+
+def valid_part(split: str) -> str:
+    """The split with the samples held out of a training split."""
+    return f"{split}{VALID}"
+
+
+def base_split(split: str) -> str:
+    """The training split that a validation part was held out of; any other split is its own."""
+    return split.removesuffix(VALID)
+
+
+def is_trained_on(split: str) -> bool:
+    """Whether samples of the split are learned from: neither asked in a test nor held out."""
+    return not split.startswith("test-") and not split.endswith(VALID)
+
+
+def open_table(file: Path, stage: str = "index") -> Any:
+    """A memory-mapped pyarrow Table; InputError names the `stage` that writes it."""
+    import pyarrow as pa
+
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: not found; run `videollava {stage}`") from error
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{file}: not an Arrow file ({error}); run `videollava {stage}` again") from error
+
+
+def write_media(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write media.arrow."""
+    with TableWriter(folder / MEDIA, media_schema()) as writer:
+        for row in rows:
+            writer.add(row)
+
+
+def split_writer(folder: Path, name: str, bound: Bound | None = None) -> TableWriter:
+    """Of one split; `bound`: what samples were cut to, kept beside the counts that follow from it."""
+    schema = split_schema()
+    if bound is not None:
+        schema = schema.with_metadata({KEY: bound.to_json()})
+    return TableWriter(folder / "splits" / f"{name}.arrow", schema)
+
+
+class TableWriter:
+    """Writes a table, row by row, with bounded memory; batches depend on the rows alone."""
+
+    def __init__(self, file: Path, schema: Any) -> None:
+        import pyarrow as pa
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._schema = schema
+        self._writer = pa.ipc.new_file(str(file), schema)
+        self._rows: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row."""
+        self._rows.append(row)
+        if len(self._rows) >= ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left and the file's footer."""
+        self._flush()
+        self._writer.close()
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+            self._rows.clear()

@@ -1,0 +1,114 @@
+"""What was found when a medium was opened, kept by its content: it is opened once ever.
+
+A folder of SQLite files: each process that finds something writes its own, all are read. Beside the verdicts stand
+the contents of the members of archives, so that a member of an archive that was seen before is not even read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+from types import TracebackType
+
+from videollava.data.prepare.inspection import Inspected
+
+__all__ = ["Verdicts"]
+
+# What opens media, and so decides: others may find otherwise.
+OPENERS = ("decord", "av", "pillow")
+TABLE = (
+    "create table if not exists seen (archive text, member text, kind text, opener text, sha256 text, "
+    "width int, height int, frames int, reason text, detail text, primary key (archive, member, kind, opener))"
+)
+CONTENT = "create index if not exists content on seen (sha256, kind, opener)"
+AT_ONCE = 500  # names in one question
+COLUMNS = ("sha256", "width", "height", "frames", "reason", "detail")
+
+
+class Verdicts:
+    """Reads all files of `folder` and writes `<writer>.sqlite` in it.
+
+    An archive is named by the sha256 of its bytes: where it lies does not matter.
+    """
+
+    def __init__(self, folder: Path, writer: str = "own") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / f"{writer}.sqlite"
+        self._own = _open(own)
+        self._all = [self._own, *(_open(file) for file in sorted(folder.glob("*.sqlite")) if file != own)]
+        self._opener = _opener()
+
+    def __enter__(self) -> Verdicts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for base in self._all:
+            base.close()
+
+    def of_members(self, archive: str, kind: str, names: Sequence[str]) -> dict[str, Inspected]:
+        """By name, what is known of members of an archive."""
+        known: dict[str, Inspected] = {}
+        for base in self._all:
+            for start in range(0, len(names), AT_ONCE):
+                part = names[start : start + AT_ONCE]
+                marks = ", ".join("?" * len(part))
+                asked = (
+                    f"select member, {', '.join(COLUMNS)} from seen "
+                    f"where archive = ? and kind = ? and opener = ? and member in ({marks})"
+                )
+                for name, *values in base.execute(asked, (archive, kind, self._opener, *part)):
+                    known[name] = Inspected(name, kind, *values)  # type: ignore[arg-type]
+        return known
+
+    def of_content(self, sha256: str, kind: str) -> Inspected | None:
+        """What is known of a content, whatever it was called."""
+        asked = f"select member, {', '.join(COLUMNS)} from seen where sha256 = ? and kind = ? and opener = ? limit 1"
+        for base in self._all:
+            if found := base.execute(asked, (sha256, kind, self._opener)).fetchone():
+                return Inspected(found[0], kind, *found[1:])  # type: ignore[arg-type]
+        return None
+
+    def add(self, archive: str, found: Iterable[Inspected]) -> None:
+        """Keep what was found of members of an archive."""
+        names = [field.name for field in fields(Inspected)]
+        rows = [dict(zip(names, astuple(seen), strict=True)) for seen in found]
+        with self._own:
+            self._own.executemany(
+                f"insert or replace into seen (archive, member, kind, opener, {', '.join(COLUMNS)}) "
+                f"values (:archive, :name, :kind, :opener, {', '.join(f':{name}' for name in COLUMNS)})",
+                [{**row, "archive": archive, "opener": self._opener} for row in rows],
+            )
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    base = sqlite3.connect(file, timeout=60)
+    try:
+        base.execute(TABLE)
+        base.execute(CONTENT)
+    except sqlite3.DatabaseError:  # cut off by a full disk: it can be found out again
+        base.close()
+        file.unlink()
+        base = sqlite3.connect(file, timeout=60)
+        base.execute(TABLE)
+        base.execute(CONTENT)
+    return base
+
+
+def _opener() -> str:
+    """Names what media are opened with: its versions, and the code that asks."""
+    own = Path(__file__).parents[1] / "media"
+    digest = hashlib.sha256()
+    for file in sorted(own.rglob("*.py")):
+        digest.update(file.read_bytes())
+    for name in OPENERS:
+        try:
+            digest.update(f"{name} {importlib.metadata.version(name)}".encode())
+        except importlib.metadata.PackageNotFoundError:
+            digest.update(f"no {name}".encode())
+    return digest.hexdigest()[:16]
