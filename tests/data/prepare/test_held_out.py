@@ -15,7 +15,7 @@ from made import prepare as run
 from videollava.data.acquire.fetch import run as fetch
 from videollava.data.load.shards import Shards
 from videollava.data.prepare.held_out import HeldOut, draw_held_out
-from videollava.data.prepare.rows import Row
+from videollava.data.prepare.row import Row
 from videollava.data.prepare.tables import is_trained_on, load_split, split_names
 from videollava.data.records.record import Medium, Record, Turn
 from videollava.machine import Machine
