@@ -47,7 +47,7 @@ def test_figures_of_a_step_by_hand() -> None:
 
 def test_a_blank_pack_holds_no_sample(workspace: Callable[[str], Path]) -> None:
     """A step of one sample on two ranks: the one that has nothing runs a token that is none."""
-    prepared, params = workspace("blank") / "data/prepared", micro()
+    prepared, params = workspace("blank") / "data/index", micro()
     tokenizer = load_tokenizer(prepared / "tokenizer")
     layout = Layout.of(params.model, len(tokenizer), template="v1", image_aspect="pad")
     plan = Plan(2, np.array([0], np.int32), np.array([0, 1, 1]), np.array([0, 2]))

@@ -109,16 +109,16 @@ def check(
                 stopped = str(error)
     if not findings.records:
         raise InputError(f"{asked.target}: no record is in it; name the file that holds them")
-    return Checked(asked.target, findings, opened.searched, bound, params.prepare.max_quarantined, stopped)
+    return Checked(asked.target, findings, opened.searched, bound, params.shards.max_quarantined, stopped)
 
 
 def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Opened:
     path = Path(asked.target)
     if path.is_file():
         return _open_file(asked, path, scratch)
-    source = {one.name: one for one in params.fetch.sources}.get(asked.target)
+    source = params.sources.get(asked.target)
     if source is None:
-        known = ", ".join(one.name for one in params.fetch.sources) or "none"
+        known = ", ".join(params.sources) or "none"
         raise InputError(f"{asked.target}: neither a file nor a source of params.yaml (they are: {known})")
     if asked.media or asked.use:
         raise InputError(
