@@ -12,9 +12,10 @@ from made import archive_source, lines, llava, png, tar
 from videollava.data.archives.listing import Member, list_members
 from videollava.data.records.annotations import Annotations, read_file
 from videollava.data.records.conversations import REQUESTS
+from videollava.data.records.conversion import from_llava, to_llava
 from videollava.data.records.formats.format import Context
 from videollava.data.records.readers import READERS, read_records
-from videollava.data.records.record import Medium, Record, from_llava, to_llava
+from videollava.data.records.record import Medium, Record
 from videollava.data.records.rejected import Notes, Rejected
 from videollava.errors import InputError
 from videollava.params import Source

@@ -12,8 +12,9 @@ import pytest
 from made import llava
 
 from videollava.data.records import items
+from videollava.data.records.conversion import from_llava
 from videollava.data.records.items import read_items
-from videollava.data.records.record import RecordError, from_llava
+from videollava.data.records.rejected import RecordError
 from videollava.errors import InputError
 
 ITEMS = [

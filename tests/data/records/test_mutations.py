@@ -16,9 +16,10 @@ from mutations import PLANTED, mutated
 
 import videollava
 from videollava.data.records.annotations import Annotations, read_file
+from videollava.data.records.conversion import from_llava, to_llava
 from videollava.data.records.formats.format import Context
 from videollava.data.records.formats.table import ITEM_FORMATS
-from videollava.data.records.record import Record, from_llava, to_llava
+from videollava.data.records.record import Record
 from videollava.data.records.rejected import Rejected
 from videollava.errors import InputError
 

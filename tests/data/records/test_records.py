@@ -6,7 +6,10 @@ import pytest
 from made import llava
 
 from videollava.data.archives.names import renaming
-from videollava.data.records.record import Medium, Record, RecordError, Turn, from_llava, mark, to_llava
+from videollava.data.records.conversion import from_llava, to_llava
+from videollava.data.records.marks import mark
+from videollava.data.records.record import Medium, Record, Turn
+from videollava.data.records.rejected import RecordError
 from videollava.errors import InputError
 
 

@@ -61,7 +61,7 @@ def _run(arguments: Arguments) -> int:
         )
     out = arguments.out or Path("runs/check")
     listed, picture = out / "problems.jsonl", out / "lengths.svg"
-    workers = load_machine(Path.cwd()).work("prepare").loaders
+    workers = load_machine(Path.cwd()).work("shards").loaders
     asked = Asked(
         arguments.target, arguments.media, arguments.format, arguments.use, tokenizer, listed, workers
     )

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from videollava.data.archives.listing import Member
 from videollava.data.archives.names import clean_name, fold_name, is_safe
-from videollava.data.records.record import MEDIA_ENDINGS
+from videollava.data.records.endings import MEDIA_ENDINGS
 
 __all__ = ["Finder", "Unfound"]
 

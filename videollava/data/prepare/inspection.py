@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass
 
 from videollava.data.archives.listing import DAMAGED, Member, read_member
-from videollava.data.records.record import MediumKind
+from videollava.data.records.marks import MediumKind
 from videollava.errors import InputError
 
 __all__ = ["Inspected", "Wanted", "inspect", "inspect_all"]

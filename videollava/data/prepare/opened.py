@@ -25,9 +25,10 @@ from videollava.data.prepare.catalogue import Finder, Unfound
 from videollava.data.prepare.inspection import Inspected
 from videollava.data.prepare.row import Row
 from videollava.data.records.items import is_annotations
+from videollava.data.records.marks import MediumKind
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.readers import Rejected, read_records
-from videollava.data.records.record import MediumKind, Record
+from videollava.data.records.record import Record
 from videollava.errors import InputError
 from videollava.params import Source
 

@@ -11,7 +11,7 @@ from videollava.data.pool import Pool
 from videollava.data.prepare.inspection import Inspected, Wanted, inspect_all
 from videollava.data.prepare.opened import Opened
 from videollava.data.prepare.verdicts import Verdicts
-from videollava.data.records.record import MediumKind
+from videollava.data.records.marks import MediumKind
 
 __all__ = ["probe"]
 

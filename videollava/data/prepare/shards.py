@@ -29,9 +29,9 @@ from videollava.data.prepare.probing import probe
 from videollava.data.prepare.tables import RECORDS, TableWriter, record_schema, write_media
 from videollava.data.prepare.verdicts import Verdicts
 from videollava.data.prepare.writing import Sample, ShardStore, Writing, write_shard
+from videollava.data.records.marks import MediumKind
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.readers import Rejected
-from videollava.data.records.record import MediumKind
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine
 from videollava.params import Params, Source

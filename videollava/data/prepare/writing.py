@@ -17,7 +17,7 @@ from typing import Any
 from videollava.data.archives.listing import Member, read_member
 from videollava.data.archives.tar_writer import TarWriter
 from videollava.data.prepare.tables import open_table
-from videollava.data.records.record import MediumKind
+from videollava.data.records.marks import MediumKind
 
 __all__ = ["Sample", "ShardStore", "Writing", "write_shard"]
 

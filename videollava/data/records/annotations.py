@@ -12,12 +12,13 @@ from typing import IO, Any
 from videollava.data.acquire.addresses import file_name, is_address
 from videollava.data.archives.listing import open_member
 from videollava.data.archives.names import clean_name, renaming
+from videollava.data.records.conversion import from_llava
 from videollava.data.records.formats.format import Catalogue, Context, Entry, ItemFormat
 from videollava.data.records.formats.table import AUTO, ITEM_FORMATS, LOOKED_AT, guess_format
 from videollava.data.records.gold import as_split
 from videollava.data.records.items import is_annotations, read_items
 from videollava.data.records.keys import KeyWatch
-from videollava.data.records.record import Record, from_llava
+from videollava.data.records.record import Record
 from videollava.data.records.rejected import Notes, RecordError, Rejected
 from videollava.errors import InputError
 from videollava.params import Source

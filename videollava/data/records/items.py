@@ -15,7 +15,8 @@ from typing import IO, Any
 
 from videollava.data.archives.compressed import find_opener
 from videollava.data.archives.members import DAMAGED
-from videollava.data.records.record import TURNS, RecordError
+from videollava.data.records.conversion import TURNS
+from videollava.data.records.rejected import RecordError
 from videollava.errors import InputError
 
 __all__ = ["is_annotations", "read_items"]

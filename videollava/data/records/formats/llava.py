@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from videollava.data.records.conversion import FIELDS, TURNS, conversation_of
 from videollava.data.records.formats.format import Context, Item, ItemFormat
 from videollava.data.records.formats.marking import mend_marks
-from videollava.data.records.record import FIELDS, TURNS, conversation_of
 
 __all__ = ["LLAVA", "first_turn"]
 

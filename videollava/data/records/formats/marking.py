@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from videollava.data.records.conversion import FIELDS, ROLES, TURNS, all_paths, content_of, conversation_of
 from videollava.data.records.formats.format import Item
 from videollava.data.records.marks import MediumKind, find_marks, likenesses, mark
-from videollava.data.records.record import FIELDS, ROLES, TURNS, all_paths, content_of, conversation_of
 from videollava.data.records.rejected import Notes
 
 __all__ = ["mend_marks", "put_marks"]

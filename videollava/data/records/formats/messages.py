@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videollava.data.records.conversations import REQUESTS
+from videollava.data.records.conversion import ROLES, TURNS, content_of, conversation_of
 from videollava.data.records.formats.format import Context, Item, ItemFormat
 from videollava.data.records.formats.llava import LLAVA, first_turn
 from videollava.data.records.formats.marking import mend_marks, put_marks
 from videollava.data.records.marks import find_marks, mark
-from videollava.data.records.record import ROLES, TURNS, content_of, conversation_of
 from videollava.data.records.rejected import RecordError
 
 __all__ = ["MESSAGES"]

@@ -13,15 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from videollava.data.records.conversations import REQUESTS
+from videollava.data.records.conversion import FIELDS, KIND_OF, TURNS, all_paths
+from videollava.data.records.endings import kind_of_file
 from videollava.data.records.formats.format import Context, Item, ItemFormat
 from videollava.data.records.formats.marking import mend_marks, put_marks
 from videollava.data.records.gold import LETTERS, read_answers, read_choices
 from videollava.data.records.keys import hint
 from videollava.data.records.marks import MediumKind
-from videollava.data.records.record import FIELDS, KIND_OF, TURNS, all_paths
 from videollava.data.records.rejected import RecordError
 
-__all__ = ["PLAIN", "kind_of_file"]
+__all__ = ["PLAIN"]
 
 # The first that holds something counts.
 IDS = ("id", "question_id", "qid", "sample_id", "uid")
@@ -42,18 +43,7 @@ NAMED: dict[str, MediumKind] = {
 ALSO = ("input", "history", "system", "split")
 LETTER_REQUEST = "Answer with the option's letter from the given choices directly."
 
-_ENDINGS: dict[MediumKind, tuple[str, ...]] = {
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    "video": (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv"),
-    "audio": (".wav", ".mp3", ".flac", ".ogg", ".m4a"),
-}
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:)]?")
-
-
-def kind_of_file(name: str) -> MediumKind | None:
-    """What a file is by its ending; None where that says nothing."""
-    low = name.lower()
-    return next((kind for kind, endings in _ENDINGS.items() if low.endswith(endings)), None)
 
 
 def _fits(item: Item) -> bool:

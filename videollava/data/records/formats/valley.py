@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from videollava.data.records.endings import MEDIA_ENDINGS
 from videollava.data.records.formats.format import Context, Item, ItemFormat
 from videollava.data.records.formats.llava import LLAVA
 from videollava.data.records.formats.marking import mend_marks, put_marks
-from videollava.data.records.record import MEDIA_ENDINGS
 
 __all__ = ["VALLEY"]
 

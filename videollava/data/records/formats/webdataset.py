@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from videollava.data.archives.listing import DAMAGED, Member, read_member
+from videollava.data.records.conversion import FIELDS, all_paths, from_llava
+from videollava.data.records.endings import kind_of_file
 from videollava.data.records.formats.format import Catalogue, Context, Entry, Item
-from videollava.data.records.formats.plain import kind_of_file
 from videollava.data.records.formats.table import ITEM_FORMATS
 from videollava.data.records.items import LONGEST, is_annotations
 from videollava.data.records.marks import KINDS, MediumKind
-from videollava.data.records.record import FIELDS, all_paths, from_llava
 from videollava.data.records.rejected import Notes, RecordError, Rejected
 from videollava.errors import InputError
 from videollava.params import Source
