@@ -35,10 +35,10 @@ def _run_profile(arguments: Arguments) -> None:
         )
     file.write_text(text)
     print(f"{file}: profile {arguments.name}")
-    from videollava.data.prepare.listed import list_sources
+    from videollava.data.prepare.listed import join_params
 
     workspace = file.absolute().parent
-    if list_sources(workspace, load_params(file).sources):
+    if join_params(workspace, load_params(file)):
         print(f"{workspace / 'dvc.yaml'}: its sources are what index reads")
 
 

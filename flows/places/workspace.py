@@ -13,7 +13,7 @@ from flows.places.lock import hold
 from flows.places.scm import settle_scm
 from flows.stages.graph import check_params
 from flows.storage import share
-from videollava.data.prepare.listed import list_sources
+from videollava.data.prepare.listed import join_params
 from videollava.errors import InputError
 from videollava.params import (
     load_params,
@@ -73,7 +73,7 @@ def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -
         aside = file.with_name("params.yaml.tmp")
         aside.write_text(text)
         aside.replace(file)
-    if list_sources(root, load_params(file).sources):
+    if join_params(root, load_params(file)):
         changes.append("dvc.yaml: the sources that index reads")
     return changes
 

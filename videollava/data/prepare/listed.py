@@ -1,7 +1,8 @@
-"""The sources that dvc.yaml's stage `index` reads, one line each: DVC takes no list from params.yaml.
+"""The sources that dvc.yaml's stages read, one line each: DVC takes no list from params.yaml.
 
-A dependency must be exactly one output of another stage. Of a folder above them DVC would not notice that a source
-is gone, and in a fresh clone it would pull none of the others.
+`index` reads the shards of every source, `evaluate` what was fetched for a benchmark (evaluate.folders). A dependency
+must be exactly one output of another stage. Of a folder above them DVC would not notice that a source is gone, and in
+a fresh clone it would pull none of the others.
 """
 
 from __future__ import annotations
@@ -11,39 +12,51 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from videollava.errors import InputError
-from videollava.params import read_mapping
+from videollava.params import Params, read_mapping
 
-__all__ = ["check_listed", "list_sources", "listed_sources"]
+__all__ = ["benchmark_sources", "check_listed", "join_params", "list_sources", "listed_sources"]
 
 GRAPH = "dvc.yaml"
-LINE = re.compile(r"^( *)- data/shards/([A-Za-z0-9][A-Za-z0-9_-]*) *\n", re.MULTILINE)
+RAW = "data/raw"
+SHARDS = "data/shards"
+NAME = r"([A-Za-z0-9][A-Za-z0-9_-]*)"
 
 
 def listed_sources(workspace: Path) -> list[str]:
     """Names of the sources whose shards dvc.yaml lists as dependencies."""
-    file = workspace / GRAPH
-    return [found[2] for found in LINE.finditer(file.read_text())] if file.is_file() else []
+    return _listed(workspace, "index", SHARDS)
 
 
 def list_sources(workspace: Path, names: Iterable[str]) -> bool:
-    """Make dvc.yaml list these sources, in their order; whether that changed it. InputError where it lists none."""
-    names = list(names)
-    file = workspace / GRAPH
-    if not file.is_file() or listed_sources(workspace) == names:
-        return False
-    text = file.read_text()
-    found = list(LINE.finditer(text))
-    if not found:
-        raise InputError(
-            f"{file}: stage index lists no data/shards/NAME among its deps; write one line a source"
-        )
-    lines = "".join(f"{found[0][1]}- data/shards/{name}\n" for name in names)
-    begin = found[0].start()
-    rest = LINE.sub("", text[begin:])
-    half = file.with_name(f"{GRAPH}.tmp")
-    half.write_text(text[:begin] + lines + rest)
-    half.replace(file)
-    return True
+    """Make dvc.yaml's stage index list these sources, in their order; whether that changed it.
+
+    InputError where it has no such stage.
+    """
+    return _list(workspace, "index", SHARDS, list(names))
+
+
+def join_params(workspace: Path, params: Params) -> bool:
+    """Make dvc.yaml list what `params` say: the sources of index, the benchmarks' data of evaluate. Whether that
+    changed it; InputError where a benchmark's folder is that of an unknown source.
+    """
+    sources = list_sources(workspace, params.sources)
+    return _list(workspace, "evaluate", RAW, benchmark_sources(params)) or sources
+
+
+def benchmark_sources(params: Params) -> list[str]:
+    """Sources that benchmarks are read from (evaluate.folders: data/raw/NAME), in the order of `sources`."""
+    named = {}
+    for benchmark, folder in params.evaluate.folders.items():
+        parts = Path(folder).parts
+        if parts[:2] != ("data", "raw") or len(parts) < 3:
+            continue
+        if parts[2] not in params.sources:
+            raise InputError(
+                f"params.yaml: evaluate.folders.{benchmark}: {folder}: no source {parts[2]!r}; there are: "
+                f"{', '.join(params.sources) or 'none'}"
+            )
+        named[parts[2]] = benchmark
+    return [name for name in params.sources if name in named]
 
 
 def check_listed(workspace: Path, names: Iterable[str]) -> None:
@@ -62,3 +75,38 @@ def check_listed(workspace: Path, names: Iterable[str]) -> None:
             f"{workspace / GRAPH}: stage index lists the shards of {', '.join(listed) or 'no source'}, and params.yaml "
             f"has the sources {', '.join(names)}; `videollava data join` writes them there"
         )
+
+
+def _listed(workspace: Path, stage: str, folder: str) -> list[str]:
+    file = workspace / GRAPH
+    found = _stage(file.read_text(), stage) if file.is_file() else None
+    return [line[1] for line in _line(folder).finditer(found[0])] if found else []
+
+
+def _list(workspace: Path, stage: str, folder: str, names: list[str]) -> bool:
+    file = workspace / GRAPH
+    if not file.is_file() or _listed(workspace, stage, folder) == names:
+        return False
+    text = file.read_text()
+    found = _stage(text, stage)
+    if not found:
+        raise InputError(f"{file}: no stage {stage} with deps; restore it: `git checkout dvc.yaml`")
+    first = _line(folder).search(found[0])
+    place = found.start() + first.start() if first else found.end("head")
+    lines = "".join(f"{found['indent']}  - {folder}/{name}\n" for name in names)
+    rest = _line(folder).sub("", text[place : found.end()])
+    half = file.with_name(f"{GRAPH}.tmp")
+    half.write_text(text[:place] + lines + rest + text[found.end() :])
+    half.replace(file)
+    return True
+
+
+def _line(folder: str) -> re.Pattern[str]:
+    return re.compile(rf"^ *- {folder}/{NAME} *\n", re.MULTILINE)
+
+
+def _stage(text: str, name: str) -> re.Match[str] | None:
+    """The stage's deps; group head: as far as the first of them."""
+    start = re.search(rf"^  {name}:[^\n]*\n", text, re.MULTILINE)
+    deps = r"(?P<head>(?:   [^\n]*\n|\s*\n)*?(?P<indent> {4,})deps:[^\n]*\n(?: *#[^\n]*\n)*)(?: *(?:- |#)[^\n]*\n|\s*\n)*"
+    return re.compile(deps).match(text, start.end()) if start else None
