@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
@@ -166,6 +167,7 @@ def has_signature(address: str) -> bool:
     return scrub(query) != query
 
 
+@lru_cache(maxsize=1024)  # asked for each variable with each text
 def is_secret_name(name: str) -> bool:
     """Whether a variable or field of this name holds a credential."""
     return bool(_SECRET_NAME.search(name))

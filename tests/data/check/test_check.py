@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from made import lines, llava, png, tar
+import yaml
+from made import archive_source, lines, llava, params, png, tar
 
 from videollava.cli import main
+from videollava.data.acquire.fetch import run as fetch
 from videollava.data.check.lengths import Task, measure
 from videollava.data.check.picture import bars_of, draw
 from videollava.data.check.places import Folder
@@ -267,3 +269,21 @@ def test_a_folder_holds_what_lies_in_it_alone(tmp_path: Path) -> None:
         "file:///etc/passwd",
     ):
         assert name not in folder
+
+
+def test_a_source_is_checked_with_its_own_media(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"clips/1.png": png(), "clips/2.png": png(1)})
+    items = [{"image": f"{n}.png", "question": "what?", "answer": "x"} for n in (1, 2, 3)]
+    lines(tmp_path / "own.jsonl", items)
+    source = archive_source(tmp_path / "a.tar", tmp_path / "own.jsonl").replace(
+        format="auto", prefix="clips/"
+    )
+    fetch(params(source), tmp_path)
+    written = source.model_dump(mode="json", exclude_defaults=True)
+    Path("params.yaml").write_text(yaml.safe_dump({"sources": {"mine": written}}))
+    capsys.readouterr()
+    status, found = told(capsys, "mine")
+    assert (status, found["usable"], found["quarantined"]) == (1, 2, {"missing medium": 1})
+    assert found["notes"]["own.jsonl: format jsonl, as 3 of its first 3 records say"] == 1
+    assert main(["check", "mine", "--media", "."]) == 2
+    assert "leave --media and --use out" in capsys.readouterr().err

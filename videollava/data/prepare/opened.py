@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from videollava.data.records.marks import MediumKind
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.readers import Rejected, read_records
 from videollava.data.records.record import Record
+from videollava.data.records.rejected import Notes
 from videollava.errors import InputError
 from videollava.params import Source
 
@@ -62,6 +63,7 @@ class Opened:
     unfound: dict[str, Unfound] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)  # media_id of each that is good
     broken: dict[str, Inspected] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)  # what readers did to records that are kept
     origins: dict[str, Origin] = field(default_factory=dict)  # by the file that members are read from
 
     def entries(self) -> Iterator[tuple[str, Record] | Rejected]:
@@ -71,7 +73,7 @@ class Opened:
     def find_wanted(self) -> int:
         """Note the media that records ask for; how many entries the source has, InputError where it has none."""
         count = 0
-        for entry in self.entries():
+        for entry in read_records(self.source, self.folder, self.catalogue, self.notes):
             count += 1
             for medium in () if isinstance(entry, Rejected) else entry[1].media:
                 name = self._name_of(medium.path)
@@ -142,6 +144,9 @@ def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine
     for group in group_parts(folder / name for name in order):
         origin = _whole([files[file.name] for file in group])
         for found in _list(group, scratch):
+            if isinstance(found, Member) and source.format == "webdataset":
+                # Each tar may count its samples from 0.
+                found = replace(found, name=f"{group[0].name.partition('.')[0]}/{found.name}")
             opened.origins.setdefault(found.archive, origin)
             other = None if isinstance(found, Refusal) else opened.catalogue.setdefault(found.name, found)
             if not isinstance(found, Refusal) and other is not None and other is not found:

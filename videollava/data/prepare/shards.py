@@ -113,7 +113,13 @@ def _build(
         bar = _bar(progress, "copied", len(media))
         _write(source, media, shards, firsts, building, store, pool, bar)
     _say(opened)
-    summary = {"records": count, "media": _count_media(media, opened), "quarantined": quarantine.summary()}
+    notes = {"notes": opened.notes} if opened.notes else {}
+    summary = {
+        "records": count,
+        **notes,
+        "media": _count_media(media, opened),
+        "quarantined": quarantine.summary(),
+    }
     (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
 
@@ -233,6 +239,8 @@ def _sample(number: int, kept: Kept, records: list[int]) -> Sample:
 
 
 def _say(opened: Opened) -> None:
+    for note, count in opened.notes.items():
+        print(f"{opened.source.name}: {note}{'' if count == 1 else f' ({count:,})'}")
     if opened.renamed:
         path, name = next(iter(opened.renamed.items()))
         print(
