@@ -50,7 +50,12 @@ def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     identity = {"name": "dev", "credentials": [KEYS], "actions": actions}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     port = free_port()
-    ports = [f"-s3.port={port}", *(f"-{part}.port={free_port()}" for part in ("master", "volume", "filer"))]
+    ports = [
+        f"-s3.port={port}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        *(f"-{part}.port={free_port()}" for part in ("master", "volume", "filer")),
+    ]
     where = [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"]
     limits = ["-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
     with (folder / "log").open("wb") as log:

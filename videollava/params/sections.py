@@ -57,12 +57,16 @@ class Source(Section):
 
     package: the data of an installed Python package (`package`).
     generated: clips drawn and encoded on the spot (`train`, `test` clips, `seed`).
-    archive: `urls` (s3://, https://, file://) of tar or zip files, each with its sha256. `${NAME}` in an address is
-    a variable of the environment: passwords are written so, since git, DVC and MLflow keep this file.
+    archive: `urls` (s3://, https://, file://) of tar or zip files, annotations, media; one of s3 that ends in / means
+    every object below it. `${NAME}` in an address is a variable of the environment: passwords are written so, since
+    git, DVC and MLflow keep this file. Of stores of S3 `endpoint`, `region`, `profile` and `unsigned` say how they are
+    reached, where the environment (AWS_ENDPOINT_URL, AWS_PROFILE, ..) does not.
+    folder: the files below `path`, read where they lie.
+    hub: a data set or a model of the Hugging Face hub (`repo`, `revision`, `files`).
     """
 
     name: SkipJsonSchema[str] = Field("", exclude=True)  # its key in `sources`
-    kind: Literal["package", "generated", "archive"] = Field(description="how the data are had")
+    kind: Literal["package", "generated", "archive", "folder", "hub"] = Field(description="how the data are had")
     format: Literal[
         "auto", "easy-vqa", "clips", "llava", "valley", "video-chatgpt", "messages", "jsonl", "webdataset"
     ] = Field(description="which reader turns them into records; auto: as the first records look")
@@ -71,14 +75,25 @@ class Source(Section):
     test: Whole = Field(0, description="kind generated: test clips")
     seed: Whole = Field(0, description="kind generated: what the clips are drawn from")
     urls: Annotated[tuple[str, ...], Listed] = Field(
-        (), description="kind archive: addresses of tar or zip files"
+        (), description="kind archive: addresses of files; s3://BUCKET/PREFIX/ is every object below it"
     )
     sha256: Annotated[tuple[str, ...], Listed] = Field(
-        (), description="of each address in its order, the annotations' last"
+        (), description="of each address in its order, the annotations' last; none: the first download notes it"
     )
     annotations: str = Field(
         "", description="address of the annotations, where they lie outside the archives"
     )
+    endpoint: str = Field("", description="kind archive: of the store that s3:// means, such as https://host:9000")
+    region: str = Field("", description="kind archive: of the store")
+    profile: str = Field("", description="kind archive: whose credentials of ~/.aws to use for the store")
+    unsigned: bool = Field(False, description="kind archive: ask the store without credentials")
+    path: str = Field("", description="kind folder: the folder, from this checkout on or absolute")
+    repo: str = Field("", description="kind hub: ORGANISATION/NAME")
+    revision: str = Field("main", description="kind hub: branch, tag or commit, locked at first sight")
+    files: Annotated[tuple[str, ...], OneOrMore] = Field(
+        (), description="kind hub: patterns of the paths to take, such as images/*.zip; none: all"
+    )
+    repo_type: Literal["dataset", "model"] = Field("dataset", description="kind hub: what it is on the hub")
     strip: Annotated[tuple[str, ...], OneOrMore] = Field(
         (), description="folder or folders that annotations put before the names of members, such as coco/"
     )

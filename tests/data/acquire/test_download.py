@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from videollava.data.acquire import download
+from videollava.data.acquire import attempts
 from videollava.data.acquire.download import Download, fetch_url
-from videollava.data.acquire.remote import remote_size
+from videollava.data.acquire.remote import see_url
 from videollava.errors import InputError
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Behaviour]]:
-    monkeypatch.setattr(download, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.0)
     act = Behaviour()
     handler = type("Bound", (Handler,), {"behaviour": act})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
@@ -103,7 +103,7 @@ def test_fetches_and_verifies(server: tuple[str, Behaviour], tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["a.tar"]
     assert fetch(item(url, tmp_path)) == len(DATA)
     assert len(act.asked) == 1
-    assert remote_size(url, "") == len(DATA)
+    assert see_url(url, "").size == len(DATA)
 
 
 def test_goes_on_where_the_connection_broke(server: tuple[str, Behaviour], tmp_path: Path) -> None:
@@ -205,10 +205,11 @@ def test_a_refusal_is_not_tried_again(server: tuple[str, Behaviour], tmp_path: P
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(download, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.0)
     with pytest.raises(InputError, match=r"3 attempts brought nothing.*refused"):
         fetch(item("http://127.0.0.1:9/a.tar", tmp_path))
-    assert remote_size("http://127.0.0.1:9/a.tar", "") == -1
+    with pytest.raises(OSError, match="refused"):
+        see_url("http://127.0.0.1:9/a.tar", "")
 
 
 def test_stops_when_told(server: tuple[str, Behaviour], tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_local_files(tmp_path: Path) -> None:
     target = tmp_path / "out"
     assert fetch(item(source.as_uri(), target)) == len(DATA)
     assert (target / "a.tar").read_bytes() == DATA
-    assert remote_size(source.as_uri(), "") == len(DATA)
+    assert see_url(source.as_uri(), "").size == len(DATA)
     with pytest.raises(InputError, match="no such file"):
         fetch(item((tmp_path / "missing").as_uri(), tmp_path / "x"))
     with pytest.raises(InputError, match="file:///absolute"):

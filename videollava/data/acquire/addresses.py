@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from videollava.errors import InputError
 
-__all__ = ["Address", "file_name", "is_address", "parse_address", "shown"]
+__all__ = ["Address", "file_name", "is_address", "is_prefix", "key_address", "parse_address", "shown"]
 
 PORTS = {"http": 80, "https": 443}
 LONGEST_NAME = 200  # bytes of a file's name, so that endings can be put behind it
@@ -25,6 +25,8 @@ _ACCESS_POINT = re.compile(
 )
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# A percent sign, what would be a variable, and what no address may have or its ends would lose.
+_QUOTED_IN_KEY = re.compile(r"[%$\x00-\x1f\x7f]|^\s+|\s+$")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -75,6 +77,16 @@ def parse_address(text: str, origin: str, *, variables: bool = True) -> Address:
 def is_address(text: str) -> bool:
     """Whether this names something elsewhere, or a variable that does, rather than a file."""
     return "://" in text or text.strip().startswith("${")
+
+
+def is_prefix(text: str) -> bool:
+    """Whether this means every object below it: an address of s3 that ends in /."""
+    return text.strip().lower().startswith("s3://") and text.strip().endswith("/")
+
+
+def key_address(bucket: str, key: str) -> str:
+    """The address of a key as a store lists it: what would be read otherwise is quoted."""
+    return f"s3://{bucket}/{_QUOTED_IN_KEY.sub(lambda found: quote(found[0], safe=''), key)}"
 
 
 def file_name(text: str, origin: str) -> str:
@@ -186,7 +198,7 @@ def _take_s3(scheme: str, rest: str, place: str) -> Address:
             f"{place}: credentials of s3 come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "AWS_PROFILE), not from the address"
         )
-    if not bucket or not key:
+    if not bucket or (not key and not rest.endswith("/")):
         raise InputError(f"{place}: an object is written s3://BUCKET/KEY")
     return Address(scheme, bucket, file=_last_part(key), names=_meant(key))
 

@@ -1,4 +1,4 @@
-"""Opens an object at s3://, https://, http:// or file:// from a byte on, if it is still the same object."""
+"""Objects at s3://, https://, http:// or file://: opened at a span, if they are still the same; seen; listed."""
 
 from __future__ import annotations
 
@@ -7,54 +7,68 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from videollava.data.acquire.addresses import Address, parse_address
-from videollava.data.acquire.remote_http import http_size, open_http
-from videollava.data.acquire.remote_s3 import open_s3, s3_size
-from videollava.data.acquire.replies import Answer
+from videollava.data.acquire.remote_http import open_http, see_http
+from videollava.data.acquire.remote_s3 import list_s3, open_s3, see_s3
+from videollava.data.acquire.replies import Answer, Seen, Span
+from videollava.data.acquire.s3_client import Access
 from videollava.errors import InputError
 
-__all__ = ["open_url", "remote_size"]
+__all__ = ["BY_ENVIRONMENT", "list_url", "open_url", "see_url"]
+
+BY_ENVIRONMENT = Access()
 
 
 @contextmanager
-def open_url(url: str, start: int, version: str, origin: str) -> Iterator[Answer]:
-    """Open `url` from byte `start` on, if it is still `version`; else, or where that can't be, from byte 0.
+def open_url(
+    url: str, span: Span, version: str, origin: str, access: Access = BY_ENVIRONMENT
+) -> Iterator[Answer]:
+    """Open `span` of `url`, if it is still `version`; else, or where that can't be, all of it.
 
-    `origin` names the parameter in errors.
+    `origin` names the parameter in errors, `access` says how a store of S3 is reached.
 
     Raises:
         InputError: a wrong address, or a refusal that another attempt won't change.
         TransientError, OSError, http.client.HTTPException: worth another attempt.
     """
-    openers = {"http": open_http, "https": open_http, "s3": open_s3, "file": _open_local}
     address = parse_address(url, origin)
-    answer = openers[address.scheme](address, start, version, origin)
+    if address.scheme == "s3":
+        answer = open_s3(address, span, version, access, origin)
+    elif address.scheme == "file":
+        answer = _open_local(address, span, version, origin)
+    else:
+        answer = open_http(address, span, version, origin)
     with closing(answer.body):
         yield answer
 
 
-def remote_size(url: str, origin: str) -> int:
-    """Bytes of an object, -1 where that can't be had: whatever is wrong then shows when it's fetched.
-
-    Raises InputError where the address itself is wrong.
-    """
+def see_url(url: str, origin: str, access: Access = BY_ENVIRONMENT) -> Seen:
+    """Size and version of an object, without its bytes. Raises as open_url does."""
     address = parse_address(url, origin)
+    if address.scheme == "s3":
+        return see_s3(address, access, origin)
     if address.scheme == "file":
-        path = _local_file(address)
-        return path.stat().st_size if path is not None else -1
-    return s3_size(address, origin) if address.scheme == "s3" else http_size(address, origin)
+        # A local file's date says nothing on another machine: its sum does.
+        return Seen("", _local_file(address, origin).stat().st_size)
+    return see_http(address, origin)
 
 
-def _local_file(address: Address) -> Path | None:
-    return next((path for name in address.names if (path := Path(name)).is_file()), None)
+def list_url(url: str, origin: str, access: Access = BY_ENVIRONMENT) -> Iterator[Seen]:
+    """Every object below an address of s3 that ends in /; their names go on from there. Raises as open_url does."""
+    return list_s3(parse_address(url, origin), access, origin)
 
 
-def _open_local(address: Address, start: int, version: str, origin: str) -> Answer:
-    path = _local_file(address)
-    if path is None:
-        raise InputError(f"{origin}: {address.shown!r}: there is no such file")
+def _local_file(address: Address, origin: str) -> Path:
+    for name in address.names:
+        if (path := Path(name)).is_file():
+            return path
+    raise InputError(f"{origin}: {address.shown!r}: there is no such file")
+
+
+def _open_local(address: Address, span: Span, version: str, origin: str) -> Answer:
+    path = _local_file(address, origin)
     state = path.stat()
     found = f"{state.st_size}-{state.st_mtime_ns}"
-    start = start if version == found else 0
+    start = span.start if version in ("", found) else 0
     file = path.open("rb")
     file.seek(start)
     return Answer(file, start, state.st_size, found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import ipaddress
 import os
@@ -13,28 +12,28 @@ from typing import Any
 
 from videollava.data.acquire.addresses import Address, parse_address
 from videollava.data.acquire.credentials import authorization, hint
-from videollava.data.acquire.replies import TIMEOUT, TRANSIENT, Answer, TransientError
+from videollava.data.acquire.replies import TIMEOUT, TRANSIENT, Answer, Seen, Span, TransientError
 from videollava.errors import InputError
 
-__all__ = ["http_size", "is_loopback", "open_http"]
+__all__ = ["is_loopback", "open_http", "see_http"]
 
 HEADERS = {"User-Agent": "videollava", "Accept-Encoding": "identity"}
 BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 MOST_REDIRECTS = 10
 
 
-def open_http(address: Address, start: int, version: str, origin: str) -> Answer:
-    """Open an address from byte `start` on; see remote.open_url."""
+def open_http(address: Address, span: Span, version: str, origin: str) -> Answer:
+    """Open an address's span; see remote.open_url."""
     headers = {}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    if not span.is_whole:
+        headers["Range"] = span.header
         if version:
             headers["If-Range"] = version
     try:
         reply = _send(address, "GET", headers, origin)
     except urllib.error.HTTPError as error:
         with error:
-            return _refused(error, address, start, version, origin)
+            return _refused(error, address, span.start, version, origin)
     except InputError:
         raise
     except ValueError as error:  # of urllib's own reading of where a server leads
@@ -50,19 +49,24 @@ def open_http(address: Address, start: int, version: str, origin: str) -> Answer
         first, total = _range_of(reply.headers.get("Content-Range", ""))
     else:
         first, total = 0, _length_of(reply)
-    # If-Range takes strong tags and dates only; a weak tag identifies no bytes.
-    tag = reply.headers.get("ETag", "")
-    found = tag if tag and not tag.startswith("W/") else reply.headers.get("Last-Modified", "")
-    return Answer(reply, first, total, found)
+    return Answer(reply, first, total, _version_of(reply))
 
 
-def http_size(address: Address, origin: str) -> int:
-    """Bytes of an object, -1 where the server does not say."""
+def see_http(address: Address, origin: str) -> Seen:
+    """An object's size and version by HEAD, or where a server refuses that, by opening it."""
     try:
         with _send(address, "HEAD", {}, origin) as reply:
-            return _length_of(reply)
-    except (OSError, ValueError, http.client.HTTPException):
-        return -1
+            return Seen("", _length_of(reply), _version_of(reply))
+    except (urllib.error.HTTPError, ValueError):
+        answer = open_http(address, Span(), "", origin)
+        answer.body.close()
+        return Seen("", answer.total, answer.version)
+
+
+def _version_of(reply: Any) -> str:
+    """If-Range takes strong tags and dates only; a weak tag identifies no bytes."""
+    tag: str = reply.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else str(reply.headers.get("Last-Modified", ""))
 
 
 def _send(address: Address, method: str, headers: dict[str, str], origin: str) -> Any:
@@ -186,7 +190,7 @@ def _refused(
     if error.code == 416 and start:  # nothing is left to send, or the object has shrunk: then all of it again
         if error.headers.get("Content-Range", "") == f"bytes */{start}":
             return Answer(io.BytesIO(), start, start, version)
-        return open_http(address, 0, "", origin)
+        return open_http(address, Span(), "", origin)
     if error.code in TRANSIENT:
         after = error.headers.get("Retry-After", "")
         raise TransientError(f"HTTP {error.code} {error.reason}", float(after) if after.isdigit() else 0.0)

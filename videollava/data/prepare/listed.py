@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from videollava.data.acquire.lock import place_locks
 from videollava.errors import InputError
 from videollava.params import Params, read_mapping
 
@@ -30,9 +31,12 @@ def listed_sources(workspace: Path) -> list[str]:
 def list_sources(workspace: Path, names: Iterable[str]) -> bool:
     """Make dvc.yaml's stage index list these sources, in their order; whether that changed it.
 
-    InputError where it has no such stage.
+    Each also gets its lock, an empty one where it was never looked at. InputError where it has no such stage.
     """
-    return _list(workspace, "index", SHARDS, list(names))
+    names = list(names)
+    if (workspace / GRAPH).is_file():
+        place_locks(workspace, names)
+    return _list(workspace, "index", SHARDS, names)
 
 
 def join_params(workspace: Path, params: Params) -> bool:
