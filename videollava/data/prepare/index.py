@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from videollava.data.pool import Pool
+from videollava.data.prepare.card import write_card
+from videollava.data.prepare.forgotten import FORGOTTEN, read_forgotten
 from videollava.data.prepare.held_out import HeldOut, draw_held_out
 from videollava.data.prepare.joined import Joined, join_sources
 from videollava.data.prepare.listed import check_listed
@@ -77,7 +79,7 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
         Quarantine(building / "quarantine.jsonl") as quarantine,
         Pool(workers) as pool,
     ):
-        joined = join_sources(workspace / SHARDS, list(params.sources))
+        joined = join_sources(workspace / SHARDS, list(params.sources), read_forgotten(workspace))
         joined.take_over(quarantine)
         write_media(building, joined.media())
         write_shards(building, joined.shards)
@@ -92,8 +94,11 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
         quarantine.check(params.shards.max_quarantined, workspace / QUARANTINE)
     _say(splits, _bounds(params))
     _say_held_out(splits["splits"], params.index.held_out)
+    _say_forgotten(joined.forgotten)
     summary = {**splits, "media": joined.count_media(), "quarantined": quarantine.summary()}
+    summary |= {"forgotten": joined.forgotten} if joined.forgotten else {}
     (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    write_card(building)
 
 
 def write_shards(building: Path, shards: Iterable[tuple[str, Path]]) -> None:
@@ -208,3 +213,10 @@ def _say_held_out(splits: Mapping[str, Counter[str]], most: int) -> None:
         print(f"held out of training, to measure its loss on: {', '.join(told)} (index.held_out: {most})")
     elif most:
         print("held out of training: nothing, the splits are too small (of one, 2 % at most)")
+
+
+def _say_forgotten(forgotten: Mapping[str, Mapping[str, int]]) -> None:
+    for source, counts in forgotten.items():
+        print(
+            f"{source}: {counts['media']:,} media and their {counts['records']:,} records are left out ({FORGOTTEN})"
+        )

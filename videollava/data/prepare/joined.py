@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from videollava.errors import InputError
 
 __all__ = ["Joined", "join_sources"]
 
+LEFT_OUT = -1
+
 
 @dataclass
 class Part:
-    """One source. `numbers`: of each of its media, the number among all."""
+    """One source. `numbers`: of each of its media, the number among all, LEFT_OUT of a forgotten one."""
 
     name: str
     folder: Path
@@ -31,15 +33,24 @@ class Part:
     numbers: array[int] = field(default_factory=lambda: array("i"))
     first_shard: int = 0
 
+    def rows(self, columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+        """Its records (or some columns, `media` among them), without those whose media are left out."""
+        for row in _rows(self.records.select(columns) if columns else self.records):
+            if all(self.numbers[number] != LEFT_OUT for number in row["media"]):
+                yield row
+
 
 @dataclass
 class Joined:
-    """`hashes`, `kinds`: of each medium; `shards`: source and file of each."""
+    """`hashes`, `kinds`: of each medium; `shards`: source and file of each. `forgotten`: by source, how many media and
+    records are left out since a person had media forgotten.
+    """
 
     parts: list[Part]
     hashes: list[str]
     kinds: list[str]
     shards: list[tuple[str, Path]]
+    forgotten: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def records(self) -> int:
@@ -58,14 +69,14 @@ class Joined:
     def outlines(self) -> Iterator[Outline]:
         """Source, name, split and media of each record, without its text."""
         for part in self.parts:
-            for row in _rows(part.records.select(["id", "split", "media"])):
+            for row in part.rows(["id", "split", "media"]):
                 media = tuple(part.numbers[number] for number in row["media"])
                 yield Outline(row["split"], part.name, row["id"], media)
 
     def entries(self) -> Iterator[tuple[str, Record]]:
         """Each record with its split."""
         for part in self.parts:
-            for row in _rows(part.records):
+            for row in part.rows():
                 made = self._row(part, row)
                 yield made.split, made.record
 
@@ -73,7 +84,7 @@ class Joined:
         """All records, `size` at a time; the last may be empty."""
         waiting: list[Row] = []
         for part in self.parts:
-            for row in _rows(part.records):
+            for row in part.rows():
                 waiting.append(self._row(part, row))
                 if len(waiting) == size:
                     yield waiting
@@ -102,8 +113,11 @@ class Joined:
         return {**found, "renamed": counts["renamed"]} if counts["renamed"] else found
 
 
-def join_sources(folder: Path, names: Sequence[str]) -> Joined:
-    """Open data/shards/NAME of each source. InputError where one is missing, or is not what `shards` writes."""
+def join_sources(folder: Path, names: Sequence[str], forgotten: Collection[str] = ()) -> Joined:
+    """Open data/shards/NAME of each source; media whose sha256 is among `forgotten`, and their records, are left out.
+
+    InputError where a source is missing, or is not what `shards` writes.
+    """
     joined = Joined([], [], [], [])
     known: dict[tuple[str, bytes], int] = {}
     for name in names:
@@ -113,13 +127,23 @@ def join_sources(folder: Path, names: Sequence[str]) -> Joined:
         for kind, sha256 in zip(
             *(part.media.column(key).to_pylist() for key in ("kind", "sha256")), strict=True
         ):
+            if sha256 in forgotten:
+                part.numbers.append(LEFT_OUT)
+                continue
             number = known.setdefault((kind, bytes.fromhex(sha256)), len(joined.hashes))
             if number == len(joined.hashes):
                 joined.hashes.append(sha256)
                 joined.kinds.append(kind)
             part.numbers.append(number)
         joined.parts.append(part)
+        if LEFT_OUT in part.numbers:
+            joined.forgotten[name] = _count_left_out(part)
     return joined
+
+
+def _count_left_out(part: Part) -> dict[str, int]:
+    kept = sum(1 for _ in part.rows(["media"]))
+    return {"media": part.numbers.count(LEFT_OUT), "records": part.records.num_rows - kept}
 
 
 def _open(folder: Path, name: str) -> Part:
