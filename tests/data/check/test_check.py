@@ -163,10 +163,28 @@ def test_a_tar_of_pairs_is_a_source_of_its_own(capsys: pytest.CaptureFixture[str
     assert (status, found["usable"], found["media_bytes"]) == (0, 2, len(png()) + len(png(1)))
 
 
+def test_a_folder_of_media_and_what_is_told_of_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for split, names in (("train", "ab"), ("test", "c")):
+        items = [{"file_name": f"{name}.png", "text": f"a {name}"} for name in names]
+        lines(tmp_path / f"set/{split}/metadata.jsonl", items)
+        for name in names:
+            (tmp_path / f"set/{split}/{name}.png").write_bytes(png())
+    status, found = told(capsys, "set", "--use", "pretrain")
+    assert (status, found["usable"], found["splits"]) == (0, 3, {"test": 1, "train": 2})
+    for name in "xyz":
+        (tmp_path / "pairs").mkdir(exist_ok=True)
+        (tmp_path / f"pairs/{name}.png").write_bytes(png())
+        (tmp_path / f"pairs/{name}.txt").write_text(f"an {name}")
+    status, found = told(capsys, "pairs", "--use", "pretrain")
+    assert (status, found["usable"], found["media"]) == (0, 3, {"image": 3})
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing.jsonl"], "neither a file nor a source of params.yaml"),
+        (["nothing.jsonl"], "no file, no folder and no source of params.yaml"),
         (["own.jsonl", "--media", "nowhere"], "--media nowhere: not found"),
         (["own.jsonl", "--tokenizer", "nowhere"], "--tokenizer nowhere: no folder"),
         (["empty.jsonl"], "no record is in it"),

@@ -12,13 +12,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from made import archive_source, tar
 from mutations import PLANTED, mutated
 
 import videollava
+from videollava.data.archives.listing import Member, list_members
 from videollava.data.records.annotations import Annotations, read_file
 from videollava.data.records.conversion import from_llava, to_llava
 from videollava.data.records.formats.format import Context
 from videollava.data.records.formats.table import ITEM_FORMATS
+from videollava.data.records.readers import read_records
 from videollava.data.records.record import Record
 from videollava.data.records.rejected import Rejected
 from videollava.errors import InputError
@@ -100,3 +103,20 @@ sys.exit(main(["check", {str(records)!r}, "--media", {str(media)!r}, "--json"]))
     assert done.returncode == 1, done.stderr
     assert '"usable": 1,' in done.stdout
     assert '"unsafe path"' in done.stdout
+
+
+def test_mutated_pairs_of_a_shard_are_taken_or_refused(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for seed in range(120):
+        data = mutated(seed)[1][:200_000]
+        first = data.splitlines()[0] if data.splitlines() else b""
+        members[f"{seed:03}.png"] = b"x"
+        members[f"{seed:03}.{'txt' if seed % 5 == 0 else 'json'}"] = first
+    archive = tar(tmp_path / "0.tar", members)
+    catalogue = {one.name: one for one in list_members(archive) if isinstance(one, Member)}
+    source = archive_source(archive).replace(format="webdataset")
+    found = list(read_records(source, tmp_path, catalogue))
+    assert len(found) == 120
+    reasons = Counter(one.reason for one in found if isinstance(one, Rejected))
+    assert reasons["malformed record"] >= 5
+    assert sum(not isinstance(one, Rejected) for one in found) >= 20

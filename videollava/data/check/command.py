@@ -18,7 +18,9 @@ TOKENIZER = Path("data/index/tokenizer")
 def _add(parser: argparse.ArgumentParser) -> None:
     add_params(parser)
     parser.add_argument(
-        "target", metavar="FILE|SOURCE", help="annotations, a tar of pairs, or a source of params.yaml"
+        "target",
+        metavar="FILE|FOLDER|SOURCE",
+        help="annotations, a tar of pairs, a folder of both, or a source of params.yaml",
     )
     parser.add_argument("--media", type=Path, metavar="FOLDER", help="where the media lie, also in archives")
     parser.add_argument("--format", choices=FORMATS, default="", help="default: auto, or the source's")

@@ -27,7 +27,7 @@ class Folder(Mapping[str, Member]):
         size = self._size(name)
         if size is None:
             raise KeyError(name)
-        return Member(str(self._root), name, size, 0)
+        return Member(os.path.join(self._root, name), name, size, 0)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._size(name) is not None

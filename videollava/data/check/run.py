@@ -40,9 +40,9 @@ Use = Literal["align", "pretrain", "finetune"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What to check: a file or a source's name; media: where they lie; tokenizer: a folder, None to estimate lengths.
+    """What to check: a file, a folder or a source's name.
 
-    listed: takes every problem, a line of JSON each. workers: processes that count tokens.
+    media: where they lie. tokenizer: its folder, None to estimate lengths. listed: takes every problem, a line of JSON each. workers: processes that count tokens.
     """
 
     target: str
@@ -116,10 +116,16 @@ def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Open
     path = Path(asked.target)
     if path.is_file():
         return _open_file(asked, path, scratch)
+    if path.is_dir():
+        source = _source_of(asked, path.resolve().name)
+        media = open_place(asked.media or path)
+        return _Opened(source, path, media, {}, searched=True)
     source = params.sources.get(asked.target)
     if source is None:
         known = ", ".join(params.sources) or "none"
-        raise InputError(f"{asked.target}: neither a file nor a source of params.yaml (they are: {known})")
+        raise InputError(
+            f"{asked.target}: no file, no folder and no source of params.yaml (they are: {known})"
+        )
     if asked.media or asked.use:
         raise InputError(
             f"{asked.target}: a source says itself where its media are and what it is used for; "
@@ -133,14 +139,18 @@ def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Open
 
 def _open_file(asked: Asked, path: Path, scratch: Path) -> _Opened:
     """A file as a source of its own."""
-    use = asked.use or "finetune"
-    source = Source(name=path.name, kind="archive", format=asked.form or "auto", use=use)
+    source = _source_of(asked, path.name)
     if is_annotations(path.name):
         media = open_place(asked.media) if asked.media else {}
         return _Opened(source.replace(annotations=path.name), path.parent, media, {}, bool(asked.media))
     empty = scratch / "beside"
     empty.mkdir()
     return _Opened(source, empty, list_archive(path), {}, searched=True)
+
+
+def _source_of(asked: Asked, name: str) -> Source:
+    use = asked.use or "finetune"
+    return Source(name=name, kind="archive", format=asked.form or "auto", use=use)
 
 
 def _read(

@@ -44,9 +44,10 @@ def read_annotations(source: Source, folder: Path, catalogue: Catalogue, notes: 
             f"params.yaml: sources.{source.name}: format {source.format} needs `use`: align, pretrain or finetune"
         )
     rename = renaming(source.strip, source.prefix)
-    context = Context(present=lambda path: rename(path) in catalogue, notes=notes)
     for file in _find(source, folder, catalogue):
-        for found in read_file(file, source.format, source.name, context, rename):
+        named = _from_beside(file.name, rename, catalogue)
+        context = Context(present=lambda path, named=named: named(path) in catalogue, notes=notes)
+        for found in read_file(file, source.format, source.name, context, named):
             if isinstance(found, Rejected):
                 yield found
             elif source.use == "align" and (len(found.media), len(found.turns)) != (1, 2):
@@ -54,6 +55,20 @@ def read_annotations(source: Source, folder: Path, catalogue: Catalogue, notes: 
                 yield Rejected(source.name, file.name, found.id, "not a caption", detail)
             else:
                 yield source.use, found
+
+
+def _from_beside(file: str, rename: Callable[[str], str], catalogue: Catalogue) -> Callable[[str], str]:
+    """`rename`, and from the file's own folder where the name is there alone: a folder's metadata.jsonl names so."""
+    folder = PurePosixPath(file).parent.as_posix()
+    if folder == ".":
+        return rename
+
+    def named(path: str) -> str:
+        name = rename(path)
+        beside = clean_name(f"{folder}/{name}")
+        return beside if name not in catalogue and beside in catalogue else name
+
+    return named
 
 
 def read_file(
@@ -113,8 +128,9 @@ def _raising(error: InputError | None) -> Iterator[Any]:
 
 
 def file_split(name: str) -> str:
-    """The split that a file's name says, such as `val.jsonl`; "" where it says none."""
-    return as_split(PurePosixPath(name).name.partition(".")[0])
+    """The split that a file's name says, such as `val.jsonl` or `test/metadata.jsonl`; "" where it says none."""
+    path = PurePosixPath(name)
+    return as_split(path.name.partition(".")[0]) or as_split(path.parent.name)
 
 
 def _record(

@@ -45,10 +45,10 @@ def read_webdataset(source: Source, folder: Path, catalogue: Catalogue, notes: N
         )
     samples: dict[tuple[str, str], list[Member]] = {}
     for member in catalogue.values():
-        samples.setdefault((member.archive, _key(member.name)), []).append(member)
+        samples.setdefault((_shard(member), _key(member.name)), []).append(member)
     context = Context(notes=notes)
     for (archive, key), members in samples.items():
-        file = Path(archive).name
+        file = Path(archive).name if archive else folder.name
         place = f"{file}: sample {key!r}"
         try:
             item = _item(key, members, place, context)
@@ -59,6 +59,12 @@ def read_webdataset(source: Source, folder: Path, catalogue: Catalogue, notes: N
             yield Rejected(
                 source.name, file, key, "malformed record", f"{place}: lists in lists, too many to read"
             )
+
+
+def _shard(member: Member) -> str:
+    """The archive of a member; "" of a file that lies in a folder by itself."""
+    loose = PurePosixPath(member.name).name == Path(member.archive).name
+    return "" if loose else member.archive
 
 
 def _key(name: str) -> str:
