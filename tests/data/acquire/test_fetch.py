@@ -131,7 +131,7 @@ def test_a_folder_is_read_where_it_lies(tmp_path: Path) -> None:
     run(params(source), tmp_path)
     held = tmp_path / "data/raw/mine"
     assert [file.name for file in held.iterdir()] == ["source.json"]
-    assert source_files(held, tmp_path) == [
+    assert source_files(held) == [
         ("more/a.tar", mine / "more/a.tar"),
         ("notes.jsonl", mine / "notes.jsonl"),
     ]

@@ -6,9 +6,11 @@ it claims to be, comes out as a Refusal with its reason.
 
 from __future__ import annotations
 
+import os
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +40,7 @@ __all__ = [
     "is_safe",
     "list_members",
     "open_member",
+    "place_of",
     "read_member",
     "tell_apart",
     "unpack_compressed",
@@ -266,13 +269,18 @@ def _check_zip(archive: str, info: zipfile.ZipInfo, entry: int) -> Member | Refu
     return Member(archive, name, info.file_size, -1, entry, written, legacy)
 
 
+def place_of(folder: Path) -> str:
+    """A short name for a folder, another for each: archives of one name lie in several."""
+    return f"{folder.name}-{zlib.crc32(os.fsencode(folder)):08x}"
+
+
 def unpack_compressed(archive: Path, scratch: Path) -> Path:
     """A plain tar, in `scratch`, of a compressed one (gz, bz2, xz, zst, lz4); others come back as they are."""
     with archive.open("rb") as file:
         opener = find_opener(file.read(2))
     if opener is None:
         return archive
-    target = scratch / f"{archive.parent.name}-{archive.name}.plain"
+    target = scratch / f"{place_of(archive.parent)}-{archive.name}.plain"
     limit = max(FREE, MAX_RATIO * archive.stat().st_size)
     try:
         with opener(archive) as source, target.open("wb") as out:

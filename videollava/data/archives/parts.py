@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from videollava.data.archives.listing import Refusal
+from videollava.data.archives.listing import Refusal, place_of
 from videollava.errors import InputError
 
 __all__ = ["group_parts", "join_parts"]
@@ -24,10 +24,10 @@ _WORDS = {"zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "lz4", "bak", "tmp", "o
 
 def group_parts(files: Iterable[Path]) -> list[list[Path]]:
     """Files in order, with the parts of one archive together; whatever is no part stands alone."""
-    groups: dict[tuple[str, int], list[Path]] = {}
+    groups: dict[tuple[Path, int], list[Path]] = {}
     for file in files:
         part = _part_of(file.name)
-        key = (part[0], len(part[1])) if part else (file.name, 0)
+        key = (file.parent / part[0], len(part[1])) if part else (file, 0)
         groups.setdefault(key, []).append(file)
     return list(groups.values())
 
@@ -56,7 +56,7 @@ def join_parts(group: list[Path], scratch: Path) -> Path | Refusal:
             f"{scratch}: joining {part[0]} takes {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
             "free some space"
         )
-    joined = scratch / f"{first.parent.name}-{part[0]}"
+    joined = scratch / f"{place_of(first.parent)}-{part[0]}"
     with joined.open("wb") as out:
         for file in group:
             with file.open("rb") as source:

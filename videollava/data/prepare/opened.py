@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.data.acquire.fetch import MANIFEST
+from videollava.data.acquire.located import source_files
 from videollava.data.archives.listing import (
     AMBIGUOUS,
     Member,
@@ -19,11 +20,13 @@ from videollava.data.archives.listing import (
     tell_apart,
     unpack_compressed,
 )
+from videollava.data.archives.loose import as_member
 from videollava.data.archives.names import is_junk
 from videollava.data.archives.parts import group_parts, join_parts
 from videollava.data.prepare.catalogue import Finder, Unfound
 from videollava.data.prepare.inspection import Inspected
 from videollava.data.prepare.row import Row
+from videollava.data.records.endings import kind_of_file
 from videollava.data.records.items import is_annotations
 from videollava.data.records.marks import MediumKind
 from videollava.data.records.quarantine import Quarantine
@@ -135,15 +138,21 @@ def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine
     if not folder.is_dir():
         raise InputError(f"{folder}: not found; run `videollava fetch` first")
     opened = Opened(source, folder)
-    files = {name: _origin(entry) for name, entry in _fetched(folder).items() if not is_annotations(name)}
-    # What came later stands after what was there: its media go into shards of their own.
-    for stray in sorted({path.name for path in folder.iterdir()} - set(_fetched(folder)) - {MANIFEST}):
+    origins = {name: _origin(entry) for name, entry in _fetched(folder).items()}
+    names = {path: name for name, path in source_files(folder)}
+    brought = {name.partition("/")[0] for name in origins} | {MANIFEST}
+    for stray in sorted({path.name for path in folder.iterdir()} - brought):
         detail = "fetch did not bring it: add it to the source, or take it away"
         quarantine.refuse(source.name, Refusal(str(folder / stray), "", "unreadable archive", detail))
-    order = sorted(files, key=lambda name: (files[name].seen, name))
-    for group in group_parts(folder / name for name in order):
-        origin = _whole([files[file.name] for file in group])
-        for found in _list(group, scratch):
+    # What came later stands after what was there: its media go into shards of their own.
+    order = sorted(names, key=lambda path: (origins[names[path]].seen, names[path]))
+    lists = [path for path in order if is_annotations(names[path])]
+    for path in lists:
+        if path.parent != folder and isinstance(member := as_member(names[path], path), Member):
+            opened.catalogue[member.name] = member
+    for group in group_parts(path for path in order if not is_annotations(names[path])):
+        origin = _whole([origins[names[path]] for path in group])
+        for found in _list(group, names[group[0]], scratch):
             if isinstance(found, Member) and source.format == "webdataset":
                 # Each tar may count its samples from 0.
                 found = replace(found, name=f"{group[0].name.partition('.')[0]}/{found.name}")
@@ -181,9 +190,12 @@ def _whole(parts: Sequence[Origin]) -> Origin:
     return Origin(digest, max(part.seen for part in parts))
 
 
-def _list(group: list[Path], scratch: Path) -> Iterator[Member | Refusal]:
+def _list(group: list[Path], name: str, scratch: Path) -> Iterator[Member | Refusal]:
     archive = group[0]
     if is_junk(archive.name):
+        return
+    if kind_of_file(archive.name) is not None:
+        yield as_member(name, archive)
         return
     if not archive.is_file():
         yield Refusal(str(archive), "", "unreadable archive", "not a file; pack folders into a tar")
