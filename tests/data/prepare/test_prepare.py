@@ -130,7 +130,7 @@ def test_the_same_bytes_whatever_the_workers(tmp_path: Path, workers: int) -> No
     first, cut = files(tmp_path / "data/index"), files(tmp_path / "data/shards")
     assert set(first) == {
         *(f"splits/{name}.arrow" for name in ("align", "pretrain", "finetune", "test-toy_video_qa")),
-        *("shards.json", "media.arrow", "quarantine.jsonl", "summary.json"),
+        *("card.json", "shards.json", "media.arrow", "quarantine.jsonl", "summary.json"),
         *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
     }
     assert summary(tmp_path / "data/index")["test_media_in_training"] == 0
