@@ -9,7 +9,7 @@ bounds those.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,9 +33,10 @@ from videollava.errors import InputError
 if TYPE_CHECKING:
     from videollava.params import Model
 
-__all__ = ["KINDS", "Batch", "Layout", "Packs", "lay_in_row", "load_batches"]
+__all__ = ["KINDS", "PREFETCHED", "Batch", "Layout", "Packs", "lay_in_row", "load_batches"]
 
 KINDS = ("text", "image", "video")  # of samples, by what they show
+PREFETCHED = 4  # batches of each loading process on their way
 
 
 @dataclass(frozen=True)
@@ -241,15 +242,34 @@ def read_pixels(shards: Shards, number: int, kind: str, layout: Layout) -> Tenso
 
 def load_batches(packs: Packs, numbers: Sequence[int], workers: int, pin: bool = False) -> Iterable[Batch]:
     """Batches of these packs, in this order, decoded ahead in `workers` processes (0: in this one)."""
-    return DataLoader(
+    loader = DataLoader(
         packs,
         batch_size=None,
         sampler=_Order(numbers),
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
         pin_memory=pin,
         worker_init_fn=_one_thread,
     )
+    return _Received(loader) if workers and not pin else loader
+
+
+class _Received:
+    """Batches of other processes, copied out of shared memory.
+
+    There each tensor is an open file for as long as it is held, and a step holds all its packs: hundreds of them use up
+    the files of a process, or a container's shared memory. Pinning copies anyway.
+    """
+
+    def __init__(self, loader: DataLoader[Batch]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            for name, value in vars(batch).items():
+                if isinstance(value, Tensor):
+                    setattr(batch, name, value.clone())
+            yield batch
 
 
 class _Order(torch.utils.data.Sampler[int]):

@@ -15,7 +15,6 @@ from videollava.params import Params
 __all__ = ["check_host", "check_launcher"]
 
 SHARED_MEMORY = Path("/dev/shm")
-PREFETCHED = 2  # batches of each loading process on their way
 PIXEL = 2  # bytes of a value at most
 OPEN = 256  # files of a process besides shards: libraries, sockets, devices
 SHARED_TENSORS = 16  # of a batch, each an open file on its way
@@ -54,6 +53,8 @@ def _check_gpus(work: Work) -> None:
 
 def _check_memory(work: Work, params: Params, memory: Path) -> None:
     """Batches go from the loading processes to the ranks through shared memory (docker gives 64 MB of it)."""
+    from videollava.data.load.batches import PREFETCHED
+
     if not work.loaders or not memory.is_dir():
         return
     batch = work.tokens_per_pack * 3 * params.model.patch_size**2 * PIXEL
@@ -71,6 +72,8 @@ def _check_memory(work: Work, params: Params, memory: Path) -> None:
 def _check_files(work: Work, workspace: Path) -> None:
     """Every loading process holds all shards open."""
     import resource
+
+    from videollava.data.load.batches import PREFETCHED
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
