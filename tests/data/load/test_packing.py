@@ -76,6 +76,12 @@ def test_a_sample_over_the_budget_has_a_pack_of_its_own() -> None:
     assert [len(pack) for pack in long] == [1, 1]
 
 
+def test_a_budget_below_every_sample_gives_each_a_pack_and_no_blank_ones() -> None:
+    lengths = Lengths(np.full(5, 100), np.ones(5, np.int64), np.full(5, 1.0))
+    plan = plan_epoch(lengths, batch_size=5, ranks=1, budget=10, seed=0, epoch=0)
+    assert np.diff(plan.packs).tolist() == [1] * 5
+
+
 @pytest.mark.parametrize("budget", [4096, 16384])
 @pytest.mark.parametrize("ranks", [2, 5, 8])
 def test_what_a_step_learns_from_depends_on_neither_ranks_nor_budget(ranks: int, budget: int) -> None:

@@ -100,7 +100,10 @@ def _pack(
 ) -> list[list[int]]:
     """The packs of one step, dealt to the ranks: as few for each rank as the budget allows."""
     ordered = sorted(chosen, key=cost.__getitem__, reverse=True)
-    each = max(1, math.ceil(sum(tokens[i] for i in chosen) / (ranks * budget)))
+    wanted = math.ceil(sum(tokens[i] for i in chosen) / (ranks * budget))
+    each = max(
+        1, min(wanted, math.ceil(len(chosen) / ranks))
+    )  # a sample longer than the budget is one pack all the same
     while (packs := _fill(ordered, tokens, cost, ranks * each, budget)) is None:
         each += 1
     return _deal(packs, cost, ranks)
