@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 from collections import namedtuple
 from pathlib import Path
@@ -47,10 +48,9 @@ def test_shared_memory_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_open_files_are_raised_to_the_limit_and_found_too_few(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shards = tmp_path / "data/index/shards"
-    shards.mkdir(parents=True)
-    for number in range(30):
-        (shards / f"{number}.tar").touch()
+    index = tmp_path / "data/index"
+    index.mkdir(parents=True)
+    (index / "shards.json").write_text(json.dumps([{}] * 30))
     limits, raised = (64, 256), []
     monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda which, values: raised.append(values))
