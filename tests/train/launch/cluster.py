@@ -138,15 +138,24 @@ class Cluster:
         return found
 
     def steps_of(self, node: str) -> list[int]:
-        """slurmstepd processes of a node, which outlive its slurmd."""
-        parents = set()
-        for pid in self.tasks_of(node):
-            with suppress(OSError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                above = Path(f"/proc/{fields[1]}")
-                if "slurmstepd" in (above / "cmdline").read_text():
-                    parents.add(int(above.name))
-        return sorted(parents)
+        """slurmstepd processes of a node, which outlive its slurmd and, having nobody to tell, their tasks.
+
+        Each has a session of its own and writes its title over its environment: it is known by the log it holds open.
+        """
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    if not (entry / "cmdline").read_bytes().startswith(b"slurmstepd"):
+                        continue
+                    files = {os.readlink(link) for link in (entry / "fd").iterdir()}
+                    if f"{self.folder}/slurmd-{node}.log" in files:
+                        found.append(int(entry.name))
+        return sorted(found)
+
+    def left(self) -> list[int]:
+        """All that runs on the nodes, their slurmd apart."""
+        return [pid for node in ("n1", "n2") for pid in (*self.steps_of(node), *self.tasks_of(node))]
 
     def lose(self, node: str) -> None:
         """A host that is gone: its slurmd, slurmstepd and all they started, at once."""
@@ -163,13 +172,16 @@ class Cluster:
         while (jobs := self.jobs()) and time.monotonic() < deadline:
             self.run("scancel", *jobs)
             time.sleep(0.2)
-        left = [pid for node in ("n1", "n2") for pid in (*self.steps_of(node), *self.tasks_of(node))]
         for daemon in self.daemons.values():
             daemon.kill()
             daemon.wait()
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while left := self.left():  # again: what is killed may just have started another
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
 
 
 @contextmanager
