@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from videollava.data.acquire.fetch import RAW
@@ -42,7 +42,8 @@ Use = Literal["align", "pretrain", "finetune"]
 class Asked:
     """What to check: a file, a folder or a source's name.
 
-    media: where they lie. tokenizer: its folder, None to estimate lengths. listed: takes every problem, a line of JSON each. workers: processes that count tokens.
+    media: where they lie. tokenizer: its folder, None to estimate lengths. listed: takes every problem, a line of
+    JSON each. workers: processes that count tokens.
     """
 
     target: str
@@ -117,9 +118,8 @@ def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Open
     if path.is_file():
         return _open_file(asked, path, scratch)
     if path.is_dir():
-        source = _source_of(asked, path.resolve().name)
         media = open_place(asked.media or path)
-        return _Opened(source, path, media, {}, searched=True)
+        return _Opened(_source_of(asked, path.resolve().name), path, media, {}, searched=True)
     source = params.sources.get(asked.target)
     if source is None:
         known = ", ".join(params.sources) or "none"
@@ -174,7 +174,7 @@ def _read(
 
 def _kept(opened: _Opened, findings: Findings, search: _Search | None) -> Iterator[Record]:
     """The records whose media are there."""
-    name = opened.source.annotations or opened.source.name
+    name = PurePosixPath(opened.source.annotations).name or opened.source.name
     for entry in read_records(opened.source, opened.folder, opened.catalogue, findings.notes):
         if isinstance(entry, Rejected):
             findings.refuse(entry)

@@ -20,7 +20,12 @@ def show(checked: Checked, counted: str, written: Iterable[str], console: Any) -
     findings = checked.findings
     console.print(_counts(checked))
     if findings.lengths:
-        console.print(_lengths(findings, counted))
+        console.print(_lengths(findings))
+        told = ", ".join(f"{name} {findings.quantile(share):,}" for name, share in QUANTILES.items())
+        console.print(f"tokens a record ({counted}): {told}", markup=False)
+        console.print(
+            f"cut by training: {findings.cut_records:,} records, {findings.cut_tokens:,} tokens of text"
+        )
     for title, counts, style in (
         ("would be quarantined", findings.refused, "red"),
         ("to look at (kept)", findings.warned, "yellow"),
@@ -70,16 +75,13 @@ def _counts(checked: Checked) -> Any:
     return table
 
 
-def _lengths(findings: Findings, counted: str) -> Any:
-    table = _table(f"tokens a record ({counted})", "", "records", "")
+def _lengths(findings: Findings) -> Any:
+    table = _table("", "tokens", "records", "")
     bars = bars_of(findings.lengths, BARS)
     most = max(bar.count for bar in bars)
     for bar in bars:
-        table.add_row(f"{bar.low:,} to {bar.high - 1:,}", f"{bar.count:,}", bar.as_blocks(most))
-    told = ", ".join(f"{name} {findings.quantile(share):,}" for name, share in QUANTILES.items())
-    table.caption = (
-        f"{told}\ncut by training: {findings.cut_records:,} records, {findings.cut_tokens:,} tokens"
-    )
+        span = f"{bar.low:,} to {bar.high - 1:,}" if bar.high - bar.low > 1 else f"{bar.low:,}"
+        table.add_row(span, f"{bar.count:,}", bar.as_blocks(most))
     return table
 
 
@@ -97,9 +99,7 @@ def _table(title: str, *columns: str) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(title), title_justify="left", caption_justify="left", show_header=any(columns[1:])
-    )
+    table = Table(title=Text(title) if title else None, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right" if column in ("number", "records") else "left")
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -46,7 +47,7 @@ def read_annotations(source: Source, folder: Path, catalogue: Catalogue, notes: 
     rename = renaming(source.strip, source.prefix)
     for file in _find(source, folder, catalogue):
         named = _from_beside(file.name, rename, catalogue)
-        context = Context(present=lambda path, named=named: named(path) in catalogue, notes=notes)
+        context = Context(partial(_is_present, named, catalogue), notes)
         for found in read_file(file, source.format, source.name, context, named):
             if isinstance(found, Rejected):
                 yield found
@@ -55,6 +56,10 @@ def read_annotations(source: Source, folder: Path, catalogue: Catalogue, notes: 
                 yield Rejected(source.name, file.name, found.id, "not a caption", detail)
             else:
                 yield source.use, found
+
+
+def _is_present(named: Callable[[str], str], catalogue: Catalogue, path: str) -> bool:
+    return named(path) in catalogue
 
 
 def _from_beside(file: str, rename: Callable[[str], str], catalogue: Catalogue) -> Callable[[str], str]:

@@ -36,7 +36,7 @@ def mend_marks(item: Item, place: str, notes: Notes) -> Item:
         notes["<image> stood for a clip and was read as <video>"] += 1
         return _replaced(item, turns, {mark("image"): mark("video")})
     if len(like) == count and all(_is_like(found, kind) for found in like):
-        notes[f"{like[0]} and its like were read as {mark(kind)}"] += 1
+        notes[f"marks of other spelling ([{kind}], <{kind.title()}>) were read as {mark(kind)}"] += 1
         return _replaced(item, turns, dict.fromkeys(like, mark(kind)))
     return item
 

@@ -80,7 +80,8 @@ def _item(key: str, members: Sequence[Member], place: str, context: Context) -> 
     for member in members:
         ending = PurePosixPath(member.name).suffix
         if member.name not in media and ending not in (".json", *TEXTS):
-            context.notes[f"members {ending or 'without an ending'} of samples were left out"] += 1
+            told = ending if 1 < len(ending) < 9 else "of other endings"
+            context.notes[f"members {told} of samples were left out"] += 1
     item = {"id": key, **{name: value for name, value in said.items() if name not in ("id", "key")}}
     form = next((form for form in ITEM_FORMATS.values() if form.fits(item)), None)
     named = _named(item, media, place)
