@@ -27,7 +27,7 @@ def source_files(folder: Path) -> list[tuple[str, Path]]:
     gone = next((path for _, path in files if not path.is_file()), None)
     if gone is not None:
         raise InputError(
-            f"{gone}: it was there when {folder.name} was fetched and is not; put it back, or run `videollava data lock "
-            f"{folder.name}` and `videollava fetch {folder.name}`"
+            f"{gone}: it was there when {folder.name} was fetched and is not; put it back, or run "
+            f"`videollava data lock {folder.name}` and `videollava fetch {folder.name}`"
         )
     return files
