@@ -31,6 +31,7 @@ STAGED = (
     "data/index",
     "models/bases",
     "models/encoders",
+    "models/given",
     "models/projector",
     "models/videollava",
     "evaluation",

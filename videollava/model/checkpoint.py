@@ -171,10 +171,10 @@ def take_generation(model: Any, folder: Path | None) -> None:
             setattr(model.generation_config, name, given[name])
 
 
-def load_tower(path: Path | str) -> LanguageBindVisionModel:
+def load_tower(path: Path | str, dtype: torch.dtype | None = None) -> LanguageBindVisionModel:
     """The vision encoder of any folder that holds one: ours, LanguageBind's, CLIP or OpenCLIP."""
     config, tensors = read_tower_from(find_checkpoint(path))
-    model: LanguageBindVisionModel = build(config, tensors, str(path))
+    model: LanguageBindVisionModel = build(config, tensors, str(path), dtype)
     return model
 
 

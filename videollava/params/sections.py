@@ -42,6 +42,7 @@ __all__ = [
     "Lora",
     "Model",
     "Params",
+    "Pretrain",
     "Shards",
     "Source",
     "Tracking",
@@ -127,7 +128,9 @@ class Index(Section):
     """What of all sources is trained on and asked, in which tokens."""
 
     tokenizer: str = Field(
-        "train", description='"train": byte-level BPE of the training text; else a folder or a hub id'
+        "train",
+        description='"train": byte-level BPE of the training text; else that of a folder, a hub id, package:NAME or '
+        "models:/NAME@champion",
     )
     vocab_size: Count = Field(512, description="tokens of a trained tokenizer")
     held_out: Whole = Field(
@@ -220,15 +223,32 @@ class Model(Section):
 
 
 class Bases(Section):
-    """Where the base models come from: "train", or a folder, hub id or GGUF file."""
+    """What training starts from: a whole model, or a language model and encoders."""
 
-    language: str = Field("train", description='"train", a folder, a hub id or a GGUF file')
+    model: str = Field(
+        "",
+        description="a whole Video-LLaVA to go on from: a folder, a hub id (owner/name, owner/name@revision) or "
+        'models:/NAME@champion; "": from parts',
+    )
+    language: str = Field("train", description='"train", a folder, a hub id, a GGUF file or package:NAME')
     image_encoder: str = Field("", description='a folder or hub id; "": learned in `align`')
     video_encoder: str = Field("", description='a folder or hub id; "": learned in `align`')
     epochs: Count = Field(1, description="passes over the texts, where the language model is trained here")
     batch_tokens: Count = Field(8192, description="tokens of a step")
     learning_rate: Rate = Field(1e-3, description="AdamW's, at its peak")
     precision: Precision = Field("bf16", description="what is computed in")
+
+    @model_validator(mode="after")
+    def _whole_or_parts(self) -> Self:
+        parts = {
+            "language": self.language != "train",
+            "image_encoder": self.image_encoder,
+            "video_encoder": self.video_encoder,
+        }
+        named = [name for name, given in parts.items() if given]
+        if self.model and named:
+            raise ValueError(f"model brings its own {', '.join(named)}: leave what it brings out, or model")
+        return self
 
 
 class Align(Section):
@@ -294,6 +314,14 @@ class Train(Section):
     )
     cache_features: Flag = Field(
         False, description="keep the frozen encoders' outputs instead of computing them anew"
+    )
+
+
+class Pretrain(Train):
+    """Stage 1, which may also be left out where the model that is gone on from brings a projector."""
+
+    epochs: Whole = Field(
+        1, description="passes over the records; 0: take the projector of bases.model as it is"
     )
 
 
@@ -404,8 +432,20 @@ class Params(Section):
     index: Index = Field(Index(), description="stage: all shards to one index")
     bases: Bases = Field(Bases(), description="stage: what training starts from")
     align: Align = Field(Align(), description="stage: encoders bound to language")
-    pretrain: Train = Field(Train(), description="stage 1: the projector learns")
+    pretrain: Pretrain = Field(Pretrain(), description="stage 1: the projector learns")
     finetune: Train = Field(Train(), description="stage 2: projector and language model learn")
     evaluate: Evaluate = Field(Evaluate(), description="stage: scores and report")
     gate: Gate = Field(Gate(), description="when a version becomes champion")
     tracking: Tracking = Field(Tracking(), description="where runs and versions are written down")
+
+    @model_validator(mode="after")
+    def _starts_from_something(self) -> Self:
+        if self.bases.model and self.align.train:
+            raise ValueError(
+                "align.train is true, and the encoders come from bases.model: set align.train to false"
+            )
+        if not self.pretrain.epochs and not self.bases.model:
+            raise ValueError(
+                "pretrain.epochs is 0, and there is no bases.model whose projector could be taken"
+            )
+        return self

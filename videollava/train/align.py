@@ -3,8 +3,8 @@
 In: the `align` split (media with captions), the tokenizer. Out: models/encoders/image and models/encoders/video. As in
 LanguageBind the language encoder comes first and is then frozen: here a small one learns to tell captions apart, each
 from two views that lack different words. The image encoder learns against it, then the video encoder, begun from the
-image encoder: both end in one space before any projector sees them. Where `align.train` is false the encoders named
-in `bases` are taken as they are.
+image encoder: both end in one space before any projector sees them. Where `align.train` is false the encoders of
+`bases.model`, or those named in `bases`, are taken as they are.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
 from videollava.model.encoders import LanguageBind, pair_config
+from videollava.origin import Pins
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
 from videollava.train.accelerate import make_accelerator, usable
@@ -57,9 +58,9 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     target = workspace / "models/encoders"
     first = int(os.environ.get("RANK", "0")) == 0
     if not params.align.train:
-        for kind in ("image", "video") if first else ():
+        if first:
             check_held()
-            _take(getattr(params.bases, f"{kind}_encoder"), kind, target / kind)
+            _take_encoders(params, workspace, target)
         return
     from transformers import AutoTokenizer
 
@@ -70,7 +71,10 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
         shutil.rmtree(target, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(workspace / "data/index/tokenizer")
     torch.manual_seed(params.seed)
-    image = _begin_image(params, tokenizer)
+    pins = Pins(workspace, "align")
+    image = _begin_image(params, tokenizer, pins.locate(params.bases.image_encoder))
+    if first:
+        pins.write()
     done = _learn_text(image, tokenizer, params, work, workspace)
     image.text_model.requires_grad_(False)
     image.text_projection.requires_grad_(False)
@@ -87,6 +91,17 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     meet()  # no rank ends, and ends the launcher, before all is written
 
 
+def _take_encoders(params: Params, workspace: Path, target: Path) -> None:
+    """The encoders of bases.model as `bases` laid them out, or those that are named one by one."""
+    pins = Pins(workspace, "align")
+    shutil.rmtree(target, ignore_errors=True)
+    if params.bases.model:
+        shutil.copytree(workspace / "models/given/encoders", target)
+    for kind in () if params.bases.model else ("image", "video"):
+        _take(pins.locate(getattr(params.bases, f"{kind}_encoder")), kind, target / kind)
+    pins.write()
+
+
 def _take(source: str, kind: str, target: Path) -> None:
     if not source:
         raise InputError(
@@ -98,12 +113,12 @@ def _take(source: str, kind: str, target: Path) -> None:
     checkpoint.save(pair, tokenizer, target)
 
 
-def _begin_image(params: Params, tokenizer: Any) -> LanguageBind:
+def _begin_image(params: Params, tokenizer: Any, source: str) -> LanguageBind:
     pair = LanguageBind(pair_config(params.model, "image", len(tokenizer), POSITIONS))
-    if params.bases.image_encoder:
+    if source:
         from videollava.model.formats.encoder import load_tower
 
-        pair.vision_model.load_state_dict(load_tower(params.bases.image_encoder).state_dict())
+        pair.vision_model.load_state_dict(load_tower(source).state_dict())
     else:
         _lay_out_positions(
             pair.vision_model.embeddings.position_embedding.weight, pair.config.vision_config.grid

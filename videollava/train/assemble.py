@@ -38,18 +38,21 @@ def assemble(
     language_learns: bool,
     device: torch.device,
 ) -> tuple[Any, Any]:
-    """The model and its tokenizer from models/{bases/language,encoders,projector}.
+    """The model and its tokenizer from models/{bases/language,encoders} and a projector: stage 2 goes on from
+    stage 1's (models/projector), stage 1 from the given model's (models/given/projector). Where that is not there, the
+    projector is new.
 
     Frozen parts are held in bfloat16 where the stage computes in it; what learns stays float32 (DeepSpeed keeps
-    its own float32 copy, so there everything is bfloat16). Without models/projector the projector is new.
+    its own float32 copy, so there everything is bfloat16).
     """
     sparing = settings.precision == "bf16"
     frozen = torch.bfloat16 if sparing else torch.float32
     learned = frozen if strategy != "ddp" else torch.float32
     whole = language_learns and settings.adapter == "none"
     types = Types(learned if whole else frozen, frozen, learned)
+    projector = models / ("projector" if language_learns else "given/projector")
     return put_together(
-        shape, models, types, device, quantized=language_learns and settings.adapter == "qlora"
+        shape, models, projector, types, device, quantized=language_learns and settings.adapter == "qlora"
     )
 
 
@@ -63,7 +66,7 @@ class Types:
 
 
 def put_together(
-    shape: Model, models: Path, types: Types, device: torch.device, quantized: bool = False
+    shape: Model, models: Path, projector: Path, types: Types, device: torch.device, quantized: bool = False
 ) -> tuple[Any, Any]:
     """The same, of parts in these types. quantized: the language model in 4 bits, computing in its type."""
     options: dict[str, Any] = {}
@@ -78,16 +81,15 @@ def put_together(
     model.model.language_model = language.model
     model.lm_head = language.lm_head  # a head that is the embedding table stays it: model_config says so too
     checkpoint.take_generation(model, models / "bases/language")
-    for kind in ("image", "video"):
+    for kind, part in (("image", "vision_config"), ("video", "video_config")):
         folder = models / "encoders" / kind
-        tower = checkpoint.load(folder, dtype=types.encoders).model.vision_model
-        _check_tower(
-            getattr(model.config, "vision_config" if kind == "image" else "video_config"),
-            tower.config,
-            folder,
-        )
+        tower = checkpoint.load_tower(folder, types.encoders)
+        _check_tower(getattr(model.config, part), tower.config, folder)
+        tower.config.modality = kind
+        # With what no parameter says, such as its activation: a model is saved as it was trained.
+        setattr(model.config, part, tower.config)
         setattr(model.model, f"{kind}_tower", tower)
-    model.model.multi_modal_projector = load_projector(model, models / "projector").to(types.projector)
+    model.model.multi_modal_projector = load_projector(model, projector).to(types.projector)
     choose_attention(model, device)
     if quantized:
         # Said of the whole, as transformers says it of what it quantised: peft looks for it, saving refuses.

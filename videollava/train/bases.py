@@ -1,6 +1,7 @@
-"""The language model to start from: taken from a folder, hub id or GGUF file, or (tiny) learned here on text.
+"""What training starts from: a whole Video-LLaVA, or a language model taken from elsewhere or learned here on text.
 
-In: data/index (tokenizer, and the text of the training splits). Out: models/bases/language, a transformers folder.
+In: data/index (tokenizer, and the text of the training splits). Out: models/bases/language, a transformers folder;
+models/given, the encoders and the projector of `bases.model` (nothing but origin.json where there is none).
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from videollava.data.text.prompts import IGNORED, TEMPLATES, Encoded, cut, encod
 from videollava.data.text.segments import Segments, segments_of
 from videollava.machine import DEFAULTS, Machine
 from videollava.model.attention import packed_kwargs
+from videollava.model.formats.language import load_language_model
 from videollava.model.video_llava import language_config
+from videollava.origin import Pins
 from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train.accelerate import make_accelerator, peak_flops, usable
 from videollava.train.cost import Prices, language_prices, palm_prices, step_flops
+from videollava.train.given import take_apart
 from videollava.train.loop import Job, train
 
 __all__ = ["parts_of", "run", "texts_of"]
@@ -41,17 +45,30 @@ QUESTIONS = 5  # of one conversation, at most
 
 
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
-    """Write models/bases/language."""
-    target = workspace / "models/bases/language"
-    shutil.rmtree(target, ignore_errors=True)
-    if params.bases.language == "train":
-        model, tokenizer = _learn(params, workspace, machine)
+    """Write models/bases and models/given."""
+    base, models, pins = params.bases, workspace / "models", Pins(workspace, "bases")
+    for folder in ("bases", "given"):
+        shutil.rmtree(models / folder, ignore_errors=True)
+        (models / folder).mkdir(parents=True)
+    taken = pins.find(base.model) if base.model else None
+    if taken is not None:
+        take_apart(taken, params, workspace / "data/index/tokenizer", models)
+    elif base.language == "train":
+        _save(models / "bases/language", *_learn(params, workspace, machine))
     else:
-        from videollava.model.formats.language import load_language_model
+        _save(models / "bases/language", *load_language_model(pins.locate(base.language)))
+    # Of the language model alone nothing is told in `given`: what depends on that does not depend on it.
+    _write_origin({} if taken is None else taken.record(), models / "given")
+    pins.write()
 
-        model, tokenizer = load_language_model(params.bases.language)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+
+def _save(folder: Path, model: Any, tokenizer: Any) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _write_origin(record: dict[str, str], folder: Path) -> None:
+    (folder / "origin.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]:

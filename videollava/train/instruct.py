@@ -282,7 +282,9 @@ def _save(stage: str, model: Any, tokenizer: Any, params: Params, models: Path) 
     if settings.adapter != "none":
         model.save_pretrained(adapter)
         # Into the base at its own precision: one of less would round what was learned away.
-        base, _ = assemble.put_together(params.model, models, assemble.Types(), torch.device("cpu"))
+        base, _ = assemble.put_together(
+            params.model, models, models / "projector", assemble.Types(), torch.device("cpu")
+        )
         model = adapters.merge_adapter(base, adapter)
     # Frozen encoders were held in what the stage computed in; a checkpoint has one type throughout.
     dtype = model.lm_head.weight.dtype

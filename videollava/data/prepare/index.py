@@ -37,6 +37,7 @@ from videollava.data.records.readers import Rejected
 from videollava.data.text.bounds import Bound, bound_of
 from videollava.data.text.vocabulary import copy_tokenizer, train_tokenizer, training_texts
 from videollava.machine import DEFAULTS, Machine
+from videollava.origin import Pins
 from videollava.params import Params
 
 __all__ = ["INDEX", "run", "write_shards"]
@@ -83,7 +84,7 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
         joined.take_over(quarantine)
         write_media(building, joined.media())
         write_shards(building, joined.shards)
-        _make_tokenizer(params, joined, building / "tokenizer")
+        _make_tokenizer(params, joined, building / "tokenizer", Pins(workspace, "index"))
         held_out = draw_held_out(joined.outlines(), joined.hashes, params.index.held_out)
         bar = progress.add_task("records", total=joined.records)
         tasks = _tasks(params, joined, building / "tokenizer", held_out)
@@ -118,11 +119,12 @@ def write_shards(building: Path, shards: Iterable[tuple[str, Path]]) -> None:
     (building / "shards.json").write_text(json.dumps(listed, indent=1) + "\n")
 
 
-def _make_tokenizer(params: Params, joined: Joined, folder: Path) -> None:
-    if params.index.tokenizer != "train":
-        copy_tokenizer(params.index.tokenizer, folder)
-        return
-    train_tokenizer(training_texts(joined.entries()), params.index.vocab_size, folder)
+def _make_tokenizer(params: Params, joined: Joined, folder: Path, pins: Pins) -> None:
+    if params.index.tokenizer == "train":
+        train_tokenizer(training_texts(joined.entries()), params.index.vocab_size, folder)
+    else:
+        copy_tokenizer(pins.locate(params.index.tokenizer), folder)
+    pins.write()
 
 
 def _tasks(params: Params, joined: Joined, tokenizer: Path, held_out: HeldOut) -> Iterator[Task]:

@@ -11,6 +11,7 @@ from videollava.data.records.marks import replace_marks, replace_words
 from videollava.data.records.readers import Rejected
 from videollava.data.records.record import Record
 from videollava.errors import InputError
+from videollava.origin import PACKAGE, find_packaged
 
 __all__ = [
     "TRAINED",
@@ -85,12 +86,14 @@ def training_texts(entries: Iterable[tuple[str, Record] | Rejected]) -> Iterator
 
 
 def copy_tokenizer(name: str, folder: Path) -> None:
-    """Copy the tokenizer of a folder or of a hub id."""
+    """Copy the tokenizer of a folder, of a hub id or of an installed package's language model."""
     load_tokenizer(name).save_pretrained(folder)
 
 
 def load_tokenizer(name: Path | str) -> Any:
-    """A transformers tokenizer from a folder or a hub id; InputError where there is none."""
+    """A transformers tokenizer from a folder, a hub id or the GGUF file of `package:NAME`; InputError where there is
+    none.
+    """
     place = Path(name)
     if (place / "tokenizer.model").is_file() and not (place / "tokenizer.json").is_file():
         from videollava.data.text.llama_tokenizer import load_llama_tokenizer
@@ -99,6 +102,9 @@ def load_tokenizer(name: Path | str) -> Any:
     from transformers import AutoTokenizer
 
     try:
+        if str(name).startswith(PACKAGE):
+            folder, file = find_packaged(str(name))
+            return AutoTokenizer.from_pretrained(folder, gguf_file=file)
         return AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

