@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,8 +20,9 @@ from videollava.model.convert import convert
 from videollava.params import Params
 from videollava.train import align, bases, finetune, pretrain
 
+Format = Literal["ours", "original", "transformers"]
 LORA = "finetune.lora={r: 4, alpha: 8, dropout: 0.0}"
-FORMS = ("ours", "original", "transformers")
+FORMS: tuple[Format, ...] = ("ours", "original", "transformers")
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +32,18 @@ def parts(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("parts") / "work"
     shutil.copytree(made, folder, ignore=shutil.ignore_patterns("raw", "checkpoints", "runs"))
-    params = micro("model.temporal_attention=false", "align.video_epochs=0", "align.image_epochs=0")
+    params = micro("model.temporal_attention=false")
     for stage in (align, pretrain, finetune):
         stage.run(params, folder, MACHINE)
     return folder
 
 
 @pytest.fixture(scope="module")
-def released(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def released(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Format], Path]:
     """The trained model in a layout."""
     root = tmp_path_factory.mktemp("released")
 
-    def lay_out(form: str) -> Path:
+    def lay_out(form: Format) -> Path:
         if not (root / form).is_dir():
             convert(parts / "models/videollava", root / form, form, check=False)
         return root / form
@@ -73,7 +74,7 @@ def _begin(folder: Path, params: Params) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_layout_comes_apart_into_the_weights_that_it_was_made_of(
-    form: str, released: Callable[[str], Path], parts: Path, workspace: Callable[[str], Path]
+    form: Format, released: Callable[[Format], Path], parts: Path, workspace: Callable[[str], Path]
 ) -> None:
     folder = workspace(form)
     _begin(folder, _going_on(released(form)))
@@ -106,7 +107,10 @@ def test_every_layout_comes_apart_into_the_weights_that_it_was_made_of(
 
 @pytest.mark.parametrize("changes", [(), ("finetune.adapter=lora", LORA)], ids=["full", "lora"])
 def test_going_on_equals_training_the_same_parts(
-    changes: tuple[str, ...], released: Callable[[str], Path], parts: Path, workspace: Callable[[str], Path]
+    changes: tuple[str, ...],
+    released: Callable[[Format], Path],
+    parts: Path,
+    workspace: Callable[[str], Path],
 ) -> None:
     """Stage 2 from a released layout, and from folders of its parts, end in the same bits."""
     folder, by_hand = workspace("released"), workspace("by-hand")
@@ -144,7 +148,7 @@ def _lay_by_hand(parts: Path, target: Path) -> None:
 
 @pytest.mark.slow
 def test_qlora_goes_on_from_a_released_layout(
-    released: Callable[[str], Path], workspace: Callable[[str], Path]
+    released: Callable[[Format], Path], workspace: Callable[[str], Path]
 ) -> None:
     pytest.importorskip("bitsandbytes")
     folder = workspace()
@@ -158,7 +162,7 @@ def test_qlora_goes_on_from_a_released_layout(
 
 
 def test_stage_1_starts_from_the_given_projector(
-    released: Callable[[str], Path], workspace: Callable[[str], Path]
+    released: Callable[[Format], Path], workspace: Callable[[str], Path]
 ) -> None:
     """At a rate of nothing what comes out is what went in; with one, it has learned from there."""
     given = _weights(released("ours"))
@@ -173,7 +177,7 @@ def test_stage_1_starts_from_the_given_projector(
 
 
 def test_another_geometry_is_refused_in_one_sentence(
-    released: Callable[[str], Path], workspace: Callable[[str], Path]
+    released: Callable[[Format], Path], workspace: Callable[[str], Path]
 ) -> None:
     folder = workspace()
     changes = ("model.frames=8", "model.temporal_attention=true", "model.feature_layer=-1")
@@ -187,7 +191,7 @@ def test_another_geometry_is_refused_in_one_sentence(
 
 
 def test_another_vocabulary_is_refused(
-    released: Callable[[str], Path], workspace: Callable[[str], Path]
+    released: Callable[[Format], Path], workspace: Callable[[str], Path]
 ) -> None:
     folder = workspace()
     file = folder / "data/index/tokenizer/tokenizer.json"
@@ -205,7 +209,7 @@ def test_a_part_alone_is_no_model_to_go_on_from(made: Path, workspace: Callable[
 
 
 def test_a_folder_that_changed_since_it_was_first_seen_is_refused(
-    released: Callable[[str], Path], workspace: Callable[[str], Path], tmp_path: Path
+    released: Callable[[Format], Path], workspace: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder, model = workspace("work"), tmp_path / "mine"
     shutil.copytree(released("ours"), model)
