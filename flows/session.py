@@ -16,6 +16,7 @@ from videollava import registry
 from videollava.errors import InputError
 from videollava.params import Params
 from videollava.tracking import FOLLOWED, PARENT
+from videollava.tracking.data_sets import read_data_sets
 from videollava.tracking.forward import Follower, replay, try_out
 from videollava.tracking.journal import Journal, close_abandoned
 from videollava.tracking.lineage import (
@@ -63,12 +64,14 @@ class Session:
         numbers = {k: float(v) for k, v in flatten(scores).items() if _number(v)}
         self.journal.metrics(0, numbers)
         self.journal.tags(read_lineage(self.root).tags())
+        self.journal.data_sets(read_data_sets(self.root))
         for name in (
             "params.yaml",
             "dvc.yaml",
             "dvc.lock",
             "metrics.json",
             "evaluation/report.html",
+            "evaluation/card.json",
             "evaluation/contamination.json",
         ):
             if (self.root / name).is_file():

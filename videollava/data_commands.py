@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videollava.command import Arguments, Command
+from videollava.command import Arguments, Command, add_params
 from videollava.errors import InputError
 
 __all__ = ["DATA", "REMOTE"]
@@ -105,12 +105,30 @@ def _run_lock(arguments: Arguments) -> None:
     )
 
 
+def _add_card(parser: argparse.ArgumentParser) -> None:
+    add_params(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+def _run_card(arguments: Arguments) -> None:
+    import json
+
+    from videollava.data.versions.card import describe_card, read_card
+    from videollava.params import load_params
+
+    card = read_card(Path.cwd(), load_params(arguments.params, arguments.set))
+    print(json.dumps(card, indent=1, ensure_ascii=False) if arguments.json else describe_card(card))
+
+
 ACTIONS = {
     "add": Command(
         "look at a source and write it into params.yaml, its lock and dvc.yaml", _add_add, _run_add
     ),
     "remove": Command("take a source out of them", _add_name, _run_remove),
     "lock": Command("look at a source again and lock what is there now", _add_lock, _run_lock),
+    "card": Command(
+        "what the index holds: counts, licences, lengths, what was left out", _add_card, _run_card
+    ),
     "join": Command("have dvc.yaml's stage index read the sources of params.yaml", _nothing, _run_join),
 }
 
@@ -125,7 +143,7 @@ def _run(arguments: Arguments) -> int | None:
     return ACTIONS[arguments.action].run(arguments)
 
 
-DATA = Command("sources and what became of them: add, remove, lock, join", _add, _run)
+DATA = Command("sources and what became of them", _add, _run)
 
 
 def _add_remote(parser: argparse.ArgumentParser) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 
 from videollava.data.prepare.tables import base_split
 from videollava.data.toy import scenes as toy
+from videollava.data.versions.card import CARD, read_card
 from videollava.errors import InputError
 from videollava.evaluate.charts import curve_chart, read_curve
 from videollava.evaluate.compare import title_of
 from videollava.evaluate.page import Markup, document, join, section, table, tag
 from videollava.evaluate.pictures import Album
+from videollava.evaluate.report_card import card_part
 from videollava.evaluate.report_cost import cost_part
 from videollava.evaluate.report_samples import sample_cards
 from videollava.evaluate.report_scores import (
@@ -80,13 +82,15 @@ def write_report(
     scores = score_all(metrics, results, before, read_metrics(champion) if champion else None)
     album = Album(workspace, params.model.frames, PICTURES)
     compared = before is not None
+    card = read_card(workspace, params) if (workspace / CARD).is_file() else None
     parts = [
-        _head(params, scores, _lineage(workspace) if lineage is None else lineage),
+        _head(params, scores, _lineage(workspace) if lineage is None else lineage, card),
         _scores(scores, compared, metrics),
         _kinds(scores, results),
         _curves(workspace),
         _split(workspace, params, results, target.parent),
         _samples(scores, results, before or {}, album),
+        *([card_part(card, album)] if card else []),
     ]
     page = document(f"Video-LLaVA evaluation: {params.profile}", *parts)
     aside = target.with_name(target.name + ".tmp")
@@ -95,11 +99,13 @@ def write_report(
     return target
 
 
-def _head(params: Params, scores: Sequence[Scored], lineage: Mapping[str, str]) -> Markup:
+def _head(
+    params: Params, scores: Sequence[Scored], lineage: Mapping[str, str], card: Mapping[str, Any] | None
+) -> Markup:
     facts = {"profile": params.profile, "seed": str(params.seed), **lineage}
     lines = [tag("div", tag("dt", name), tag("dd", tag("code", text))) for name, text in facts.items()]
     links = {"scores": "Scores", "kinds": "By kind", "curves": "Training", "split": "Split"}
-    links |= {"samples": "Samples"}
+    links |= {"samples": "Samples"} | ({"data": "Data"} if card else {})
     return tag(
         "header",
         tag("h1", "Video-LLaVA evaluation"),

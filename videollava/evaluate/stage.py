@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from videollava.data.versions.card import CARD, read_card
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
 from videollava.evaluate.answers import AnswerLog, Given
@@ -49,6 +50,7 @@ __all__ = ["evaluate", "run"]
 
 WRITTEN = (
     "answers",
+    "card.json",
     "judge",
     "predictions",
     "submissions",
@@ -112,6 +114,9 @@ def evaluate(
     bench = Bench(target, judge, judging, _verdicts(workspace))
     metrics = _measure(sets, [logs.read() for logs in given], bench, workspace)
     _write_json(metrics, target / "metrics.json")
+    if (workspace / CARD).is_file():
+        overlap = json.loads((target / "contamination.json").read_text())
+        _write_json(read_card(workspace, params, overlap), target / "card.json")
     if metrics:
         write_report(workspace, params, metrics, target / "report.html", champion, lineage)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -95,6 +95,9 @@ class Source(Section):
         (), description="kind hub: patterns of the paths to take, such as images/*.zip; none: all"
     )
     repo_type: Literal["dataset", "model"] = Field("dataset", description="kind hub: what it is on the hub")
+    licence: str = Field(
+        "", description="under which the data may be used, for the data card; a package's own where that says it"
+    )
     strip: Annotated[tuple[str, ...], OneOrMore] = Field(
         (), description="folder or folders that annotations put before the names of members, such as coco/"
     )

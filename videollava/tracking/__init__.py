@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videollava.tracking.data_sets import read_data_sets
 from videollava.tracking.journal import (
     Journal,
     log_metrics,
@@ -41,6 +42,7 @@ __all__ = [
     "log_metrics",
     "log_tags",
     "made_by",
+    "read_data_sets",
     "read_graph",
     "read_lineage",
     "read_spent",
@@ -74,6 +76,7 @@ def track(stage: str, params: Params, workspace: Path, machine: Machine | None =
     tags = read_lineage(workspace).tags() | library_versions() | _ranks(stage, machine)
     shown = _shown(stage, params, machine)
     journal.start(stage, shown, tags, os.environ.get(PARENT, ""), key)
+    journal.data_sets(read_data_sets(workspace, stage))
     if (trouble := tags.get("commit_trouble")) and os.environ.get(FOLLOWED) != "1":  # a flow says it once
         print(f"lineage: no commit is recorded: {trouble}", file=sys.stderr)
     with _forwarded(stage, params.tracking, workspace, journal), journal:

@@ -263,6 +263,8 @@ def _apply_one(store: Store, state: _State, event: dict[str, Any]) -> None:
             params = [Param(k, v[:PARAM_LIMIT]) for k, v in event["params"].items()]
             _log(store, state, params=params, tags=[RunTag(k, v) for k, v in event["tags"].items()])
             client.update_run(run_id, status="RUNNING")
+        case "data":
+            client.log_inputs(run_id, [_data_set(one) for one in event["sets"]])
         case "tags":
             _log(store, state, tags=[RunTag(k, v) for k, v in event["values"].items()])
         case "artifact":
@@ -279,6 +281,13 @@ def _apply_one(store: Store, state: _State, event: dict[str, Any]) -> None:
             client.set_terminated(run_id, event["status"], event["time"])
         case _:
             state.skipped += 1
+
+
+def _data_set(told: dict[str, str]) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    found = Dataset(told["name"], told["digest"], "dvc", told["source"], profile=told["profile"] or None)
+    return DatasetInput(found, [InputTag("mlflow.data.context", told["context"])])
 
 
 def _log(store: Store, state: _State, **batch: list[Any]) -> None:

@@ -3,7 +3,7 @@
     runs/<stage>/<key>-<nn>.jsonl
 
 A tracking server is never waited for: `videollava.tracking.forward` sends journals on when it can.
-Events: start (params, tags, parent), metric (step, values), tags, artifact (path), link, end (status).
+Events: start (params, tags, parent), data (sets), metric (step, values), tags, artifact (path), link, end (status).
 A run that was killed goes on in the same file, and so in the same MLflow run. Credentials are hidden here, where
 it is all written down: words in events, and texts among the artifacts (kept as they are now, in runs/artifacts).
 """
@@ -96,6 +96,11 @@ class Journal:
     def tags(self, values: Mapping[str, str]) -> None:
         """Words about the run."""
         self._append("tags", {"values": _hide(values)}, sync=True)
+
+    def data_sets(self, found: Sequence[Mapping[str, str]]) -> None:
+        """The data that are read: data_sets.py."""
+        if found:
+            self._append("data", {"sets": [dict(one) for one in found]}, sync=True)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """A file (or folder) to keep with the run, under `folder` there: as it is at this moment."""
