@@ -40,6 +40,7 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="", help="of its records; default: as the first of them look")
     parser.add_argument("--use", choices=("align", "pretrain", "finetune"), default="finetune")
     parser.add_argument("--annotations", default="", help="their file, or its address, where it is not found")
+    parser.add_argument("--licence", default="", help="under which it may be used, for the data card")
     parser.add_argument("--files", action="append", default=[], metavar="PATTERN", help="of a hub repository")
     parser.add_argument("--endpoint", default="", metavar="URL", help="of a store of S3 other than AWS")
     parser.add_argument("--region", default="")
@@ -50,7 +51,10 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
 def _run_add(arguments: Arguments) -> None:
     from videollava.data.adding.add import add_source, entry_of
 
-    names = ("format", "use", "annotations", "files", "endpoint", "region", "profile", "unsigned")
+    names = (
+        *("format", "use", "annotations", "files", "licence"),
+        *("endpoint", "region", "profile", "unsigned"),
+    )
     given = {name: getattr(arguments, name) for name in names}
     entry = entry_of(arguments.target[0], Path.cwd(), **given)
     if len(arguments.target) > 1:
