@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -159,8 +160,10 @@ def test_media_are_looked_for(packed: bool, capsys: pytest.CaptureFixture[str], 
 
 def test_a_tar_of_pairs_is_a_source_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tar(tmp_path / "0.tar", {"a.png": png(), "a.txt": b"a dog", "b.png": png(1), "b.txt": b"a cat"})
-    status, found = told(capsys, "0.tar", "--use", "pretrain")
-    assert (status, found["usable"], found["media_bytes"]) == (0, 2, len(png()) + len(png(1)))
+    (tmp_path / "1.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+    for name in ("0.tar", "1.tar.gz"):
+        status, found = told(capsys, name, "--use", "pretrain")
+        assert (status, found["usable"], found["media_bytes"]) == (0, 2, len(png()) + len(png(1)))
 
 
 def test_a_folder_of_media_and_what_is_told_of_them(
@@ -190,7 +193,7 @@ def test_a_folder_of_media_and_what_is_told_of_them(
         (["empty.jsonl"], "no record is in it"),
         (["strange.jsonl"], r"is 'qestion' meant for 'question'\?"),
         (["broken.json"], "line 1: item 0 of the list is not JSON"),
-        (["text.tar"], "unreadable archive"),
+        (["text.tar"], "unreadable archive.*annotations are files named .json or .jsonl"),
     ],
 )
 def test_what_cannot_be_checked_is_said_in_one_sentence(

@@ -13,7 +13,7 @@ from made import llava
 
 from videollava.data.records import items
 from videollava.data.records.conversion import from_llava
-from videollava.data.records.items import read_items
+from videollava.data.records.items import is_annotations, read_items
 from videollava.data.records.rejected import RecordError
 from videollava.errors import InputError
 
@@ -160,6 +160,11 @@ def test_records_by_their_ids(monkeypatch: pytest.MonkeyPatch, indent: int | Non
     if head > 100:  # else the first is longer than what is looked at
         assert read(json.dumps(nameless, indent=indent).encode()) == RECORDS
     assert read(json.dumps(RECORDS[0], indent=indent).encode()) == RECORDS[:1]
+
+
+def test_which_files_hold_records() -> None:
+    assert all(map(is_annotations, ("a.json", "x/a.JSONL", "a.ndjson.gz", "a.json.zst")))
+    assert not any(map(is_annotations, ("a.csv", "source.json", "x/dataset_info.json", "a.jsonx", "a.gz")))
 
 
 def test_questions_by_their_ids() -> None:

@@ -7,13 +7,13 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from videollava.data.archives.listing import Member, Refusal, list_members
+from videollava.data.archives.listing import Member, Refusal, list_members, unpack_compressed
 from videollava.data.archives.names import is_junk, is_safe
 from videollava.errors import InputError
 
 __all__ = ["Folder", "list_archive", "open_place"]
 
-ARCHIVES = (".tar", ".zip")
+ARCHIVES = (".tar", ".zip", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
 
 class Folder(Mapping[str, Member]):
@@ -64,24 +64,26 @@ class Folder(Mapping[str, Member]):
         return self._folders[inside]
 
 
-def list_archive(file: Path) -> dict[str, Member]:
-    """The members of a tar or a zip by name; InputError where it can't be read."""
+def list_archive(file: Path, scratch: Path) -> dict[str, Member]:
+    """The members of a tar or a zip by name; InputError where it can't be read. scratch: for what is compressed."""
     found: dict[str, Member] = {}
-    for member in list_members(file):
+    for member in list_members(unpack_compressed(file, scratch)):
         if isinstance(member, Refusal) and not member.name:
-            raise InputError(f"{file}: {member.reason}: {member.detail}")
+            raise InputError(
+                f"{file}: {member.reason}: {member.detail}; annotations are files named .json or .jsonl"
+            )
         if isinstance(member, Member):
             found.setdefault(member.name, member)
     return found
 
 
-def open_place(place: Path) -> Mapping[str, Member]:
+def open_place(place: Path, scratch: Path) -> Mapping[str, Member]:
     """Media of a folder, or of the archives that are all it holds, or of one archive."""
     if place.is_dir():
         files = sorted(file for file in place.iterdir() if not is_junk(file.name))
-        if files and all(file.suffix.lower() in ARCHIVES for file in files):
-            return {name: member for file in files for name, member in list_archive(file).items()}
+        if files and all(file.name.lower().endswith(ARCHIVES) for file in files):
+            return {name: member for file in files for name, member in list_archive(file, scratch).items()}
         return Folder(place)
     if not place.is_file():
         raise InputError(f"--media {place}: not found; name the folder that the media lie in")
-    return list_archive(place)
+    return list_archive(place, scratch)

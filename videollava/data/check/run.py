@@ -118,7 +118,7 @@ def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Open
     if path.is_file():
         return _open_file(asked, path, scratch)
     if path.is_dir():
-        media = open_place(asked.media or path)
+        media = open_place(asked.media or path, scratch)
         return _Opened(_source_of(asked, path.resolve().name), path, media, {}, searched=True)
     source = params.sources.get(asked.target)
     if source is None:
@@ -141,11 +141,11 @@ def _open_file(asked: Asked, path: Path, scratch: Path) -> _Opened:
     """A file as a source of its own."""
     source = _source_of(asked, path.name)
     if is_annotations(path.name):
-        media = open_place(asked.media) if asked.media else {}
+        media = open_place(asked.media, scratch) if asked.media else {}
         return _Opened(source.replace(annotations=path.name), path.parent, media, {}, bool(asked.media))
     empty = scratch / "beside"
     empty.mkdir()
-    return _Opened(source, empty, list_archive(path), {}, searched=True)
+    return _Opened(source, empty, list_archive(path, scratch), {}, searched=True)
 
 
 def _source_of(asked: Asked, name: str) -> Source:

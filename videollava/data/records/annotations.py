@@ -169,7 +169,7 @@ def _find(source: Source, folder: Path, catalogue: Catalogue) -> list[Annotation
     """
     where = f"params.yaml: sources.{source.name}"
     wanted = source.annotations
-    beside = {file.name for file in folder.iterdir()} - {"source.json"}
+    beside = {file.name for file in folder.iterdir()}
     if wanted not in beside:
         wanted = file_name(wanted, where) if is_address(wanted) else clean_name(wanted)
     if wanted in beside or wanted in catalogue:

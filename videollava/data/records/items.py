@@ -22,6 +22,8 @@ from videollava.errors import InputError
 __all__ = ["is_annotations", "read_items"]
 
 ENDINGS = (".json", ".jsonl", ".ndjson")
+# What fetch writes beside a source's files, and what tells tools about a data set.
+ABOUT = {"source.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 BLOCK = 1 << 20
 HEAD = 1 << 16  # bytes that show what kind of file it is
@@ -37,8 +39,10 @@ WIDE = {  # by their byte order mark; the longer ones first
 
 
 def is_annotations(name: str) -> bool:
-    """Whether a file of this name holds records: .json, .jsonl and the like, also compressed."""
+    """Whether a file of this name holds records: .json, .jsonl and the like, also compressed, but no tool's own."""
     plain = name.lower()
+    if plain.rpartition("/")[2] in ABOUT:
+        return False
     ending = next((end for end in COMPRESSED if plain.endswith(end)), "")
     return plain.removesuffix(ending).endswith(ENDINGS)
 

@@ -27,7 +27,7 @@ LOOKED_AT = 64  # members that show whether archives hold pairs
 
 def has_pairs(folder: Path, catalogue: Catalogue) -> bool:
     """Whether a source's archives hold pairs: media with a text of the same name beside each, and no list outside."""
-    if any(is_annotations(file.name) for file in folder.iterdir() if file.name != "source.json"):
+    if any(is_annotations(file.name) for file in folder.iterdir()):
         return False
     names = [name for name, _ in zip(catalogue, range(LOOKED_AT), strict=False)]
     keys: defaultdict[str, set[bool]] = defaultdict(set)
