@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faulty import between
 from made import params
 from seaweed import KEY, SECRET, Seaweed
 
-from videollava.data.acquire import attempts, download
+from videollava.data.acquire import attempts, download, pieces
 from videollava.data.acquire.download import Download, fetch_url
-from videollava.data.acquire.fetch import run
+from videollava.data.acquire.fetch import fetch_source, run
+from videollava.data.acquire.look import lock_source
 from videollava.data.acquire.remote import see_url
 from videollava.errors import InputError
 from videollava.params import Source
@@ -153,3 +159,170 @@ def test_settings_that_cannot_be_used_are_said(
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(InputError, match="nobody"):
         fetch(item(tmp_path / "2"))
+
+
+BELOW = Source(name="far", kind="archive", format="llava", urls=("s3://data/below/",))
+
+
+def held(workspace: Path) -> dict[str, bytes]:
+    root = workspace / "data/raw/far"
+    files = [file for file in root.rglob("*") if file.is_file() and file.name != "source.json"]
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
+
+
+@pytest.fixture
+def objects(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """A few objects that come in pieces and many small ones, some of odd keys."""
+    monkeypatch.setattr(pieces, "PIECE", 1 << 18)
+    rng = np.random.default_rng(5)
+    sizes = {"large/1.tar": 3_000_000, "large/2.tar": 1_234_567, "empty": 0}
+    sizes |= {f"small/{number:03d}.png": 2_000 + 31 * number for number in range(150)}
+    sizes |= dict.fromkeys(
+        ("a b+c.tar", "小 ü.tar", "100%.tar", "a%20b.tar", "what?#&=.tar", "${HOME}.tar"), 999
+    )
+    made = {name: rng.bytes(size) for name, size in sizes.items()}
+    for name, data in made.items():
+        bucket.put_object(Bucket="data", Key=f"below/{name}", Body=data)
+    return made
+
+
+def test_everything_below_an_address(seaweed: Seaweed, objects: dict[str, bytes], tmp_path: Path) -> None:
+    with between(seaweed.ports[0]) as way:
+        source = BELOW.replace(endpoint=way.url)
+        lock = fetch_source(source, tmp_path)
+        assert held(tmp_path) == objects
+        assert sum(way.sent.values()) > sum(map(len, objects.values()))
+        assert {file.name: file.sha256 for file in lock.files} == {
+            name: hashlib.sha256(data).hexdigest() for name, data in objects.items()
+        }
+        way.sent.clear()
+        assert fetch_source(source, tmp_path) == lock
+        assert way.sent == {}
+
+
+def test_cut_connections_and_refusals_are_gone_through(
+    seaweed: Seaweed, objects: dict[str, bytes], tmp_path: Path
+) -> None:
+    with between(seaweed.ports[0], refuse=5, cut=7) as way:
+        fetch_source(BELOW.replace(endpoint=way.url), tmp_path, retries=8)
+        assert held(tmp_path) == objects
+        # What was cut went on where it broke: nothing came twice.
+        sent = {name: count for name, count in way.sent.items() if "/below/large/" in name}
+        assert sent == {f"/data/below/{name}": len(objects[name]) for name in objects if "large" in name}
+
+
+def test_a_server_that_dies_and_comes_back(
+    objects: dict[str, bytes], seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(attempts, "LONGEST_PAUSE", 0.5)
+    lock_source(BELOW, tmp_path)
+    staged = tmp_path / "checkpoints/fetch/far"
+    ended: list[BaseException] = []
+
+    def fetching() -> None:
+        try:
+            fetch_source(BELOW, tmp_path, retries=150)
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=fetching)
+    thread.start()
+    while thread.is_alive() and not any(staged.rglob("small/*")):
+        threading.Event().wait(0.005)
+    seaweed.stop()
+    seaweed.start()
+    thread.join(120)
+    assert not ended
+    assert held(tmp_path) == objects
+
+
+KILLED = """
+import itertools, os, signal, sys
+from pathlib import Path
+from videollava.data.acquire import fetch, pieces
+from videollava.params import Source
+
+pieces.PIECE, fetch.CONNECTIONS = 1 << 20, 2
+accept, numbers = pieces.Pieces.accept, itertools.count()
+
+def accept_some(self, answer, start):
+    if next(numbers) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return accept(self, answer, start)
+
+pieces.Pieces.accept = accept_some
+fetch.fetch_source(Source(**{fields!r}), Path({workspace!r}))
+"""
+
+
+def test_a_killed_fetch_goes_on_with_the_pieces_it_has(seaweed: Seaweed, bucket: Any, tmp_path: Path) -> None:
+    data = np.random.default_rng(6).bytes(40 << 20)
+    bucket.put_object(Bucket="data", Key="big/whole.tar", Body=data)
+    with between(seaweed.ports[0]) as way:
+        source = BELOW.replace(urls=("s3://data/big/",), endpoint=way.url)
+        lock_source(source, tmp_path)
+        code = KILLED.format(fields={**source.model_dump(), "name": "far"}, workspace=str(tmp_path))
+        killed = subprocess.run([sys.executable, "-c", code, "12"], stdout=subprocess.DEVNULL)
+        assert killed.returncode == -signal.SIGKILL
+        journal = tmp_path / "checkpoints/fetch/far/whole.tar.pieces"
+        there = len(journal.read_text().splitlines())
+        assert 8 <= there <= 12
+        assert not (tmp_path / "data/raw/far").exists()
+        way.sent.clear()
+        subprocess.run([sys.executable, "-c", code, "1000"], check=True, stdout=subprocess.DEVNULL)
+        assert way.sent["/data/big/whole.tar"] == len(data) - (there << 20)
+    assert held(tmp_path) == {"whole.tar": data}
+
+
+def test_a_changed_object_is_said_with_what_to_do(seaweed: Seaweed, bucket: Any, tmp_path: Path) -> None:
+    bucket.put_object(Bucket="data", Key="one/a.tar", Body=DATA)
+    source = BELOW.replace(urls=("s3://data/one/",), endpoint=seaweed.url)
+    lock_source(source, tmp_path)
+    bucket.put_object(Bucket="data", Key="one/a.tar", Body=DATA[::-1])
+    with pytest.raises(InputError, match=r"one/a\.tar: it was changed since it was looked at.*data lock far"):
+        fetch_source(source, tmp_path)
+    assert not held(tmp_path)
+    lock_source(source, tmp_path, again=True)
+    fetch_source(source, tmp_path)
+    assert held(tmp_path) == {"a.tar": DATA[::-1]}
+
+
+def test_a_bucket_that_keeps_versions_gives_the_locked_one(
+    seaweed: Seaweed, bucket: Any, tmp_path: Path
+) -> None:
+    bucket.create_bucket(Bucket="kept")
+    bucket.put_bucket_versioning(Bucket="kept", VersioningConfiguration={"Status": "Enabled"})
+    old = bucket.put_object(Bucket="kept", Key="in/a.tar", Body=DATA)["VersionId"]
+    source = BELOW.replace(urls=("s3://kept/in/",))
+    assert [file.version for file in lock_source(source, tmp_path).files] == [old]
+    bucket.put_object(Bucket="kept", Key="in/a.tar", Body=b"newer")
+    fetch_source(source, tmp_path)
+    assert held(tmp_path) == {"a.tar": DATA}
+    shutil.rmtree(tmp_path / "data")
+    bucket.delete_object(Bucket="kept", Key="in/a.tar", VersionId=old)
+    with pytest.raises(InputError, match=r"s3://kept/in/a\.tar: .*NoSuch"):
+        fetch_source(source, tmp_path)
+
+
+def test_fields_of_the_source_say_how_its_store_is_reached(
+    seaweed: Seaweed, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.create_bucket(Bucket="open")
+    bucket.put_object(Bucket="open", Key="in/a.tar", Body=DATA)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    file = tmp_path / "credentials"
+    file.write_text(f"[me]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    source = BELOW.replace(urls=("s3://open/in/",), endpoint=seaweed.url, region="eu-west-1")
+    fetch_source(source.replace(unsigned=True), tmp_path)
+    assert held(tmp_path) == {"a.tar": DATA}
+    fetch_source(source.replace(urls=("s3://data/one/",), profile="me"), tmp_path / "2")
+    with pytest.raises(InputError, match=r"s3://data/one/: .*asked unsigned"):
+        fetch_source(source.replace(urls=("s3://data/one/",), unsigned=True), tmp_path / "3")
+    with pytest.raises(InputError, match="nobody"):
+        fetch_source(source.replace(profile="nobody"), tmp_path / "4")
+    with pytest.raises(InputError, match="no object is below it"):
+        fetch_source(source.replace(urls=("s3://open/none/",), unsigned=True), tmp_path / "5")
