@@ -16,6 +16,7 @@ from videollava.data_commands import DATA, REMOTE
 from videollava.environment import ask_loopback_directly, end_with_supervisor, settle_torch
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
+from videollava.parts import add_parts, run_parts
 from videollava.settings import SETTINGS
 
 __all__ = ["main"]
@@ -70,6 +71,8 @@ def _stage(name: str) -> Command:
         add_params(parser)
         if name in EACH:
             parser.add_argument("source", nargs="?", default="", help="its name in params.yaml; default: all")
+        if name == "shards":
+            add_parts(parser)
         if name == "evaluate":
             parser.add_argument("--model", type=Path, help="another model folder than models/videollava")
             parser.add_argument(
@@ -112,6 +115,8 @@ def _stage(name: str) -> Command:
         _check_ranks(name)
         with as_rank():
             check_host(name, work, params, workspace)
+            if name == "shards" and run_parts(arguments, params, workspace, machine):
+                return 0
             if getattr(arguments, "model", None):
                 _evaluate_other(params, machine, workspace, arguments)
                 return 0

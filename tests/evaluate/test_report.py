@@ -26,7 +26,7 @@ from videollava.evaluate.report import write_report
 from videollava.evaluate.report_samples import pick
 from videollava.evaluate.report_scores import score_all
 from videollava.evaluate.results import Answer, read_results
-from videollava.params import Fetch, Params, Source
+from videollava.params import Params, Source
 from videollava.tracking import input_key
 
 IMAGES, VIDEOS = 4, 2
@@ -34,7 +34,7 @@ SOURCES = (
     Source(name="easy_vqa", kind="package", format="easy-vqa", package="easy-vqa"),
     Source(name="toy_clips", kind="generated", format="clips", train=4, test=2),
 )
-PARAMS = Params(fetch=Fetch(sources=SOURCES))
+PARAMS = Params(sources={source.name: source for source in SOURCES})
 VOID = {"img", "meta", "br"}
 
 
@@ -258,7 +258,7 @@ def test_split_is_explained_with_counts(workspace: Path, tmp_path: Path) -> None
     counts = {"records": 1234, "images": 5, "videos": 6, "target_tokens": 7}
     summary = {"splits": {"finetune": counts}, "test_media_in_training": 3, "quarantined": {"records": 9}}
     (own / "data/index/summary.json").write_text(json.dumps(summary))
-    params = PARAMS.replace(fetch=Fetch(sources=(Source(name="mine", kind="archive", format="llava"),)))
+    params = PARAMS.replace(sources={"mine": Source(name="mine", kind="archive", format="llava")})
     page = write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, own / "evaluation/report.html")
     text = words(page.read_text())
     assert "finetune 1,234 5 6 7" in text

@@ -490,3 +490,51 @@ def test_one_name_in_two_archives_is_used_where_it_is_the_same_and_else_refused(
         (None, "b", "ambiguous medium"),
     ]
     assert "'other.png' of one.tar and of two.tar have one name and other contents" in entries[2]["detail"]
+
+
+def test_parts_that_were_opened_elsewhere_are_not_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from videollava.data.prepare.shards import probe_part
+
+    chosen = fetched(tmp_path, MEDIA | BROKEN, RECORDS + BAD_RECORDS, max_quarantined=0.8)
+    monkeypatch.setattr(probing, "ASKED_AT_ONCE", 2)
+    opened = [probe_part(chosen, tmp_path, Machine(workers=1), "mine", (part, 3)) for part in (1, 2, 3)]
+    assert sum(opened) == len(MEDIA | BROKEN) - 1  # one that no record asks for
+    assert min(opened) > 0
+    monkeypatch.setattr(probing, "inspect_all", None)  # whoever opens one more fails
+    run(chosen, tmp_path)
+    assert {entry["record"]: entry["reason"] for entry in quarantined(tmp_path / "data/index")} == REASONS
+
+
+def test_what_is_added_later_leaves_shards_as_they_are(tmp_path: Path) -> None:
+    chosen = fetched(tmp_path, MEDIA, RECORDS)
+    manifest = tmp_path / "data/raw/mine/source.json"
+    run(chosen, tmp_path)
+    first = (tmp_path / "data/shards/mine/mine-00000.tar").stat()
+    # A second archive, seen at a second look, whose name comes first.
+    more = tar(tmp_path / "data/raw/mine/a-later.tar", {"q/9.png": png(9)})
+    notes = next(file for file in manifest.parent.iterdir() if file.name.startswith("notes"))
+    lines(notes, [*RECORDS, llava("later", image="q/9.png")])
+    held = json.loads(manifest.read_text())
+    held["files"]["a-later.tar"] = {"sha256": "1" * 64, "size": more.stat().st_size, "seen": 2}
+    manifest.write_text(json.dumps(held))
+    run(chosen, tmp_path)
+    again = (tmp_path / "data/shards/mine/mine-00000.tar").stat()
+    assert again.st_ino == first.st_ino  # linked, not written again
+    assert [Shards(tmp_path / "data/index", verify=True).read(n) for n in range(4)][3] == png(9)
+    assert len(list((tmp_path / "data/shards/mine").glob("*.tar"))) == 2
+    assert len(list((tmp_path / "checkpoints/shards/mine/written").iterdir())) == 2
+
+
+def test_samples_are_pairs_that_the_webdataset_library_reads(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset", reason="the webdataset library is not installed")
+    run(fetched(tmp_path, MEDIA, RECORDS), tmp_path)
+    shard = tmp_path / "data/shards/mine/mine-00000.tar"
+    samples = list(webdataset.WebDataset(str(shard), shardshuffle=False).decode())
+    assert [sample["__key__"] for sample in samples] == [f"{number:08d}" for number in range(3)]
+    first = samples[0]["json"]
+    assert [record["id"] for record in first["records"]] == ["one", "same"]
+    assert first["records"][0]["conversations"][1] == {"from": "gpt", "value": "it is one"}
+    assert samples[1]["json"]["records"][0]["media"] == ["00000001", "00000002"]
+    assert (first["kind"], first["width"], first["height"]) == ("image", 20, 12)

@@ -1,0 +1,1 @@
+"""How a source is had: addresses, downloads, what is made here."""

@@ -1,0 +1,1 @@
+"""Tar and zip archives, read without trusting them, and written byte for byte the same."""

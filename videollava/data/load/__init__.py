@@ -1,0 +1,1 @@
+"""What training reads: packs, batches, shards wherever they lie."""

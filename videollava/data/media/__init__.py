@@ -1,0 +1,1 @@
+"""Pictures, clips and sounds: let in, decoded, made into pixels."""

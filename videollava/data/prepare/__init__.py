@@ -1,0 +1,1 @@
+"""From fetched sources to shards, and from all shards to one index."""

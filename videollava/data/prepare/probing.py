@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 
 from videollava.data.archives.listing import Member
 from videollava.data.pool import Pool
@@ -13,47 +15,73 @@ from videollava.data.prepare.opened import Opened
 from videollava.data.prepare.verdicts import Verdicts
 from videollava.data.records.marks import MediumKind
 
-__all__ = ["probe"]
+__all__ = ["Part", "probe"]
 
 MEMBERS_A_TASK = 64
 BYTES_A_TASK = 64 << 20
-ASKED_AT_ONCE = 4096
+ASKED_AT_ONCE = 256
+
+Part = tuple[int, int]  # i of n, from 1
 
 
-def probe(
-    opened: Opened, verdicts: Verdicts, pool: Pool, part: tuple[int, int] = (0, 1)
-) -> Iterator[Inspected]:
-    """What is found of each wanted medium, in the order of the archives; part i of n: every n-th group of them."""
-    groups = (group for number, group in enumerate(_groups(opened)) if number % part[1] == part[0])
-    for archive, wanted in groups:
-        digest = opened.origins[archive].digest
-        kinds: dict[MediumKind, list[str]] = {}
-        for member, kind in wanted:
-            kinds.setdefault(kind, []).append(member.name)
-        known: dict[str, Inspected] = {}
-        for kind, names in kinds.items():
-            known.update(verdicts.of_members(digest, kind, names))
-        fresh = [(member, kind) for member, kind in wanted if member.name not in known]
-        for found in pool.stream(inspect_all, _tasks(fresh), crashed=partial(_inspect_apart, pool)):
-            verdicts.add(digest, found)
-            known.update({seen.name: seen for seen in found})
-        yield from (known[member.name] for member, _ in wanted)
+@dataclass
+class Group:
+    """Wanted members of one archive, and what is known of them by name."""
+
+    digest: str
+    wanted: list[Wanted]
+    known: dict[str, Inspected]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all are known."""
+        return len(self.known) == len(self.wanted)
+
+    def results(self) -> Iterator[Inspected]:
+        """In the order of the archive."""
+        return (self.known[member.name] for member, _ in self.wanted)
 
 
-def _groups(opened: Opened) -> Iterator[tuple[str, list[Wanted]]]:
-    """Wanted members in the order of the archives, some thousands of one archive at a time."""
+def probe(opened: Opened, verdicts: Verdicts, pool: Pool, part: Part = (1, 1)) -> Iterator[Inspected]:
+    """What is found of each wanted medium, in the order of the archives; of part i of n: every n-th group of them."""
+    number, parts = part
+    begun: deque[Group] = deque()
+    owners: deque[Group] = deque()
+
+    def tasks() -> Iterator[list[Wanted]]:
+        for group in islice(_groups(opened, verdicts), number - 1, None, parts):
+            begun.append(group)
+            for task in _tasks([one for one in group.wanted if one[0].name not in group.known]):
+                owners.append(group)
+                yield task
+
+    for found in pool.stream(
+        inspect_all, tasks(), crashed=partial(_inspect_apart, pool), window=4 * pool.workers
+    ):
+        group = owners.popleft()
+        verdicts.add(group.digest, found)
+        group.known.update({seen.name: seen for seen in found})
+        while begun and begun[0].is_done:
+            yield from begun.popleft().results()
+    for group in begun:
+        yield from group.results()
+
+
+def _groups(opened: Opened, verdicts: Verdicts) -> Iterator[Group]:
+    """Wanted members in the order of the archives, some hundreds of one archive at a time."""
     wanted = (
         (member, opened.wanted[name]) for name, member in opened.catalogue.items() if name in opened.wanted
     )
     for archive, members in groupby(wanted, lambda one: one[0].archive):
-        group: list[Wanted] = []
-        for one in members:
-            group.append(one)
-            if len(group) == ASKED_AT_ONCE:
-                yield archive, group
-                group = []
-        if group:
-            yield archive, group
+        digest = opened.origins[archive].digest
+        while group := list(islice(members, ASKED_AT_ONCE)):
+            kinds: dict[MediumKind, list[str]] = {}
+            for member, kind in group:
+                kinds.setdefault(kind, []).append(member.name)
+            known: dict[str, Inspected] = {}
+            for kind, names in kinds.items():
+                known.update(verdicts.of_members(digest, kind, names))
+            yield Group(digest, group, known)
 
 
 def _tasks(wanted: list[Wanted]) -> Iterator[list[Wanted]]:

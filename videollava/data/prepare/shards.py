@@ -25,7 +25,7 @@ from videollava.data.acquire.fetch import RAW, choose
 from videollava.data.archives.listing import Member
 from videollava.data.pool import Pool
 from videollava.data.prepare.opened import Opened, open_source
-from videollava.data.prepare.probing import probe
+from videollava.data.prepare.probing import Part, probe
 from videollava.data.prepare.tables import RECORDS, TableWriter, record_schema, write_media
 from videollava.data.prepare.verdicts import Verdicts
 from videollava.data.prepare.writing import Sample, ShardStore, Writing, write_shard
@@ -36,7 +36,7 @@ from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine
 from videollava.params import Params, Source
 
-__all__ = ["SHARDS", "run"]
+__all__ = ["SHARDS", "probe_part", "run"]
 
 SHARDS = Path("data/shards")
 SCRATCH = Path("checkpoints/shards")
@@ -66,6 +66,30 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS, source: st
     """
     for one in choose(params, source):
         _cut_source(one, params, workspace, max(1, machine.work("shards").loaders))
+
+
+def probe_part(params: Params, workspace: Path, machine: Machine, source: str, part: Part) -> int:
+    """Open part i of n of a source's media, on any host that has the folder; how many.
+
+    What was found lies beside that of the others: `run` then opens nothing again. Raises InputError as `run`.
+    """
+    (one,) = choose(params, source)
+    number, parts = part
+    name = f"part-{number}-of-{parts}"
+    unpacked = workspace / SCRATCH / source / f"{name}.unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    unpacked.mkdir(parents=True)
+    try:
+        with (
+            Quarantine(unpacked / "quarantine.jsonl") as quarantine,
+            Verdicts(workspace / VERDICTS, f"{source}-{name}") as verdicts,
+            Pool(max(1, machine.work("shards").loaders)) as pool,
+        ):
+            opened = open_source(one, workspace / RAW, unpacked, quarantine)
+            opened.find_wanted()
+            return sum(1 for _ in probe(opened, verdicts, pool, part))
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def _cut_source(source: Source, params: Params, workspace: Path, workers: int) -> None:

@@ -1,0 +1,1 @@
+"""Conversations about media, in the formats that people write them in."""

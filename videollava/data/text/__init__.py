@@ -1,0 +1,1 @@
+"""Turns to token ids: prompts, tokenizers, how long a sample may be."""

@@ -1,0 +1,1 @@
+"""Clips that are drawn: their scenes, and the drawing."""
