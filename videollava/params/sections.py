@@ -67,7 +67,9 @@ class Source(Section):
     """
 
     name: SkipJsonSchema[str] = Field("", exclude=True)  # its key in `sources`
-    kind: Literal["package", "generated", "archive", "folder", "hub"] = Field(description="how the data are had")
+    kind: Literal["package", "generated", "archive", "folder", "hub"] = Field(
+        description="how the data are had"
+    )
     format: Literal[
         "auto", "easy-vqa", "clips", "llava", "valley", "video-chatgpt", "messages", "jsonl", "webdataset"
     ] = Field(description="which reader turns them into records; auto: as the first records look")
@@ -79,12 +81,15 @@ class Source(Section):
         (), description="kind archive: addresses of files; s3://BUCKET/PREFIX/ is every object below it"
     )
     sha256: Annotated[tuple[str, ...], Listed] = Field(
-        (), description="of each address in its order, the annotations' last; none: the first download notes it"
+        (),
+        description="of each address in its order, the annotations' last; none: the first download notes it",
     )
     annotations: str = Field(
         "", description="address of the annotations, where they lie outside the archives"
     )
-    endpoint: str = Field("", description="kind archive: of the store that s3:// means, such as https://host:9000")
+    endpoint: str = Field(
+        "", description="kind archive: of the store that s3:// means, such as https://host:9000"
+    )
     region: str = Field("", description="kind archive: of the store")
     profile: str = Field("", description="kind archive: whose credentials of ~/.aws to use for the store")
     unsigned: bool = Field(False, description="kind archive: ask the store without credentials")
@@ -96,7 +101,8 @@ class Source(Section):
     )
     repo_type: Literal["dataset", "model"] = Field("dataset", description="kind hub: what it is on the hub")
     licence: str = Field(
-        "", description="under which the data may be used, for the data card; a package's own where that says it"
+        "",
+        description="under which the data may be used, for the data card; a package's own where that says it",
     )
     strip: Annotated[tuple[str, ...], OneOrMore] = Field(
         (), description="folder or folders that annotations put before the names of members, such as coco/"

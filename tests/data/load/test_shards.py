@@ -113,7 +113,7 @@ def test_damage_is_noticed(folder: Path) -> None:
     with pytest.raises(InputError, match="not what was written"):
         Shards(folder).read(2)
     path.unlink()
-    with pytest.raises(InputError, match="not found; run `videollava shards mine`"):
+    with pytest.raises(InputError, match=r"not found, and no DVC remote.*`videollava shards mine`"):
         Shards(folder).read(2)
 
 

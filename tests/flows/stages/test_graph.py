@@ -53,6 +53,8 @@ SILENT = (
 # What these load is for people: the assistant, the reports of a version. A stage asks the registry which version a
 # name means, and keeps the answer in its lock.
 LEFT = (REPOSITORY / "videollava/__init__.py", REPOSITORY / "videollava/registry/__init__.py")
+# What it brings is verified by its sum: however it comes, training reads the same bytes.
+VERIFIED = "videollava/data/load/places.py"
 
 
 def test_the_order_is_the_graphs_not_the_files(workspace: Path) -> None:
@@ -159,7 +161,7 @@ def closure(module: str) -> set[str]:
     todo = [module]
     while todo:
         file = source(todo.pop())
-        if file is None or str(file.relative_to(REPOSITORY)) in seen:
+        if file is None or str(file.relative_to(REPOSITORY)) in {*seen, VERIFIED}:
             continue
         seen.add(str(file.relative_to(REPOSITORY)))
         if file not in LEFT:
