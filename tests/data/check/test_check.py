@@ -182,6 +182,11 @@ def test_a_folder_of_media_and_what_is_told_of_them(
         (tmp_path / f"pairs/{name}.txt").write_text(f"an {name}")
     status, found = told(capsys, "pairs", "--use", "pretrain")
     assert (status, found["usable"], found["media"]) == (0, 3, {"image": 3})
+    for name in "xyz":
+        (tmp_path / f"pairs/{name}.txt").rename(tmp_path / f"pairs/{name}.json")
+        (tmp_path / f"pairs/{name}.json").write_text('{"question": "what?", "answer": "x"}')
+    status, found = told(capsys, "pairs")
+    assert (status, found["usable"], found["media"]) == (0, 3, {"image": 3})
 
 
 @pytest.mark.parametrize(

@@ -46,3 +46,20 @@ def test_tars_that_count_their_samples_from_0(tmp_path: Path) -> None:
     assert [json.loads(row["conversations"])[1][1] for row in rows] == ["picture 0", "picture 1"]
     assert [row["media"] for row in rows] == [[0], [1]]
     assert summary["quarantined"]["records"] == 0
+
+
+@pytest.mark.parametrize("form", ["auto", "webdataset"])
+def test_a_folder_of_pairs_that_lie_in_no_tar(form: str, tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for n in range(3):
+        (folder / f"{n}.png").write_bytes(png(n))
+        (folder / f"{n}.txt").write_text(f"picture {n}")
+    (folder / "dataset_info.json").write_text("{}")
+    source = Source(name="mine", kind="folder", format=form, use="pretrain", path=str(folder))
+    rows, summary = cut(source, tmp_path)
+    assert [(row["id"], json.loads(row["conversations"])[1][1]) for row in rows] == [
+        (str(n), f"picture {n}") for n in range(3)
+    ]
+    assert summary["quarantined"]["records"] == 0
+    assert not summary["quarantined"]["examples"]

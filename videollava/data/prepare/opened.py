@@ -27,7 +27,8 @@ from videollava.data.prepare.catalogue import Finder, Unfound
 from videollava.data.prepare.inspection import Inspected
 from videollava.data.prepare.row import Row
 from videollava.data.records.endings import kind_of_file
-from videollava.data.records.items import is_annotations
+from videollava.data.records.formats.webdataset import TEXTS
+from videollava.data.records.items import ABOUT, is_annotations
 from videollava.data.records.marks import MediumKind
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.readers import Rejected, read_records
@@ -153,7 +154,8 @@ def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine
     for group in group_parts(path for path in order if not is_annotations(names[path])):
         origin = _whole([origins[names[path]] for path in group])
         for found in _list(group, names[group[0]], scratch):
-            if isinstance(found, Member) and source.format == "webdataset":
+            loose = found.name == names[group[0]]
+            if isinstance(found, Member) and source.format == "webdataset" and not loose:
                 # Each tar may count its samples from 0.
                 found = replace(found, name=f"{group[0].name.partition('.')[0]}/{found.name}")
             opened.origins.setdefault(found.archive, origin)
@@ -192,9 +194,9 @@ def _whole(parts: Sequence[Origin]) -> Origin:
 
 def _list(group: list[Path], name: str, scratch: Path) -> Iterator[Member | Refusal]:
     archive = group[0]
-    if is_junk(archive.name):
+    if is_junk(archive.name) or archive.name.lower() in ABOUT:
         return
-    if kind_of_file(archive.name) is not None:
+    if kind_of_file(archive.name) is not None or archive.name.lower().endswith(TEXTS):
         yield as_member(name, archive)
         return
     if not archive.is_file():

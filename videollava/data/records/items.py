@@ -19,7 +19,7 @@ from videollava.data.records.conversion import TURNS
 from videollava.data.records.rejected import RecordError
 from videollava.errors import InputError
 
-__all__ = ["is_annotations", "read_items"]
+__all__ = ["ABOUT", "is_annotations", "read_items"]
 
 ENDINGS = (".json", ".jsonl", ".ndjson")
 # What fetch writes beside a source's files, and what tells tools about a data set.

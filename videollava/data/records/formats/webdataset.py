@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +20,7 @@ from videollava.data.records.rejected import Notes, RecordError, Rejected
 from videollava.errors import InputError
 from videollava.params import Source
 
-__all__ = ["has_pairs", "read_webdataset"]
+__all__ = ["TEXTS", "has_pairs", "read_webdataset"]
 
 TEXTS = (".txt", ".text", ".caption")
 LOOKED_AT = 64  # members that show whether archives hold pairs
@@ -27,12 +28,14 @@ LOOKED_AT = 64  # members that show whether archives hold pairs
 
 def has_pairs(folder: Path, catalogue: Catalogue) -> bool:
     """Whether a source's archives hold pairs: media with a text of the same name beside each, and no list outside."""
-    if any(is_annotations(file.name) for file in folder.iterdir()):
+    if any(is_annotations(file.name) and file.name not in catalogue for file in folder.iterdir()):
         return False
-    names = [name for name, _ in zip(catalogue, range(LOOKED_AT), strict=False)]
+    names = list(islice(catalogue, LOOKED_AT))
     keys: defaultdict[str, set[bool]] = defaultdict(set)
     for name in names:
         keys[_key(name)].add(kind_of_file(name) is not None)
+    if any(is_annotations(name) and keys[_key(name)] == {False} for name in names):
+        return False
     pairs = sum(len(held) == 2 for held in keys.values())
     return pairs > 0 and pairs >= len(keys) // 2
 
