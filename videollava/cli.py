@@ -74,9 +74,14 @@ def _stage(name: str) -> Command:
         if name == "shards":
             add_parts(parser)
         if name == "evaluate":
-            parser.add_argument("--model", type=Path, help="another model folder than models/videollava")
             parser.add_argument(
-                "--out", type=folder_to_write, help="where its predictions, report and metrics.json go"
+                "--model",
+                help="another model than models/videollava: a folder, a hub id, models:/NAME@champion",
+            )
+            parser.add_argument(
+                "--out",
+                type=folder_to_write,
+                help="where its predictions, report and metrics.json go; default: evaluations/MODEL",
             )
             parser.add_argument(
                 "--champion", type=Path, help="with --model: an evaluation folder to compare with"
@@ -181,10 +186,10 @@ def _plot(name: str, workspace: Path) -> None:
 
 
 def _evaluate_other(params: Any, machine: Any, workspace: Path, arguments: Arguments) -> None:
-    from videollava.evaluate.stage import evaluate
+    from videollava.evaluate.others import evaluate_other
 
-    out = arguments.out or workspace / "evaluation"
-    evaluate(params, workspace, arguments.model, out, machine=machine, champion=arguments.champion)
+    chosen = bool(arguments.benchmarks)
+    evaluate_other(params, workspace, arguments.model, arguments.out, machine, arguments.champion, chosen)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:

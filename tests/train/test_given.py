@@ -74,7 +74,7 @@ def _begin(folder: Path, params: Params) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_layout_comes_apart_into_the_weights_that_it_was_made_of(
-    form: Format, released: Callable[[Format], Path], parts: Path, workspace: Callable[[str], Path]
+    form: Format, released: Callable[[Format], Path], parts: Path, workspace: Callable[..., Path]
 ) -> None:
     folder = workspace(form)
     _begin(folder, _going_on(released(form)))
@@ -110,7 +110,7 @@ def test_going_on_equals_training_the_same_parts(
     changes: tuple[str, ...],
     released: Callable[[Format], Path],
     parts: Path,
-    workspace: Callable[[str], Path],
+    workspace: Callable[..., Path],
 ) -> None:
     """Stage 2 from a released layout, and from folders of its parts, end in the same bits."""
     folder, by_hand = workspace("released"), workspace("by-hand")
@@ -148,7 +148,7 @@ def _lay_by_hand(parts: Path, target: Path) -> None:
 
 @pytest.mark.slow
 def test_qlora_goes_on_from_a_released_layout(
-    released: Callable[[Format], Path], workspace: Callable[[str], Path]
+    released: Callable[[Format], Path], workspace: Callable[..., Path]
 ) -> None:
     pytest.importorskip("bitsandbytes")
     folder = workspace()
@@ -162,7 +162,7 @@ def test_qlora_goes_on_from_a_released_layout(
 
 
 def test_stage_1_starts_from_the_given_projector(
-    released: Callable[[Format], Path], workspace: Callable[[str], Path]
+    released: Callable[[Format], Path], workspace: Callable[..., Path]
 ) -> None:
     """At a rate of nothing what comes out is what went in; with one, it has learned from there."""
     given = _weights(released("ours"))
@@ -177,7 +177,7 @@ def test_stage_1_starts_from_the_given_projector(
 
 
 def test_another_geometry_is_refused_in_one_sentence(
-    released: Callable[[Format], Path], workspace: Callable[[str], Path]
+    released: Callable[[Format], Path], workspace: Callable[..., Path]
 ) -> None:
     folder = workspace()
     changes = ("model.frames=8", "model.temporal_attention=true", "model.feature_layer=-1")
@@ -191,7 +191,7 @@ def test_another_geometry_is_refused_in_one_sentence(
 
 
 def test_another_vocabulary_is_refused(
-    released: Callable[[Format], Path], workspace: Callable[[str], Path]
+    released: Callable[[Format], Path], workspace: Callable[..., Path]
 ) -> None:
     folder = workspace()
     file = folder / "data/index/tokenizer/tokenizer.json"
@@ -203,13 +203,13 @@ def test_another_vocabulary_is_refused(
         bases.run(_going_on(released("ours")), folder, MACHINE)
 
 
-def test_a_part_alone_is_no_model_to_go_on_from(made: Path, workspace: Callable[[str], Path]) -> None:
+def test_a_part_alone_is_no_model_to_go_on_from(made: Path, workspace: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="holds no whole Video-LLaVA"):
         bases.run(_going_on(made / "models/encoders/image"), workspace("work"), MACHINE)
 
 
 def test_a_folder_that_changed_since_it_was_first_seen_is_refused(
-    released: Callable[[Format], Path], workspace: Callable[[str], Path], tmp_path: Path
+    released: Callable[[Format], Path], workspace: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder, model = workspace("work"), tmp_path / "mine"
     shutil.copytree(released("ours"), model)

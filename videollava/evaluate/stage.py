@@ -82,15 +82,17 @@ def evaluate(
     *,
     machine: Machine = DEFAULTS,
     champion: Path | None = None,
+    name: str = "",
 ) -> dict[str, Any]:
     """Scores of a model on `params.evaluate.benchmarks`; predictions, metrics.json and report go to `target`.
 
     key: of the model, data and code that the answers depend on; without one, the model is another than the
-    workspace's, and named in the report. champion: the evaluation folder to compare with. What was answered before
-    a kill, or before a judge stopped, is not asked again. On ranks other than 0 the result is empty.
+    workspace's, and named in the report (`name`, else its folder's). champion: the evaluation folder to compare with.
+    What was answered before a kill, or before a judge stopped, is not asked again. On ranks other than 0 the result is
+    empty.
     """
     ranks = Ranks.of()
-    lineage = None if key else _lineage(workspace, model_folder)
+    lineage = None if key else _lineage(workspace, model_folder, name)
     scratch = workspace / "checkpoints" / f"evaluate-{_answering(key or lineage, params)}"
     judging = params.evaluate.judge
     judge = None if judging.kind == "local" else open_judge(judging)  # a mistake in it shows at once
@@ -299,12 +301,12 @@ def _answering(inputs: Any, params: Params) -> str:
     return digest([inputs, made])[:16]
 
 
-def _lineage(workspace: Path, model_folder: Path) -> dict[str, str]:
+def _lineage(workspace: Path, model_folder: Path, name: str) -> dict[str, str]:
     """What a report says of a model that this workspace did not train."""
     commit = read_lineage(workspace).commit[:SHORT]
     return {
         "code": commit or "not recorded",
-        "model": model_folder.name,
+        "model": name or model_folder.name,
         "weights": folder_md5(model_folder)[:SHORT],
     }
 

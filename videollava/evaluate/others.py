@@ -1,0 +1,76 @@
+"""Scores of a model that this workspace did not train: a released one, a folder, a registered version.
+
+On the benchmark data that are here, beside the paper's tables; nothing is trained, and what the pipeline wrote stays.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from videollava.errors import InputError
+from videollava.evaluate import benchmarks
+from videollava.evaluate.ranks import Ranks
+from videollava.evaluate.stage import evaluate
+from videollava.machine import DEFAULTS, Machine
+from videollava.origin import find_model
+from videollava.params import Evaluate, Params
+
+__all__ = ["evaluate_other", "folder_of"]
+
+EVALUATIONS = "evaluations"
+
+
+def evaluate_other(
+    params: Params,
+    workspace: Path,
+    model: str,
+    target: Path | None = None,
+    machine: Machine = DEFAULTS,
+    champion: Path | None = None,
+    chosen: bool = False,
+) -> dict[str, Any]:
+    """Evaluate `model` (a folder, a hub id, models:/NAME@champion) into `target`, by default evaluations/MODEL.
+
+    chosen: whether the benchmarks were asked for by name; otherwise those without data here are told and left out.
+    InputError where none has data.
+    """
+    choices = params.evaluate if chosen else _those_here(params.evaluate, workspace)
+    origin = find_model(model, workspace)
+    if not Ranks.of().rank:
+        print(f"evaluate: {model} ({origin.revision})", flush=True)
+    return evaluate(
+        params.replace(evaluate=choices),
+        workspace,
+        origin.folder,
+        target or workspace / folder_of(model),
+        machine=machine,
+        champion=champion,
+        name=model,
+    )
+
+
+def folder_of(model: str) -> Path:
+    """Where the evaluation of a model of that name goes: never the pipeline's own folder."""
+    return Path(EVALUATIONS) / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
+
+
+def _those_here(choices: Evaluate, workspace: Path) -> Evaluate:
+    """The benchmarks of params.yaml, and those of which it names folders, as far as their data are here."""
+    asked = list(dict.fromkeys([*choices.benchmarks, *choices.folders]))
+    here = [name for name in asked if _has_data(name, choices, workspace)]
+    if lacking := [name for name in asked if name not in here]:
+        print(f"evaluate: no data here for {', '.join(lacking)}: left out", flush=True)
+    if not here:
+        raise InputError(
+            "no benchmark has data here: evaluate.folders.NAME is the folder with a benchmark's question files and "
+            f"media ({', '.join(benchmarks.names()[:4])}, ..), and sources with test questions make splits of their own"
+        )
+    return choices.replace(benchmarks=tuple(here))
+
+
+def _has_data(name: str, choices: Evaluate, workspace: Path) -> bool:
+    if name in choices.folders:
+        return (workspace / choices.folders[name]).is_dir()
+    return (workspace / f"data/index/splits/test-{name}.arrow").is_file()
