@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videollava.command import Arguments, Command, add_params
+from videollava.command import Arguments, Command, add_params, file_to_write
 from videollava.errors import InputError
 
 __all__ = ["DATA", "REMOTE"]
+
+SHOWN = 20  # records of a medium
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +126,131 @@ def _run_card(arguments: Arguments) -> None:
     print(json.dumps(card, indent=1, ensure_ascii=False) if arguments.json else describe_card(card))
 
 
+def _add_diff(parser: argparse.ArgumentParser) -> None:
+    what = (
+        "a revision of git (a tag such as model/videollava/3), a folder with an index, or . for the one here"
+    )
+    parser.add_argument("old", metavar="A", help=what)
+    parser.add_argument("new", metavar="B", nargs="?", default=".", help="likewise; default: the one here")
+    parser.add_argument("--out", type=file_to_write, default=Path("runs/data-diff.html"), help="the page")
+    parser.add_argument("--json", action="store_true")
+
+
+def _run_diff(arguments: Arguments) -> None:
+    import json
+    import tempfile
+
+    from videollava.data.versions.diff import KINDS, compare
+    from videollava.data.versions.indexes import open_index
+    from videollava.evaluate.report_diff import write_diff
+
+    with tempfile.TemporaryDirectory() as scratch:
+        old, new = (open_index(Path.cwd(), name, Path(scratch)) for name in (arguments.old, arguments.new))
+        diff = compare(old, new)
+        page = write_diff(diff, arguments.out)
+    if arguments.json:
+        print(json.dumps({**diff.as_json(), "page": str(page)}, indent=1))
+        return
+    for name in sorted({*diff.records, *diff.media}):
+        records = ", ".join(
+            f"{diff.records[name][kind]:,} {kind}" for kind in KINDS if diff.records[name][kind]
+        )
+        media = ", ".join(f"{count:,} {kind}" for kind, count in sorted(diff.media[name].items()) if count)
+        print(f"{name}: records {records or 'as before'}; media {media or 'as before'}")
+    if diff.same:
+        print("the same records about the same media, in the same splits")
+    print(f"with pictures: {page}")
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("medium", metavar="FILE|SHA256", help="a picture or clip, or its SHA-256")
+
+
+def _run_where(arguments: Arguments) -> int:
+    from videollava.data.versions.seen import sum_of
+
+    return 0 if _say_where(sum_of(arguments.medium)) else 1
+
+
+def _say_where(sha256: str) -> bool:
+    """Print what saw a medium; whether anything did."""
+    import tempfile
+
+    from videollava.data.versions.indexes import open_index
+    from videollava.data.versions.seen import look_up
+
+    workspace = Path.cwd()
+    print(sha256)
+    with tempfile.TemporaryDirectory() as scratch:
+        seen = look_up(open_index(workspace, "", Path(scratch)), sha256)
+        for split, source, key in seen.records[:SHOWN]:
+            print(f"  {split}: record {key} of {source}")
+        if len(seen.records) > SHOWN:
+            print(f"  and {len(seen.records) - SHOWN:,} more: {dict(seen.splits)}")
+        if seen.places and not seen.records:
+            print(f"  in the shards of {', '.join(seen.places)}, in no record")
+        if not seen.places:
+            print("  not in data/index")
+        trained = _say_versions(workspace, sha256, Path(scratch))
+    return bool(seen.places or trained)
+
+
+def _say_versions(workspace: Path, sha256: str, scratch: Path) -> bool:
+    """Print which registered versions saw it; whether one did."""
+    from videollava import registry
+    from videollava.data.versions.indexes import Indexed, open_index
+    from videollava.data.versions.seen import look_up_versions
+    from videollava.params import load_params
+    from videollava.tracking import read_lineage
+
+    try:
+        versions = registry.list_versions(workspace, load_params().tracking)
+    except InputError as error:
+        print(f"  registered versions: not known: {error}")
+        return False
+    here = read_lineage(workspace).data
+
+    def open_data(data: str, tag: str) -> Indexed:
+        return open_index(workspace, "" if data == here else tag, scratch)
+
+    asked = [
+        (version.reference, version.lineage.data, f"model/{version.name}/{version.number}")
+        for version in versions
+    ]
+    found = look_up_versions(asked, sha256, open_data)
+    for one in found:
+        splits = ", ".join(f"{count:,} in {split}" for split, count in one.splits.items())
+        if one.unknown:
+            print(f"  {one.reference}: not known: {one.unknown}")
+        elif one.splits:
+            print(f"  {one.reference}: {'TRAINED ON IT' if one.trained_on else 'asked about it'} ({splits})")
+    if not any(one.splits or one.unknown for one in found):
+        print(f"  no registered version saw it ({len(found)} looked at)")
+    if again := [one.reference for one in found if one.trained_on]:
+        print(f"  to retrain once it is forgotten: {', '.join(again)}")
+    return any(one.splits for one in found)
+
+
+def _add_forget(parser: argparse.ArgumentParser) -> None:
+    _add_where(parser)
+    parser.add_argument("--because", required=True, metavar="REASON", help="kept beside it in the list")
+
+
+def _run_forget(arguments: Arguments) -> None:
+    from videollava.data.versions.seen import forget, sum_of
+
+    sha256 = sum_of(arguments.medium)
+    forget(Path.cwd(), sha256, arguments.because)
+    print(
+        f"locks/forgotten.txt: {sha256} (commit it): stage index leaves it out, with its records; `make retrain`"
+    )
+    _say_where(sha256)
+    print(
+        "its bytes stay in the source, in data/raw and data/shards, and in DVC's cache and remote, where nothing reads "
+        "them: take it out of the source and `videollava data lock NAME` for shards without it"
+    )
+
+
 ACTIONS = {
     "add": Command(
         "look at a source and write it into params.yaml, its lock and dvc.yaml", _add_add, _run_add
@@ -133,6 +260,9 @@ ACTIONS = {
     "card": Command(
         "what the index holds: counts, licences, lengths, what was left out", _add_card, _run_card
     ),
+    "diff": Command("what changed from one index to another, with pictures", _add_diff, _run_diff),
+    "where": Command("which records, splits and versions saw a picture or clip", _add_where, _run_where),
+    "forget": Command("leave a picture or clip out, whatever has it", _add_forget, _run_forget),
     "join": Command("have dvc.yaml's stage index read the sources of params.yaml", _nothing, _run_join),
 }
 

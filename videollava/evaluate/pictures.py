@@ -94,7 +94,7 @@ class Album:
 
     def _open(self) -> Shards:
         if self._shards is None:
-            self._shards = Shards(self.workspace / "data/index")
+            self._shards = Shards(self.workspace / "data/index", verify=True)
         return self._shards
 
 
