@@ -14,9 +14,7 @@ from videollava.data.prepare.tables import media_schema, split_writer, write_med
 from videollava.params import Tracking
 from videollava.registry import open_store
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import git
-
+pytestmark = pytest.mark.slow
 DVC = """\
 stages:
   index:
@@ -44,6 +42,11 @@ def make_index(folder: Path, media: str) -> None:
         for number, name in enumerate(media):
             said = {"id": name, "source": "mine", "kind": "", "conversations": "[]", "media": [number]}
             writer.add({**said, **counts})
+
+
+def git(root: Path, *words: str) -> None:
+    who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run(["git", *who, *words], cwd=root, check=True, capture_output=True)
 
 
 def dvc(root: Path, *words: str) -> None:
