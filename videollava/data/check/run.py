@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from videollava.data.acquire.fetch import RAW
@@ -22,6 +22,8 @@ from videollava.data.check.places import list_archive, open_place
 from videollava.data.pool import Pool
 from videollava.data.prepare.catalogue import Finder, Unfound
 from videollava.data.prepare.opened import open_source
+from videollava.data.records.annotations import find_annotations
+from videollava.data.records.formats.table import ITEM_FORMATS
 from videollava.data.records.items import is_annotations
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.readers import read_records
@@ -174,7 +176,7 @@ def _read(
 
 def _kept(opened: _Opened, findings: Findings, search: _Search | None) -> Iterator[Record]:
     """The records whose media are there."""
-    name = PurePosixPath(opened.source.annotations).name or opened.source.name
+    name = _file_of(opened)
     for entry in read_records(opened.source, opened.folder, opened.catalogue, findings.notes):
         if isinstance(entry, Rejected):
             findings.refuse(entry)
@@ -196,6 +198,18 @@ def _kept(opened: _Opened, findings: Findings, search: _Search | None) -> Iterat
             continue
         findings.take(record, name, search.sizes if search else {})
         yield record
+
+
+def _file_of(opened: _Opened) -> str:
+    """The file that the records are in; of several, or of pairs, the source."""
+    if opened.source.format in ("auto", *ITEM_FORMATS):
+        try:
+            found = find_annotations(opened.source, opened.folder, opened.catalogue)
+        except InputError:
+            return opened.source.name
+        if len(found) == 1:
+            return found[0].name
+    return opened.source.name
 
 
 def _field(record: Record, path: str) -> str:

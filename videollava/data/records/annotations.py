@@ -24,7 +24,7 @@ from videollava.data.records.rejected import Notes, RecordError, Rejected
 from videollava.errors import InputError
 from videollava.params import Source
 
-__all__ = ["Annotations", "choose_format", "file_split", "read_annotations", "read_file"]
+__all__ = ["Annotations", "choose_format", "file_split", "find_annotations", "read_annotations", "read_file"]
 
 LONGEST = 1500  # characters of a reason; a name in it may be as long as its file
 
@@ -45,7 +45,7 @@ def read_annotations(source: Source, folder: Path, catalogue: Catalogue, notes: 
             f"params.yaml: sources.{source.name}: format {source.format} needs `use`: align, pretrain or finetune"
         )
     rename = renaming(source.strip, source.prefix)
-    for file in _find(source, folder, catalogue):
+    for file in find_annotations(source, folder, catalogue):
         named = _from_beside(file.name, rename, catalogue)
         context = Context(partial(_is_present, named, catalogue), notes)
         for found in read_file(file, source.format, source.name, context, named):
@@ -163,7 +163,7 @@ def _name_of(item: Any, index: int) -> str:
     return str(item.get("id", index))[:200] if isinstance(item, dict) else str(index)
 
 
-def _find(source: Source, folder: Path, catalogue: Catalogue) -> list[Annotations]:
+def find_annotations(source: Source, folder: Path, catalogue: Catalogue) -> list[Annotations]:
     """The files that hold the records: as named (`*` stands for several), the only .json or .jsonl beside or inside
     the archives, or one a split (train.jsonl, test.jsonl).
     """
