@@ -538,3 +538,29 @@ def test_samples_are_pairs_that_the_webdataset_library_reads(tmp_path: Path) -> 
     assert first["records"][0]["conversations"][1] == {"from": "gpt", "value": "it is one"}
     assert samples[1]["json"]["records"][0]["media"] == ["00000001", "00000002"]
     assert (first["kind"], first["width"], first["height"]) == ("image", 20, 12)
+
+
+def test_records_that_were_counted_are_not_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from videollava.data.prepare import rows
+
+    chosen = fetched(tmp_path, MEDIA, RECORDS)
+    run(chosen, tmp_path)
+    first = files(tmp_path / "data/index")
+    counted = rows._count
+    monkeypatch.setattr(rows, "_count", None)  # whoever counts one more fails
+    run(chosen, tmp_path)
+    assert files(tmp_path / "data/index") == first
+    monkeypatch.setattr(rows, "_count", counted)
+    shorter = chosen.replace(finetune=chosen.finetune.replace(max_text_tokens=4, max_tokens=2048))
+    run(shorter, tmp_path)
+    table = load_split(tmp_path / "data/index", "finetune")
+    assert table["text_tokens"].to_pylist() != [row["text_tokens"] for row in before(first)]
+
+
+def before(held: dict[str, bytes]) -> list[dict[str, Any]]:
+    import pyarrow as pa
+
+    rows: list[dict[str, Any]] = pa.ipc.open_file(held["splits/finetune.arrow"]).read_all().to_pylist()
+    return rows

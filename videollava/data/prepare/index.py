@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -23,6 +24,7 @@ from videollava.data.prepare.forgotten import FORGOTTEN, read_forgotten
 from videollava.data.prepare.held_out import HeldOut, draw_held_out
 from videollava.data.prepare.joined import Joined, join_sources
 from videollava.data.prepare.listed import check_listed
+from videollava.data.prepare.remembered import drop_unused
 from videollava.data.prepare.rows import Task, encode_rows
 from videollava.data.prepare.tables import (
     TableWriter,
@@ -45,6 +47,7 @@ __all__ = ["INDEX", "run", "write_shards"]
 INDEX = Path("data/index")
 SHARDS = Path("data/shards")
 QUARANTINE = Path("runs/quarantine.jsonl")
+COUNTS = Path("checkpoints/index")  # lengths of records that were counted before
 RECORDS_A_TASK = 512
 COUNTED = ("text_tokens", "target_tokens", "images", "videos", "tokens")
 
@@ -87,12 +90,14 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
         _make_tokenizer(params, joined, building / "tokenizer", Pins(workspace, "index"))
         held_out = draw_held_out(joined.outlines(), joined.hashes, params.index.held_out)
         bar = progress.add_task("records", total=joined.records)
-        tasks = _tasks(params, joined, building / "tokenizer", held_out)
+        memory, began = workspace / COUNTS, time.time()
+        tasks = _tasks(params, joined, building / "tokenizer", held_out, memory)
         advance = partial(progress.advance, bar)
         splits = _write_splits(
             tasks, building, len(joined.hashes), pool, quarantine, advance, _bounds(params)
         )
         quarantine.check(params.shards.max_quarantined, workspace / QUARANTINE)
+    drop_unused(memory, began)
     _say(splits, _bounds(params))
     _say_held_out(splits["splits"], params.index.held_out)
     _say_forgotten(joined.forgotten)
@@ -127,11 +132,13 @@ def _make_tokenizer(params: Params, joined: Joined, folder: Path, pins: Pins) ->
     pins.write()
 
 
-def _tasks(params: Params, joined: Joined, tokenizer: Path, held_out: HeldOut) -> Iterator[Task]:
+def _tasks(
+    params: Params, joined: Joined, tokenizer: Path, held_out: HeldOut, memory: Path
+) -> Iterator[Task]:
     trained, model = params.index.tokenizer == "train", params.model
     task = partial(Task, tokenizer, trained, model.image_tokens, model.video_tokens, _bounds(params))
     for rows in joined.batches(RECORDS_A_TASK):
-        yield task([row.hold_out() if held_out.holds(row) else row for row in rows])
+        yield task([row.hold_out() if held_out.holds(row) else row for row in rows], memory=memory)
 
 
 def _bounds(params: Params) -> dict[str, Bound]:

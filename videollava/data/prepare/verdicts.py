@@ -6,8 +6,6 @@ the contents of the members of archives, so that a member of an archive that was
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, fields
@@ -15,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from videollava.data.prepare.inspection import Inspected
+from videollava.data.prepare.remembered import digest_of_code
 
 __all__ = ["Verdicts"]
 
@@ -40,7 +39,7 @@ class Verdicts:
         own = folder / f"{writer}.sqlite"
         self._own = _open(own)
         self._all = [self._own, *(_open(file) for file in sorted(folder.glob("*.sqlite")) if file != own)]
-        self._opener = _opener()
+        self._opener = digest_of_code(("media",), OPENERS)
 
     def __enter__(self) -> Verdicts:
         return self
@@ -98,17 +97,3 @@ def _open(file: Path) -> sqlite3.Connection:
         base.execute(TABLE)
         base.execute(CONTENT)
     return base
-
-
-def _opener() -> str:
-    """Names what media are opened with: its versions, and the code that asks."""
-    own = Path(__file__).parents[1] / "media"
-    digest = hashlib.sha256()
-    for file in sorted(own.rglob("*.py")):
-        digest.update(file.read_bytes())
-    for name in OPENERS:
-        try:
-            digest.update(f"{name} {importlib.metadata.version(name)}".encode())
-        except importlib.metadata.PackageNotFoundError:
-            digest.update(f"no {name}".encode())
-    return digest.hexdigest()[:16]
