@@ -22,7 +22,7 @@ from videollava.model.encoders import (
     tower_config,
 )
 from videollava.model.vision import TemporalAttention
-from videollava.params import Model
+from videollava.params import Encoder, Model
 
 
 @pytest.fixture
@@ -170,3 +170,24 @@ def test_a_pair_scores_normalised_embeddings_and_learns(shape: Model) -> None:
     )
     torch.nn.functional.cross_entropy(out.logits_per_image, torch.arange(3)).backward()
     assert all(p.grad is not None for name, p in pair.named_parameters())
+
+
+@torch.no_grad()
+def test_initial_weights_keep_the_size_of_what_they_are_given_and_tell_patches_apart() -> None:
+    """Standard deviations 1/sqrt(inputs) in vision; with 0.02, attention of a small encoder is all but even."""
+    torch.manual_seed(0)
+    small = Encoder(width=128, layers=4, heads=4, mlp=384)
+    shape = Model(image_size=64, patch_size=8, frames=4, embed_dim=128, vision=small, text=small)
+    tower = LanguageBind(pair_config(shape, "video", vocab_size=100)).vision_model
+    assert float(tower.embeddings.patch_embedding.weight.std()) == pytest.approx(
+        (3 * 8 * 8) ** -0.5, rel=0.05
+    )
+    for layer in tower.encoder.layers:
+        for attention in (layer.self_attn, layer.temporal_attn):
+            for name in ("q_proj", "k_proj", "v_proj"):
+                weight = getattr(attention, name).weight
+                assert float(weight.std()) == pytest.approx(128**-0.5, rel=0.05), name
+    tower.set_attn_implementation("eager")
+    _, shares = tower.encoder.layers[0].self_attn(torch.randn(8, 65, 128), attention_mask=None)
+    # The most that a patch looks at any other, 1 where it looks at all alike: 0.02 gives 1.13.
+    assert float(shares.max(-1).values.mean()) * 65 > 2

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import (
+    CLIPMLP,
     CLIPAttention,
     CLIPEncoderLayer,
     CLIPPreTrainedModel,
@@ -207,22 +208,35 @@ class LayerStack(nn.Module):
 
 
 class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
-    """Initial weights of what CLIP does not have; the rest is CLIP's."""
+    """Initial weights, where none are loaded.
+
+    Queries, keys, values and patches of vision start at 1/sqrt(inputs), which keeps what they are given at its size. At
+    transformers' 0.02 and a width of 128 every patch looks at all others alike, and an encoder learns to look late
+    (docs/tiny-recipe.md). The rest is transformers' own.
+    """
 
     config: Any
     config_class = PreTrainedConfig
     base_model_prefix = ""
     _no_split_modules = ("LanguageBindLayer", "PatchEmbeddings", "CLIPTextEmbeddings", "CLIPEncoderLayer")
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # As of its own models: of others' it passes over every module that only holds modules, such as attention.
+        super()._initialize_weights(module)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
         factor = self.config.initializer_factor
+        if not isinstance(module, (CLIPAttention, CLIPMLP)):  # CLIP's rules for these were never in use here
+            super()._init_weights(module)
         if isinstance(module, PatchEmbeddings):
-            std = module.config.initializer_range * factor
+            patch = module.patch_embedding.weight
             init.normal_(module.class_embedding, std=module.config.hidden_size**-0.5 * factor)
-            init.normal_(module.patch_embedding.weight, std=std)
-            init.normal_(module.position_embedding.weight, std=std)
+            init.normal_(patch, std=patch[0].numel() ** -0.5 * factor)
+            init.normal_(module.position_embedding.weight, std=module.config.initializer_range * factor)
+        elif isinstance(module, CLIPAttention) and isinstance(module.config, LanguageBindVisionConfig):
+            for projection in (module.q_proj, module.k_proj, module.v_proj):
+                init.normal_(projection.weight, std=module.embed_dim**-0.5 * factor)
         elif isinstance(module, LanguageBindLayer) and module.temporal:
             init.normal_(module.temporal_embedding, std=module.embed_dim**-0.5 * factor)
 

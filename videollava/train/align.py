@@ -127,8 +127,11 @@ def _begin_image(params: Params, tokenizer: Any, source: str) -> LanguageBind:
 
 
 @torch.no_grad()
-def _lay_out_positions(weight: Tensor, grid: tuple[int, int], size: float = 0.2) -> None:
-    """Start positions as sines of row and column, not as noise: a small encoder finds shapes in half the steps."""
+def _lay_out_positions(weight: Tensor, grid: tuple[int, int], size: float = 1.2) -> None:
+    """Start positions as sines of row and column, not as noise: a small encoder finds shapes in half the steps.
+
+    As large as the patches they are added to: fainter, they are found late.
+    """
     quarter = weight.shape[1] // 4
     rates = 2.0 / 10000 ** (torch.arange(quarter) / quarter)
     rows, columns = torch.meshgrid(*(torch.arange(n).float() for n in grid), indexing="ij")
