@@ -115,6 +115,25 @@ def test_the_table_is_for_people(capsys: pytest.CaptureFixture[str], monkeypatch
         assert words in shown
 
 
+def test_words_of_the_data_neither_format_nor_command_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    odd = "[/red]\x1b[31m\0"
+    items = [
+        {"id": odd, "image": "1.png", "question": "what?", "answer": "x", "kind": odd},
+        {"id": odd, "image": odd, "question": "what?", "answer": "", odd: "1.png", "imag\x1be": "2.png"},
+        {"image": "\ud800.png", "question": "what?", "answer": "x"},
+        {"image": "y" * 5000, "question": odd, "answer": "x"},
+    ]
+    lines(Path("own.jsonl"), items)
+    Path("media").mkdir()
+    for more in ((), ("--media", "media")):
+        assert main(["check", "own.jsonl", "--format", "jsonl", *more]) == 1
+        shown = capsys.readouterr().out
+        assert "invalid text" in shown
+        assert not {"\x1b", "\0"} & set(shown)
+
+
 def test_repeats_ids_and_media_on_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
     items = [
         llava("a", image="1.png"),

@@ -10,6 +10,7 @@ import pytest
 from made import archive_source, lines, llava, png, tar
 
 from videollava.data.archives.listing import Member, list_members
+from videollava.data.check.command import FORMATS
 from videollava.data.records.annotations import Annotations, read_file
 from videollava.data.records.conversations import REQUESTS
 from videollava.data.records.conversion import from_llava, to_llava
@@ -54,7 +55,7 @@ def messages(*said: str, system: str = "") -> list[dict[str, str]]:
 
 
 def test_every_format_of_the_parameters_has_a_reader() -> None:
-    assert set(get_args(get_type_hints(Source)["format"])) == set(READERS)
+    assert set(get_args(get_type_hints(Source)["format"])) == set(READERS) == set(FORMATS)
 
 
 def test_video_llava_lists_of_pictures_and_clips(tmp_path: Path) -> None:

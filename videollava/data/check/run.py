@@ -185,14 +185,14 @@ def _kept(opened: _Opened, findings: Findings, search: _Search | None) -> Iterat
         lost = search.lost(record) if search else None
         if lost is not None:
             path, found = lost
-            detail = f"{name}: record {record.id!r}: field {_field(record, path)}: {path[:LONGEST]}: {found.detail}"
+            detail = f"{name}: record {record.id!r}: field {_field(record, path)}: {path[:LONGEST]!r}: {found.detail}"
             findings.refuse(Rejected(opened.source.name, name, record.id, found.reason, detail))
             continue
         if two := [(medium, kind) for medium in record.media if (kind := findings.other_kind(medium))]:
             medium, kind = two[0]
             detail = (
-                f"{name}: record {record.id!r}: field {medium.kind}: {medium.path[:LONGEST]}: an earlier record has it "
-                f"as {kind}; one of them is wrong"
+                f"{name}: record {record.id!r}: field {medium.kind}: {medium.path[:LONGEST]!r}: an earlier record "
+                f"has it as {kind}; one of them is wrong"
             )
             findings.refuse(Rejected(opened.source.name, name, record.id, "medium of two kinds", detail))
             continue

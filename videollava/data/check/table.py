@@ -33,8 +33,8 @@ def show(checked: Checked, counted: str, written: Iterable[str], console: Any) -
         if counts:
             console.print(_problems(title, counts, findings, style))
     for note, count in findings.notes.items():
-        console.print(f"- {note}" + ("" if note.endswith("say") else f" ({count:,})"), markup=False)
-    console.print(verdict(checked), markup=False)
+        console.print(_plain(f"- {note}") + ("" if note.endswith("say") else f" ({count:,})"), markup=False)
+    console.print(_plain(verdict(checked)), markup=False)
     for file in written:
         console.print(file, markup=False, soft_wrap=True)
 
@@ -55,7 +55,14 @@ def verdict(checked: Checked) -> str:
     return f"{told}: {'passed' if checked.passed else 'too many'}.{unsearched}"
 
 
+def _plain(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
+
+
 def _counts(checked: Checked) -> Any:
+    from rich.text import Text
+
     findings = checked.findings
     table = _table(checked.name, "", "number")
     table.add_row("records", f"{findings.records:,}")
@@ -69,7 +76,7 @@ def _counts(checked: Checked) -> Any:
     for title, counts in (("split", findings.splits), ("kind", findings.kinds)):
         if len(counts) > 1 or (counts and "not said" not in counts):
             for name, count in counts.most_common(10):
-                table.add_row(f"{title}: {name}", f"{count:,}")
+                table.add_row(Text(_plain(f"{title}: {name}")), f"{count:,}")
     if both := findings.both_sides():
         table.add_row("media of test records that are trained on too", f"{both:,}")
     return table
@@ -91,7 +98,7 @@ def _problems(title: str, counts: Mapping[str, int], findings: Findings, style: 
     table = _table(title, "reason", "records", "such as")
     for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]):
         shown = "\n".join(problem.detail for problem in findings.examples[reason][:SHOWN])
-        table.add_row(Text(reason, style=style), f"{count:,}", Text(shown))
+        table.add_row(Text(reason, style=style), f"{count:,}", Text(_plain(shown)))
     return table
 
 

@@ -244,6 +244,7 @@ def _listed(raw: Any, place: str) -> list[str]:
     """Paths that a field holds; nothing in all its forms is none."""
     if isinstance(raw, str) and not raw.startswith("data:"):  # what nearly all are
         path = raw.strip("\r\n\t")
+        _check_text(path, place)
         return [] if _is_nothing(path) else [path]
     values = list(raw) if isinstance(raw, list | tuple) else [raw]
     if any(_has_bytes(value) for value in values):
@@ -255,6 +256,8 @@ def _listed(raw: Any, place: str) -> list[str]:
     paths = [value for value in values if not _is_nothing(value)]
     if not all(isinstance(path, str) for path in paths):
         raise RecordError("malformed record", f"{place}: must be a path or a list of paths")
+    for path in paths:
+        _check_text(path, place)
     return paths
 
 
