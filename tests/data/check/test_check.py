@@ -177,6 +177,18 @@ def test_media_are_looked_for(packed: bool, capsys: pytest.CaptureFixture[str], 
     assert "lost.png" in found["problems"][0]["detail"]
 
 
+def test_members_of_one_name_are_not_guessed_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lines(Path("own.jsonl"), GOOD[:3])
+    for n in range(2):
+        tar(tmp_path / f"media/{n}.tar", {"0.png": png(n), "1.png": png(), "__MACOSX/._1.png": b"x"})
+    tar(tmp_path / "media/2.tar", {"2.png": png()})
+    status, found = told(capsys, "own.jsonl", "--media", "media")
+    assert (status, found["usable"], found["quarantined"]) == (1, 2, {"ambiguous medium": 1})
+    assert found["notes"]["members of archives that are not read: ambiguous member"] == 1
+    assert found["notes"]["members of archives that are not read: duplicate member"] == 1
+    assert found["notes"]["members of archives that are not read: left by an operating system"] == 2
+
+
 def test_a_tar_of_pairs_is_a_source_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tar(tmp_path / "0.tar", {"a.png": png(), "a.txt": b"a dog", "b.png": png(1), "b.txt": b"a cat"})
     (tmp_path / "1.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
@@ -324,6 +336,7 @@ def test_a_source_is_checked_with_its_own_media(capsys: pytest.CaptureFixture[st
         format="auto", prefix="clips/"
     )
     fetch(params(source), tmp_path)
+    (tmp_path / "mine").mkdir()  # a source's name comes before a folder's
     written = source.model_dump(mode="json", exclude_defaults=True)
     Path("params.yaml").write_text(yaml.safe_dump({"sources": {"mine": written}}))
     capsys.readouterr()
@@ -331,4 +344,4 @@ def test_a_source_is_checked_with_its_own_media(capsys: pytest.CaptureFixture[st
     assert (status, found["usable"], found["quarantined"]) == (1, 2, {"missing medium": 1})
     assert found["notes"]["own.jsonl: format jsonl, as 3 of its first 3 records say"] == 1
     assert main(["check", "mine", "--media", "."]) == 2
-    assert "leave --media and --use out" in capsys.readouterr().err
+    assert "leave --media and --use out, or write ./mine for the folder" in capsys.readouterr().err

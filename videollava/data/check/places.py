@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from videollava.data.archives.listing import Member, Refusal, list_members, unpack_compressed
+from videollava.data.archives.listing import (
+    AMBIGUOUS,
+    Member,
+    Refusal,
+    list_members,
+    tell_apart,
+    unpack_compressed,
+)
 from videollava.data.archives.names import is_junk, is_safe
+from videollava.data.records.rejected import Notes
 from videollava.errors import InputError
 
-__all__ = ["Folder", "list_archive", "open_place"]
+__all__ = ["Folder", "Place", "list_archives", "open_place"]
 
 ARCHIVES = (".tar", ".zip", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
@@ -64,26 +73,42 @@ class Folder(Mapping[str, Member]):
         return self._folders[inside]
 
 
-def list_archive(file: Path, scratch: Path) -> dict[str, Member]:
-    """The members of a tar or a zip by name; InputError where it can't be read. scratch: for what is compressed."""
+@dataclass
+class Place:
+    """Media by name; `ambiguous`: names that several have; `notes`: members that are not read, and why."""
+
+    catalogue: Mapping[str, Member] = field(default_factory=dict)
+    ambiguous: dict[str, str] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
+
+
+def list_archives(files: Iterable[Path], scratch: Path) -> Place:
+    """The members of tars or zips; InputError where one can't be read. scratch: for those that are compressed."""
     found: dict[str, Member] = {}
-    for member in list_members(unpack_compressed(file, scratch)):
-        if isinstance(member, Refusal) and not member.name:
-            raise InputError(
-                f"{file}: {member.reason}: {member.detail}; annotations are files named .json or .jsonl"
-            )
-        if isinstance(member, Member):
-            found.setdefault(member.name, member)
-    return found
+    place = Place(found)
+    for file in files:
+        for member in list_members(unpack_compressed(file, scratch)):
+            if isinstance(member, Refusal) and not member.name:
+                raise InputError(
+                    f"{file}: {member.reason}: {member.detail}; annotations are files named .json or .jsonl"
+                )
+            other = None if isinstance(member, Refusal) else found.setdefault(member.name, member)
+            if isinstance(member, Member) and other is not None and other is not member:
+                member = tell_apart(member, other)
+            if isinstance(member, Refusal):
+                place.notes[f"members of archives that are not read: {member.reason}"] += 1
+                if member.reason == AMBIGUOUS:
+                    place.ambiguous[member.name] = member.detail
+    return place
 
 
-def open_place(place: Path, scratch: Path) -> Mapping[str, Member]:
+def open_place(place: Path, scratch: Path) -> Place:
     """Media of a folder, or of the archives that are all it holds, or of one archive."""
     if place.is_dir():
         files = sorted(file for file in place.iterdir() if not is_junk(file.name))
         if files and all(file.name.lower().endswith(ARCHIVES) for file in files):
-            return {name: member for file in files for name, member in list_archive(file, scratch).items()}
-        return Folder(place)
+            return list_archives(files, scratch)
+        return Place(Folder(place))
     if not place.is_file():
         raise InputError(f"--media {place}: not found; name the folder that the media lie in")
-    return list_archive(place, scratch)
+    return list_archives([place], scratch)

@@ -6,7 +6,7 @@ Nothing is opened that a record names: media are looked up by name, in the folde
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from videollava.data.acquire.fetch import RAW
-from videollava.data.archives.listing import Member
 from videollava.data.check.findings import Findings
 from videollava.data.check.lengths import Task, measure
-from videollava.data.check.places import list_archive, open_place
+from videollava.data.check.places import Place, list_archives, open_place
 from videollava.data.pool import Pool
 from videollava.data.prepare.catalogue import Finder, Unfound
 from videollava.data.prepare.opened import open_source
@@ -28,7 +27,7 @@ from videollava.data.records.items import is_annotations
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.readers import read_records
 from videollava.data.records.record import Record
-from videollava.data.records.rejected import Rejected
+from videollava.data.records.rejected import Notes, Rejected
 from videollava.data.text.bounds import Bound, bound_of
 from videollava.errors import InputError
 from videollava.params import Params, Source
@@ -81,9 +80,8 @@ class Checked:
 class _Opened:
     source: Source
     folder: Path
-    catalogue: Mapping[str, Member]
-    ambiguous: Mapping[str, str]
-    searched: bool
+    place: Place
+    searched: bool = True
 
 
 def check(
@@ -96,7 +94,7 @@ def check(
         if asked.listed is not None:
             asked.listed.parent.mkdir(parents=True, exist_ok=True)
         listed = stack.enter_context(asked.listed.open("w")) if asked.listed else None
-        findings = Findings(listed)
+        findings = Findings(listed, notes=Notes(opened.place.notes))
         use = opened.source.use or "finetune"
         bound = bound_of(params, use)
         template = "v1" if use == "finetune" else "plain"
@@ -119,10 +117,9 @@ def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Open
     path = Path(asked.target)
     if path.is_file():
         return _open_file(asked, path, scratch)
-    if path.is_dir():
-        media = open_place(asked.media or path, scratch)
-        return _Opened(_source_of(asked, path.resolve().name), path, media, {}, searched=True)
     source = params.sources.get(asked.target)
+    if source is None and path.is_dir():
+        return _Opened(_source_of(asked, path.resolve().name), path, open_place(asked.media or path, scratch))
     if source is None:
         known = ", ".join(params.sources) or "none"
         raise InputError(
@@ -131,23 +128,25 @@ def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Open
     if asked.media or asked.use:
         raise InputError(
             f"{asked.target}: a source says itself where its media are and what it is used for; "
-            "leave --media and --use out"
+            f"leave --media and --use out{f', or write ./{path} for the folder' if path.is_dir() else ''}"
         )
     source = source.replace(format=asked.form) if asked.form else source
     with Quarantine(scratch / "members.jsonl") as quarantine:
         opened = open_source(source, workspace / RAW, scratch, quarantine)
-    return _Opened(source, opened.folder, opened.catalogue, opened.ambiguous, searched=True)
+        refused = quarantine.summary()["members"].get(source.name, {})
+    told = {f"members of archives that are not read: {reason}": count for reason, count in refused.items()}
+    return _Opened(source, opened.folder, Place(opened.catalogue, opened.ambiguous, Notes(told)))
 
 
 def _open_file(asked: Asked, path: Path, scratch: Path) -> _Opened:
     """A file as a source of its own."""
     source = _source_of(asked, path.name)
     if is_annotations(path.name):
-        media = open_place(asked.media, scratch) if asked.media else {}
-        return _Opened(source.replace(annotations=path.name), path.parent, media, {}, bool(asked.media))
+        place = open_place(asked.media, scratch) if asked.media else Place()
+        return _Opened(source.replace(annotations=path.name), path.parent, place, bool(asked.media))
     empty = scratch / "beside"
     empty.mkdir()
-    return _Opened(source, empty, list_archive(path, scratch), {}, searched=True)
+    return _Opened(source, empty, list_archives([path], scratch))
 
 
 def _source_of(asked: Asked, name: str) -> Source:
@@ -158,7 +157,7 @@ def _source_of(asked: Asked, name: str) -> Source:
 def _read(
     opened: _Opened, findings: Findings, task: partial[Task], pool: Pool, advance: Callable[[int], None]
 ) -> None:
-    search = _Search(Finder(opened.catalogue, opened.ambiguous)) if opened.searched else None
+    search = _Search(Finder(opened.place.catalogue, opened.place.ambiguous)) if opened.searched else None
     kept = _kept(opened, findings, search)
     groups = iter(lambda: list(islice(kept, BATCH)), [])
     waiting: list[list[Record]] = []
@@ -177,7 +176,7 @@ def _read(
 def _kept(opened: _Opened, findings: Findings, search: _Search | None) -> Iterator[Record]:
     """The records whose media are there."""
     name = _file_of(opened)
-    for entry in read_records(opened.source, opened.folder, opened.catalogue, findings.notes):
+    for entry in read_records(opened.source, opened.folder, opened.place.catalogue, findings.notes):
         if isinstance(entry, Rejected):
             findings.refuse(entry)
             continue
@@ -204,7 +203,7 @@ def _file_of(opened: _Opened) -> str:
     """The file that the records are in; of several, or of pairs, the source."""
     if opened.source.format in ("auto", *ITEM_FORMATS):
         try:
-            found = find_annotations(opened.source, opened.folder, opened.catalogue)
+            found = find_annotations(opened.source, opened.folder, opened.place.catalogue)
         except InputError:
             return opened.source.name
         if len(found) == 1:
