@@ -31,6 +31,7 @@ from videollava import registry
 from videollava.errors import InputError
 from videollava.gate import Decision
 from videollava.machine import VARIABLE, find_machine, load_machine
+from videollava.needs import find_lacks
 from videollava.params import load_params
 from videollava.scrub import scrub
 from videollava.tracking.lineage import read_lineage
@@ -96,7 +97,7 @@ def retrain(
 
 def _look_ahead(session: Session) -> None:
     """What would be found out after the training: InputError where the tracker refuses for good, else a warning."""
-    told = []
+    told = [f"lacks: {line}" for line in find_lacks(session.params, load_machine(session.root), session.root)]
     if lacking := session.check_tracking():
         told.append(f"tracking: {lacking}; the training goes on, the version is made when MLflow answers")
     if trouble := read_lineage(session.root).trouble:

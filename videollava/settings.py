@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from videollava.command import Arguments, Command, add_params
 from videollava.errors import InputError
@@ -40,6 +41,15 @@ def _run_profile(arguments: Arguments) -> None:
     workspace = file.absolute().parent
     if join_params(workspace, load_params(file)):
         print(f"{workspace / 'dvc.yaml'}: its sources are what index reads")
+    _say_lacks(load_params(file), workspace)
+
+
+def _say_lacks(params: Any, workspace: Path) -> None:
+    from videollava.machine import load_machine
+    from videollava.needs import find_lacks
+
+    for line in find_lacks(params, load_machine(workspace), workspace):
+        print(f"lacks: {line}")
 
 
 def _add_parameters(parser: argparse.ArgumentParser) -> None:
