@@ -49,11 +49,8 @@ def licence_of(source: Source) -> str:
     classified = [
         line.rpartition(" :: ")[2] for line in told.get_all("Classifier") or () if line.startswith("License")
     ]
-    stated = [
-        told.get("License-Expression") or "",
-        *classified,
-        (told.get("License") or "").partition("\n")[0],
-    ]
+    expressed, written = ((told.get_all(name) or [""])[0] for name in ("License-Expression", "License"))
+    stated = [expressed, *classified, written.partition("\n")[0]]
     return next((text for text in stated if text not in ("", "UNKNOWN")), UNKNOWN)
 
 
