@@ -27,7 +27,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-retrain: $(STAMP)  ## fetch, prepare, train, evaluate, register, promote: the main job (ARGS="--set finetune.epochs=3")
+retrain: $(STAMP)  ## fetch, cut into shards, index, train, evaluate, register, promote: the main job (ARGS="--set finetune.epochs=3")
 	@$(BIN)/python -m flows.retrain $(ARGS)
 
 test: $(STAMP)  ## the tests
