@@ -12,7 +12,7 @@ from typing import Any
 
 from videollava.command import Arguments, Command, Parser, add_params, folder_to_write
 from videollava.data.check.command import CHECK
-from videollava.data_commands import DATA, REMOTE
+from videollava.data_commands import DATA, MIRROR, REMOTE
 from videollava.environment import ask_loopback_directly, end_with_supervisor, settle_torch
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
@@ -379,6 +379,7 @@ COMMANDS = {
     **{name: _stage(name) for name in STAGES},
     "check": CHECK,
     "data": DATA,
+    "mirror": MIRROR,
     "remote": REMOTE,
     "plan": Command("what training will take on N GPUs, before any is held", _add_plan, _run_plan),
     **SETTINGS,

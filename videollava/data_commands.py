@@ -11,7 +11,7 @@ from pathlib import Path
 from videollava.command import Arguments, Command, add_params, file_to_write
 from videollava.errors import InputError
 
-__all__ = ["DATA", "REMOTE"]
+__all__ = ["DATA", "MIRROR", "REMOTE"]
 
 SHOWN = 20  # records of a medium
 
@@ -278,6 +278,38 @@ def _run(arguments: Arguments) -> int | None:
 
 
 DATA = Command("sources and what became of them", _add, _run)
+
+
+def _add_mirror(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    parser.add_argument("target", metavar="URL|FOLDER", help="s3://BUCKET/PREFIX/, or a folder")
+    parser.add_argument("--endpoint", default="", metavar="URL", help="of a store of S3 other than AWS")
+    parser.add_argument("--region", default="")
+    parser.add_argument("--profile", default="", help="of your AWS configuration")
+
+
+def _run_mirror(arguments: Arguments) -> None:
+    import yaml
+
+    from videollava.data.acquire.fetch import RAW, choose, fetch_source
+    from videollava.data.acquire.mirror import mirror
+    from videollava.data.acquire.s3_client import Access
+    from videollava.params import load_params
+
+    (source,) = choose(load_params(), arguments.name)
+    lock = fetch_source(source, Path.cwd())
+    if not lock.files:
+        raise InputError(f"{arguments.name}: it is generated here: there is nothing to mirror")
+    access = Access(arguments.endpoint, arguments.region, arguments.profile)
+    done = mirror(source, lock, Path.cwd() / RAW / arguments.name, arguments.target, access)
+    print(
+        f"{arguments.target}: {done.sent} files sent, {done.kept} were there; to read it from there, in params.yaml:"
+    )
+    flow = yaml.safe_dump(done.entry, default_flow_style=True, sort_keys=False, width=10**6).strip()
+    print(f"  {arguments.name}: {flow}")
+
+
+MIRROR = Command("copy a source with its sums to a store of one's own", _add_mirror, _run_mirror)
 
 
 def _add_remote(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,9 @@ from videollava.data.acquire import attempts, download, pieces
 from videollava.data.acquire.download import Download, fetch_url
 from videollava.data.acquire.fetch import fetch_source, run
 from videollava.data.acquire.look import lock_source
+from videollava.data.acquire.mirror import mirror
 from videollava.data.acquire.remote import see_url
+from videollava.data.acquire.s3_client import Access
 from videollava.errors import InputError
 from videollava.params import Source
 
@@ -326,3 +328,23 @@ def test_fields_of_the_source_say_how_its_store_is_reached(
         fetch_source(source.replace(profile="nobody"), tmp_path / "4")
     with pytest.raises(InputError, match="no object is below it"):
         fetch_source(source.replace(urls=("s3://open/none/",), unsigned=True), tmp_path / "5")
+
+
+def test_a_source_is_mirrored_to_a_store_and_read_from_there(
+    seaweed: Seaweed, objects: dict[str, bytes], tmp_path: Path
+) -> None:
+    lock = fetch_source(BELOW, tmp_path)
+    access, folder = Access(endpoint=seaweed.url), tmp_path / "data/raw/far"
+    done = mirror(BELOW, lock, folder, "s3://data/copy", access)
+    assert (done.sent, done.kept) == (len(objects), 0)
+    seaweed.client().put_object(Bucket="data", Key="copy/empty", Body=b"another")
+    again = mirror(BELOW, lock, folder, "s3://data/copy", access)
+    assert (again.sent, again.kept) == (1, len(objects) - 1)
+    shutil.rmtree(tmp_path / "data")
+    copied = Source(name="far", **done.entry)
+    assert {file.name: file.sha256 for file in fetch_source(copied, tmp_path).files} == {
+        file.name: file.sha256 for file in lock.files
+    }
+    assert held(tmp_path) == objects
+    with pytest.raises(InputError, match=r"s3://data/copy/: .*check bucket, endpoint and credentials"):
+        mirror(BELOW, lock, folder, "s3://data/copy", Access(endpoint="http://127.0.0.1:9"))

@@ -25,7 +25,7 @@ from videollava.errors import InputError
 
 __all__ = ["Download", "Fetched", "fetch_all", "fetch_url", "sha256_of"]
 
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 Advance = Callable[[int], None]
 Fetched = Callable[["Download", str], None]
 

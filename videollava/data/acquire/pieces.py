@@ -16,7 +16,7 @@ from videollava.data.acquire.replies import Answer, Body, Span
 __all__ = ["Piece", "Pieces", "Wanted", "comes_in_pieces"]
 
 PIECE = 16 << 20  # bytes; what a kill loses of each connection, at most
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 Advance = Callable[[int], None]
 
 
