@@ -40,7 +40,7 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
         help="s3://, https://, hf://datasets/ORG/NAME, a file or a folder",
     )
     parser.add_argument("--format", default="", help="of its records; default: as the first of them look")
-    parser.add_argument("--use", choices=("align", "pretrain", "finetune"), default="finetune")
+    parser.add_argument("--use", choices=("align", "pretrain", "finetune", "benchmark"), default="finetune")
     parser.add_argument("--annotations", default="", help="their file, or its address, where it is not found")
     parser.add_argument("--licence", default="", help="under which it may be used, for the data card")
     parser.add_argument("--files", action="append", default=[], metavar="PATTERN", help="of a hub repository")

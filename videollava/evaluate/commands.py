@@ -12,6 +12,8 @@ from videollava.errors import InputError
 
 __all__ = ["SCORING"]
 
+PAGE = "the page of the benchmark that you put into this form"
+
 
 def _add_gold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -134,7 +136,39 @@ def _run_compare(arguments: Arguments) -> None:
     print(format_comparison(compare(arguments.a, arguments.b)))
 
 
+def _add_benchmarks(parser: argparse.ArgumentParser) -> None:
+    add_params(parser)
+    parser.add_argument(
+        "names", nargs="*", metavar="BENCHMARK", help="read their files through; default: list all"
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def _run_benchmarks(arguments: Arguments) -> int:
+    import json
+    from dataclasses import asdict
+
+    from videollava.evaluate.at_hand import look_at
+    from videollava.params import load_params
+
+    params = load_params(arguments.params, arguments.set)
+    found = look_at(params, Path.cwd(), arguments.names)
+    if arguments.json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+    for one in () if arguments.json else found:
+        mark = "*" if one.asked else " "
+        print(f"{mark} {one.id:24} {'here' if one.here else 'lacks':6} {one.title}  {one.where}".rstrip())
+        if one.lacks:
+            print(f"    {one.lacks}")
+            for place in one.places or (() if one.where or not one.lacks.startswith("put") else (PAGE,)):
+                print(f"    from {place}")
+    return 1 if any(not one.here and (one.asked or arguments.names) for one in found) else 0
+
+
 SCORING = {
+    "benchmarks": Command(
+        "which benchmarks' files are here, and where the others are", _add_benchmarks, _run_benchmarks
+    ),
     "score": Command(
         "figures of a predictions file, as the official code gives them", _add_score, _run_score
     ),

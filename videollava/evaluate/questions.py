@@ -6,8 +6,9 @@ and its media:
     msvd/test_q.json  msvd/test_a.json  msvd/videos/*.avi
     pope/llava_pope_test.jsonl  pope/coco/*.json  pope/val2014/*.jpg
 
-Files are found by content, and the media folder is the one that has the first questions' media: the folder
-itself or any below it. MMBench's images lie inside its table and are written out.
+Of a fetched source, data/raw/NAME, the folder is what its archives hold. Files are found by content, and the media
+folder is the one that has the first questions' media: the folder itself or any below it. MMBench's images lie inside
+its table and are written out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from videollava.data.acquire.unpacked import unpack_fetched
 from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
@@ -34,6 +36,7 @@ __all__ = ["Item", "Medium", "QuestionSet", "read_questions", "read_split"]
 
 Medium = tuple[str, int | str]  # kind; number of data/index, or path
 MARK = re.compile("<(image|video)>")
+RAW = ("data", "raw")
 PROBED = 20  # questions by whose media the media folder is found
 
 
@@ -94,7 +97,7 @@ def read_questions(name: str, choices: Evaluate, workspace: Path, unpacked: Path
     """
     one = benchmarks.get(name)
     if name in choices.folders:
-        folder = workspace / choices.folders[name]
+        folder = _unpacked(choices.folders[name], workspace)
         found = _read_folder(one, folder, unpacked, workspace)
     elif (workspace / f"data/index/splits/test-{name}.arrow").is_file():
         found = QuestionSet(one, tuple(read_split(workspace / "data/index", name)))
@@ -106,6 +109,15 @@ def read_questions(name: str, choices: Evaluate, workspace: Path, unpacked: Path
     items = found.items[: choices.limit] if choices.limit else found.items
     _check(name, items)
     return QuestionSet(one, items, found.gold, choices.limit)
+
+
+def _unpacked(folder: str, workspace: Path) -> Path:
+    """The folder; of a fetched source (data/raw/NAME) its files out of their archives."""
+    parts = Path(folder).parts
+    if parts[:2] != RAW or len(parts) < 3:
+        return workspace / folder
+    whole = unpack_fetched(workspace.joinpath(*parts[:3]), workspace / "checkpoints/benchmarks")
+    return whole.joinpath(*parts[3:])
 
 
 def read_split(prepared: Path, name: str) -> Iterator[Item]:

@@ -108,8 +108,9 @@ class Source(Section):
         (), description="folder or folders that annotations put before the names of members, such as coco/"
     )
     prefix: str = Field("", description="folder of the members that annotations leave out, such as images/")
-    use: Literal["", "align", "pretrain", "finetune"] = Field(
-        "", description='the one stage that reads it; "" takes what its format says'
+    use: Literal["", "align", "pretrain", "finetune", "benchmark"] = Field(
+        "",
+        description='the one stage that reads it; "" as its format says; benchmark: for evaluate.folders',
     )
 
     @field_validator("urls", "annotations")
@@ -375,7 +376,9 @@ class Evaluate(Section):
 
     benchmarks: Words = Field(("easy_vqa", "toy_video_qa"), description="ids, in the report's order")
     folders: Mapping[str, str] = Field(
-        {}, description="by benchmark, the folder with its files and media; without one: the split test-<id>"
+        {},
+        description="by benchmark, the folder with its files and media (data/raw/NAME: a source of use benchmark); "
+        "without one: the split test-<id>",
     )
     limit: Whole = Field(0, description="only the first questions of each; 0: all")
     max_new_tokens: Count = Field(

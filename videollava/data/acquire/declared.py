@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from videollava.data.acquire.addresses import file_name, is_address, is_prefix, shown
+from videollava.data.acquire.located import MANIFEST
 from videollava.data.acquire.s3_client import Access
 from videollava.errors import InputError
 from videollava.params import Source
 
 __all__ = ["MANIFEST", "RESERVED", "access_of", "addresses", "asked", "check_source", "folder_of", "where"]
 
-MANIFEST = "source.json"  # beside a source's files: what they are
 RESERVED = (".part", ".version", ".pieces")  # ends of names beside a file that is coming
 FIELDS = {
     "package": {"package"},

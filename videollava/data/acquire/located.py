@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from videollava.data.acquire.declared import MANIFEST
 from videollava.errors import InputError
 
-__all__ = ["source_files"]
+__all__ = ["MANIFEST", "source_files"]
+
+MANIFEST = "source.json"  # in each fetched folder: what was asked for, and every file
 
 
 def source_files(folder: Path) -> list[tuple[str, Path]]:
