@@ -110,8 +110,8 @@ def _line(folder: str) -> re.Pattern[str]:
 
 
 def _stage(text: str, name: str) -> re.Match[str] | None:
-    """The stage's deps; group head: as far as the first of them."""
+    """The stage's deps; group head: as far as the first of them, and one line that tells of it."""
     start = re.search(rf"^  {name}:[^\n]*\n", text, re.MULTILINE)
-    head = r"(?P<head>(?:   [^\n]*\n|\s*\n)*?(?P<indent> {4,})deps:[^\n]*\n(?: *#[^\n]*\n)*)"
+    head = r"(?P<head>(?:   [^\n]*\n|\s*\n)*?(?P<indent> {4,})deps:[^\n]*\n(?: *#[^\n]*\n)?)"
     rest = r"(?: *(?:- |#)[^\n]*\n|\s*\n)*"
     return re.compile(head + rest).match(text, start.end()) if start else None
