@@ -197,9 +197,10 @@ def _report(root: Path, state: Any) -> int:
         print(f"\nretraining failed: {scrub(str(error)).partition(chr(10))[0]}", file=sys.stderr)
         return getattr(error, "status", 0) or 1
     result = state.result()
-    print("\nstage       outcome     seconds")
+    wide = max(10, *(len(stage["stage"]) for stage in result["stages"])) + 2
+    print(f"\n{'stage':<{wide}}outcome     seconds")
     for stage in result["stages"]:
-        print(f"{stage['stage']:<12}{stage['outcome']:<12}{stage['seconds']:7.1f}")
+        print(f"{stage['stage']:<{wide}}{stage['outcome']:<12}{stage['seconds']:7.1f}")
     if unpushed := [stage["stage"] for stage in result["stages"] if stage["unpushed"]]:
         print(f"\nnot on the DVC remote: {', '.join(unpushed)}; `dvc push --run-cache` sends them")
     print(f"\n{result['table']}")

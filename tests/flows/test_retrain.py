@@ -19,7 +19,11 @@ from videollava.registry import champion, list_versions
 from videollava.tracking.store import connect
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STAGES = ["fetch", "prepare", "bases", "align", "pretrain", "finetune", "evaluate"]
+SOURCES = ["clips", "pictures_align", "pictures_pretrain", "pictures_finetune"]
+STAGES = [
+    *(f"{stage}@{source}" for stage in ("fetch", "shards") for source in SOURCES),
+    *("index", "bases", "align", "pretrain", "finetune", "evaluate"),
+]
 # As `python -m flows.retrain`, but blind to a server that happens to run on this machine.
 MAIN = (
     "import sys; import flows.servers.server as s; s.LOCAL = 'http://127.0.0.1:9/api'\n"
@@ -135,7 +139,8 @@ def test_the_whole_pipeline_on_micro_parameters(
     ]
     output = retrain(checkout, checkout, *(word for item in settings for word in ("--set", item)))
     for stage in STAGES:
-        assert f"\n{stage:<12}ran " in output
+        assert f"\n{stage} " in output
+    assert output.count(" ran  ") == len(STAGES)
     assert "toy_video_qa" in output
     assert "model models:/videollava/1 (new) @champion" in output
     assert mentions(str(checkout)) == []
