@@ -256,13 +256,14 @@ def test_split_is_explained_with_counts(workspace: Path, tmp_path: Path) -> None
     write_rows(own / "evaluation", "easy_vqa", images(wrong=4))
     (own / "data/index").mkdir(parents=True)
     counts = {"records": 1234, "images": 5, "videos": 6, "target_tokens": 7}
-    summary = {"splits": {"finetune": counts}, "test_media_in_training": 3, "quarantined": {"records": 9}}
+    left = {"near_a_test": {"mine": 2, "theirs": 1}}
+    summary = {"splits": {"finetune": counts}, "left_out": left, "quarantined": {"records": 9}}
     (own / "data/index/summary.json").write_text(json.dumps(summary))
     params = PARAMS.replace(sources={"mine": Source(name="mine", kind="archive", format="llava")})
     page = write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, own / "evaluation/report.html")
     text = words(page.read_text())
     assert "finetune 1,234 5 6 7" in text
-    assert "also in training: 3. Records quarantined while preparing: 9." in text
+    assert "or media like them: 3. Records quarantined while preparing: 9." in text
     assert "mine: used for training only" in text
     assert "combination is held out" not in text
     assert "media have no picture; the first: data/index/media.arrow: not found" in text

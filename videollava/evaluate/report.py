@@ -201,7 +201,7 @@ def _counts(workspace: Path) -> Markup:
             [name, *(f"{counts[key]:,}" for key in ("records", "images", "videos", "target_tokens"))]
             for name, counts in summary["splits"].items()
         ]
-        shared, quarantined = summary["test_media_in_training"], summary["quarantined"]["records"]
+        near, quarantined = summary["left_out"]["near_a_test"], summary["quarantined"]["records"]
         cut = sum(counts.get("cut_records", 0) for counts in summary["splits"].values())
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -209,7 +209,8 @@ def _counts(workspace: Path) -> Markup:
         ) from error
     heads = ("split", "records", "images", "videos", "answer tokens")
     note = (
-        f"Test media whose bytes are also in training: {shared:,}. "
+        "Samples left out of training since a test asks about their media, or media like them: "
+        f"{sum(near.values()):,}. "
         f"Records quarantined while preparing: {quarantined:,}."
         f"{f' Samples whose text was cut at its end: {cut:,}.' if cut else ''}"
         f"{HELD_OUT if any(name != base_split(name) for name in summary['splits']) else ''}"

@@ -54,6 +54,10 @@ def _kind(declared: dict[str, Any]) -> str:
         return ", ".join(f"`{choice}`" if choice else '`""`' for choice in declared["enum"])
     if "additionalProperties" in declared:
         return f"mapping of name to {_kind(declared['additionalProperties'])}"
+    if "const" in declared:
+        return f"`{declared['const']}`"
+    if "anyOf" in declared:
+        return " or ".join(map(_kind, declared["anyOf"]))
     if declared.get("type") == "array":
         return f"list of {_kind(declared['items'])}"
     bounds = " ".join(f"{sign} {declared[key]:.10g}" for key, sign in RANGES if key in declared)

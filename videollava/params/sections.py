@@ -42,6 +42,7 @@ __all__ = [
     "Lora",
     "Model",
     "Params",
+    "Portion",
     "Pretrain",
     "Shards",
     "Source",
@@ -50,6 +51,8 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "bf16"]
+# A share, or what records say of themselves.
+Part = Literal["field"] | Share
 SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
 
 
@@ -134,6 +137,23 @@ class Shards(Section):
     max_quarantined: Share = Field(0.01, description="share of a source's records that may be unusable")
 
 
+class Portion(Section):
+    """What of one source is tested and held out, and how much of it is trained on."""
+
+    test: Part = Field(
+        "field",
+        description="share of its media whose records are its test (the benchmark of its name); field: as records say",
+    )
+    valid: Part = Field(
+        "field",
+        description="share that is held out to measure the loss on; field: as records say, and index.held_out fills up",
+    )
+    weight: Annotated[Positive, Field(le=1000)] = Field(
+        1.0, description="times an epoch that a sample is trained on; 0.5: half of the samples, once"
+    )
+    most: Whole = Field(0, description="samples of a stage, at most; 0: all")
+
+
 class Index(Section):
     """What of all sources is trained on and asked, in which tokens."""
 
@@ -147,6 +167,14 @@ class Index(Section):
         256,
         description="samples of a stage that its loss is measured on and that no training sees, "
         "at most one in 50; 0: none",
+    )
+    near: Annotated[Whole, Field(le=3)] = Field(
+        3,
+        description="bits of 64 in which media that look alike may differ: they stay on one side of a test; 0: only "
+        "the same bytes are alike",
+    )
+    sources: Mapping[str, Portion] = Field(
+        {}, description="by source, what of it is tested and held out, and how much of it is trained on"
     )
 
 

@@ -25,7 +25,7 @@ from clips import (
 )
 
 from videollava.data.media import plain_video, video
-from videollava.data.media.video import frame_indices, measure_video, read_frames
+from videollava.data.media.video import frame_indices, read_frames, survey_video
 from videollava.errors import InputError
 
 
@@ -35,7 +35,7 @@ def spread(shown: list[int], frames: int = 8) -> list[int]:
 
 def check(data: bytes, shown: list[int]) -> None:
     """The video shows these numbers, whichever frames are asked for."""
-    assert measure_video(data)[2] == len(shown)
+    assert survey_video(data)[1] == len(shown)
     assert numbers(read_frames(data, 8)) == spread(shown)
     assert numbers(read_frames(data, len(shown))) == shown
 
@@ -211,7 +211,7 @@ def test_a_stream_that_ends_early_is_refused(kind: str, tmp_path: Path) -> None:
         data = header_first(clip(60, g="10"), tmp_path)
     else:
         data = clip(60, kind, codecs.get(kind, "libx264"), pix="rgb8" if kind == "gif" else "yuv420p")
-    assert measure_video(data)[2] == 60
+    assert survey_video(data)[1] == 60
     with pytest.raises(InputError, match=r"v: cannot be read as video \(cut short: .+\): \w+"):
         read_frames(data[: len(data) * 2 // 3], 8, "v")
 
@@ -368,7 +368,8 @@ def test_rotation_is_applied() -> None:
     data = clip(2)
     upright, right = read_frames(data, 2), (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
     assert np.array_equal(read_frames(turned(data, right), 2), np.rot90(upright, 3, (1, 2)))
-    assert measure_video(turned(data, right)) == (64, 128, 2)
+    frames, total = survey_video(turned(data, right))
+    assert (frames.shape[2], frames.shape[1], total) == (64, 128, 2)
 
 
 @pytest.mark.parametrize(("width", "height"), [(72, 64), (322, 242), (130, 98)])

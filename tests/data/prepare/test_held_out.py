@@ -15,17 +15,15 @@ from made import prepare as run
 from videollava.data.acquire.fetch import run as fetch
 from videollava.data.load.shards import Shards
 from videollava.data.prepare.held_out import HeldOut, draw_held_out
-from videollava.data.prepare.row import Row
+from videollava.data.prepare.row import Outline
 from videollava.data.prepare.tables import is_trained_on, load_split, split_names
-from videollava.data.records.record import Medium, Record, Turn
 from videollava.machine import Machine
+from videollava.params import Portion
 
-TALK = (Turn("human", "what?"), Turn("gpt", "that"))
 
-
-def row(split: str, *media: int, name: str = "r") -> Row:
-    shown = tuple(Medium("image", f"{number}.png") for number in media)
-    return Row(split, Record(name, "s", TALK, shown), media)
+def row(split: str, *media: int, asks: str = "", part: str = "", source: str = "s") -> Outline:
+    asked = "" if media else hashlib.sha256(asks.encode()).hexdigest()[:16]
+    return Outline(split, source, "r", media, part, asked)
 
 
 def hashes(count: int) -> list[str]:
@@ -37,7 +35,7 @@ def first(count: int, of: int) -> set[int]:
     return set(sorted(range(of), key=hashes(of).__getitem__)[:count])
 
 
-def held(rows: list[Row], drawn: HeldOut) -> list[Row]:
+def held(rows: list[Outline], drawn: HeldOut) -> list[Outline]:
     return [one for one in rows if drawn.holds(one)]
 
 
@@ -80,8 +78,8 @@ def test_media_shown_side_by_side_go_together() -> None:
     assert len([one for one in held(rows, drawn) if one.split == "finetune"]) <= 301 // 50
 
 
-def test_records_without_media_are_drawn_by_their_names() -> None:
-    rows = [row("finetune", name=f"t{n}") for n in range(400)] + [row("finetune", n) for n in range(100)]
+def test_records_without_media_are_drawn_by_what_they_ask() -> None:
+    rows = [row("finetune", asks=f"t{n}") for n in range(400)] + [row("finetune", n) for n in range(100)]
     drawn = draw_held_out(rows, hashes(100), 256)
     assert len(held(rows, drawn)) == 10
     assert drawn.texts
@@ -113,7 +111,9 @@ def test_prepare_writes_them_apart_and_tells(
     for use in ("align", "pretrain", "finetune"):
         records = [llava(f"{use}-{n}", image=f"{n}.png") for n in range(110)]
         if use == "finetune":
-            records += [llava(f"text-{n}") for n in range(40)]
+            for n in range(40):
+                records.append(llava(f"text-{n}"))
+                records[-1]["conversations"][0]["value"] = f"what is number {n}?"
         notes = lines(tmp_path / f"from/{use}.jsonl", records)
         sources.append(archive_source(archive, notes, name=use, use=use))
     chosen = params(*sources)
@@ -141,9 +141,27 @@ def test_prepare_writes_them_apart_and_tells(
     )
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["splits"]["pretrain-valid"]["records"] == 2
-    assert summary["test_media_in_training"] == 0
+    assert summary["left_out"] == {"near_a_test": {}, "thinned": {}}
     # Of the same template and bound: stage 1's has no question in it.
     assert all(one["tokens"] < 20 for one in splits["pretrain-valid"] + splits["pretrain"])
     assert all(one["tokens"] > 20 for one in splits["finetune-valid"] + splits["finetune"])
     metadata = load_split(folder, "pretrain").schema.metadata
     assert metadata == load_split(folder, "pretrain-valid").schema.metadata
+
+
+def test_a_source_s_own_share_and_what_records_say_come_before_the_number() -> None:
+    shared = [row("finetune", n, source="mine") for n in range(400)]
+    said = [row("finetune", 400 + n, part="validation" if n < 30 else "train") for n in range(200)]
+    portions = {"mine": Portion(valid=0.1)}
+    drawn = draw_held_out(shared + said, hashes(600), 256, portions)
+    part = {n for n in range(400) if int(hashes(600)[n][:16], 16) < 0.1 * 2**64}
+    assert 25 < len(part) < 60
+    # 600 samples would allow 12; more are named, so none is drawn beside them.
+    assert drawn.media == part | set(range(400, 430))
+    # Media that look alike go together.
+    last = max(set(range(400)) - part)
+    alike = [*range(last), min(part), *range(last + 1, 600)]
+    assert draw_held_out(shared + said, hashes(600), 256, portions, alike).media == drawn.media | {last}
+    # A source of which nothing is held out stays whole, however many are wanted.
+    kept = draw_held_out(shared, hashes(600), 256, {"mine": Portion(valid=0.0)})
+    assert kept == HeldOut()

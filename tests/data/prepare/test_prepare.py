@@ -133,7 +133,7 @@ def test_the_same_bytes_whatever_the_workers(tmp_path: Path, workers: int) -> No
         *("card.json", "shards.json", "media.arrow", "quarantine.jsonl", "summary.json"),
         *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
     }
-    assert summary(tmp_path / "data/index")["test_media_in_training"] == 0
+    assert summary(tmp_path / "data/index")["left_out"] == {"near_a_test": {}, "thinned": {}}
     shutil.rmtree(tmp_path / "checkpoints")
     run(chosen, tmp_path, Machine(workers=workers))
     assert files(tmp_path / "data/index") == first
@@ -153,7 +153,7 @@ def test_shards_are_cut_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_media_that_serve_training_and_test_are_counted(
+def test_what_a_test_asks_about_is_left_out_of_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = params(CLIPS)
@@ -166,8 +166,15 @@ def test_media_that_serve_training_and_test_are_counted(
         clips |= {f"test/{n:05d}.mp4": test.extractfile(f"test/{n:05d}.mp4").read() for n in range(1, 8)}  # type: ignore[union-attr]
     tar(raw / "test.tar", clips)
     run(chosen, tmp_path)
-    assert summary(tmp_path / "data/index")["test_media_in_training"] == 1
-    assert "1 media of test splits are also trained on" in capsys.readouterr().out
+    left = summary(tmp_path / "data/index")["left_out"]["near_a_test"]["toy_clips"]
+    assert left >= 3  # of alignment, captions and instructions
+    assert f"toy_clips: {left:,} samples are left out of training: a test asks" in capsys.readouterr().out
+    asked, trained = (
+        {n for row in load_split(tmp_path / "data/index", name).to_pylist() for n in row["media"]}
+        for name in ("test-toy_video_qa", "finetune")
+    )
+    assert asked
+    assert not asked & trained
 
 
 def test_samples_that_repeat_others_are_kept_and_counted(

@@ -28,7 +28,7 @@ from videollava.data.media.admission.containers import AVI, ISO, MATROSKA, Conta
 from videollava.data.media.admission.opening import Source, open_medium, refuse_others, unreadable
 from videollava.data.media.plain_video import is_plain, keeps_plain, read_plain
 
-__all__ = ["frame_indices", "measure_video", "read_frames"]
+__all__ = ["frame_indices", "read_frames", "survey_video"]
 
 T = TypeVar("T")
 Frames = NDArray[np.uint8]
@@ -69,10 +69,9 @@ def read_frames(source: Source, frames: int, where: str = "") -> Frames:
     return _read(source, lambda total: frame_indices(total, frames).tolist(), where)[0]
 
 
-def measure_video(source: Source, where: str = "") -> tuple[int, int, int]:
-    """Width, height and the number of frames shown; the first and the last are decoded, errors as read_frames."""
-    ends, total = _read(source, lambda total: [0, total - 1], where)
-    return ends.shape[2], ends.shape[1], total
+def survey_video(source: Source, where: str = "") -> tuple[Frames, int]:
+    """The first, the middle and the last frame, and how many are shown; errors as read_frames."""
+    return _read(source, lambda total: [0, total // 2, total - 1], where)
 
 
 def frame_indices(total: int, frames: int) -> NDArray[np.int64]:

@@ -15,21 +15,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from videollava.data.pool import Pool
 from videollava.data.prepare.card import write_card
 from videollava.data.prepare.forgotten import FORGOTTEN, read_forgotten
-from videollava.data.prepare.held_out import HeldOut, draw_held_out
 from videollava.data.prepare.joined import Joined, join_sources
 from videollava.data.prepare.listed import check_listed
+from videollava.data.prepare.mixture import table_of
 from videollava.data.prepare.remembered import drop_unused
+from videollava.data.prepare.row import Row
 from videollava.data.prepare.rows import Task, encode_rows
+from videollava.data.prepare.splits import Cut, cut_splits
 from videollava.data.prepare.tables import (
     TableWriter,
     base_split,
-    is_trained_on,
     split_writer,
     valid_part,
     write_media,
@@ -87,21 +89,23 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
         joined.take_over(quarantine)
         write_media(building, joined.media())
         write_shards(building, joined.shards)
-        _make_tokenizer(params, joined, building / "tokenizer", Pins(workspace, "index"))
-        held_out = draw_held_out(joined.outlines(), joined.hashes, params.index.held_out)
-        bar = progress.add_task("records", total=joined.records)
+        cut = cut_splits(joined, params.index)
+        _make_tokenizer(params, joined, cut, building / "tokenizer", Pins(workspace, "index"))
+        bar = progress.add_task("records", total=cut.taken)
         memory, began = workspace / COUNTS, time.time()
-        tasks = _tasks(params, joined, building / "tokenizer", held_out, memory)
+        tasks = _tasks(params, cut.take(joined.rows()), building / "tokenizer", memory)
         advance = partial(progress.advance, bar)
-        splits = _write_splits(
-            tasks, building, len(joined.hashes), pool, quarantine, advance, _bounds(params)
-        )
+        splits, mixture = _write_splits(tasks, building, pool, quarantine, advance, _bounds(params))
         quarantine.check(params.shards.max_quarantined, workspace / QUARANTINE)
     drop_unused(memory, began)
     _say(splits, _bounds(params))
-    _say_held_out(splits["splits"], params.index.held_out)
+    _say_held_out(splits, params.index.held_out)
     _say_forgotten(joined.forgotten)
-    summary = {**splits, "media": joined.count_media(), "quarantined": quarantine.summary()}
+    _say_cut(cut)
+    print(table_of(mixture))
+    left = {"near_a_test": cut.near, "thinned": cut.thinned}
+    found = {"splits": splits, "mixture": mixture, "left_out": left, "media": joined.count_media()}
+    summary = {**found, "quarantined": quarantine.summary()}
     summary |= {"forgotten": joined.forgotten} if joined.forgotten else {}
     (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     write_card(building)
@@ -124,21 +128,20 @@ def write_shards(building: Path, shards: Iterable[tuple[str, Path]]) -> None:
     (building / "shards.json").write_text(json.dumps(listed, indent=1) + "\n")
 
 
-def _make_tokenizer(params: Params, joined: Joined, folder: Path, pins: Pins) -> None:
+def _make_tokenizer(params: Params, joined: Joined, cut: Cut, folder: Path, pins: Pins) -> None:
     if params.index.tokenizer == "train":
-        train_tokenizer(training_texts(joined.entries()), params.index.vocab_size, folder)
+        entries = ((base_split(row.into), row.record) for row in cut.take(joined.rows()))
+        train_tokenizer(training_texts(entries), params.index.vocab_size, folder)
     else:
         copy_tokenizer(pins.locate(params.index.tokenizer), folder)
     pins.write()
 
 
-def _tasks(
-    params: Params, joined: Joined, tokenizer: Path, held_out: HeldOut, memory: Path
-) -> Iterator[Task]:
+def _tasks(params: Params, rows: Iterator[Row], tokenizer: Path, memory: Path) -> Iterator[Task]:
     trained, model = params.index.tokenizer == "train", params.model
     task = partial(Task, tokenizer, trained, model.image_tokens, model.video_tokens, _bounds(params))
-    for rows in joined.batches(RECORDS_A_TASK):
-        yield task([row.hold_out() if held_out.holds(row) else row for row in rows], memory=memory)
+    while batch := list(islice(rows, RECORDS_A_TASK)):
+        yield task(batch, memory=memory)
 
 
 def _bounds(params: Params) -> dict[str, Bound]:
@@ -150,16 +153,15 @@ def _bounds(params: Params) -> dict[str, Bound]:
 def _write_splits(
     tasks: Iterator[Task],
     folder: Path,
-    media: int,
     pool: Pool,
     quarantine: Quarantine,
     advance: Advance,
     bounds: Mapping[str, Bound],
-) -> dict[str, Any]:
-    """Write the splits; their totals, and how many media serve both training and test."""
+) -> tuple[dict[str, Counter[str]], dict[str, dict[str, Counter[str]]]]:
+    """Write the splits; their totals, and samples and tokens by split and source."""
     writers: dict[str, TableWriter] = {}
     totals: dict[str, Counter[str]] = {}
-    trained, tested = bytearray(media), bytearray(media)
+    mixture: dict[str, dict[str, Counter[str]]] = {}
     seen: set[int] = set()
     for size, results in pool.stream(encode_rows, tasks):
         advance(size)
@@ -171,17 +173,17 @@ def _write_splits(
             if split not in writers:
                 bound = bounds.get(base_split(split))
                 writers[split], totals[split] = split_writer(folder, split, bound), Counter()
-            writers[split].add(row)
-            totals[split].update(_counts(row))
+            of_source = mixture.setdefault(split, {}).setdefault(row["source"], Counter())
+            for _ in range(row["copies"]):
+                writers[split].add(row)
+                totals[split].update(_counts(row))
+                of_source.update({"records": 1, "tokens": row["tokens"]})
             same = hash((split, row["conversations"], *row["media"]))
             totals[split].update({"repeated": 1} if same in seen else {})
             seen.add(same)
-            for number in row["media"]:
-                trained[number] |= is_trained_on(split)
-                tested[number] |= split.startswith("test-")
     for writer in writers.values():
         writer.close()
-    return {"splits": totals, "test_media_in_training": sum(map(int.__and__, trained, tested))}
+    return totals, mixture
 
 
 def _counts(row: Mapping[str, Any]) -> dict[str, int]:
@@ -190,9 +192,9 @@ def _counts(row: Mapping[str, Any]) -> dict[str, int]:
     return {"records": 1, **{name: row[name] for name in COUNTED}, **cut, **words}
 
 
-def _say(found: Mapping[str, Any], bounds: Mapping[str, Bound]) -> None:
+def _say(splits: Mapping[str, Mapping[str, int]], bounds: Mapping[str, Bound]) -> None:
     """What was done to records that are kept, and what about them a person would want to know."""
-    for split, counts in found["splits"].items():
+    for split, counts in splits.items():
         if counts.get("repeated"):
             print(
                 f"{split}: {counts['repeated']:,} of {counts['records']:,} samples say what another says about the "
@@ -209,10 +211,23 @@ def _say(found: Mapping[str, Any], bounds: Mapping[str, Bound]) -> None:
             print(
                 f"{split}: {counts['marks_as_words']:,} marks such as <image> in conversations without media are words"
             )
-    if found["test_media_in_training"]:
+
+
+def _say_cut(cut: Cut) -> None:
+    """What is not trained on though it is there."""
+    for source, count in cut.near.items():
         print(
-            f"{found['test_media_in_training']:,} media of test splits are also trained on: scores flatter the model"
+            f"{source}: {count:,} samples are left out of training: a test asks about their media, or media that look "
+            "like them (index.near)"
         )
+    for source, count in cut.thinned.items():
+        print(f"{source}: {count:,} samples are left out by its weight and its cap (index.sources.{source})")
+    for source, count in cut.unheeded.items():
+        if count:
+            print(
+                f"{source}: {count:,} samples say that they are a test's and are none: its test is drawn as a share; "
+                f"`index.sources.{source}.test: field` takes them"
+            )
 
 
 def _say_held_out(splits: Mapping[str, Counter[str]], most: int) -> None:

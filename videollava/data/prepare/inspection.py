@@ -19,7 +19,7 @@ LONGEST = 120  # seconds that one medium may take
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """A medium that was opened, or the `reason` why it can't be used."""
+    """A medium that was opened and its `look` (media.look), or the `reason` why it can't be used."""
 
     name: str
     kind: MediumKind
@@ -29,6 +29,7 @@ class Inspected:
     frames: int = 0
     reason: str = ""
     detail: str = ""
+    look: str = ""
 
 
 def inspect_all(media: list[Wanted]) -> list[Inspected]:
@@ -55,27 +56,33 @@ def _inspect_member(member: Member, kind: MediumKind) -> Inspected:
 
 
 def inspect(name: str, kind: MediumKind, data: bytes) -> Inspected:
-    """Decode a medium (of a video the first and the last frame) and measure it."""
+    """Decode a medium (of a video the first, the middle and the last frame), measure it, and see how it looks."""
     if not data:
         return Inspected(name, kind, reason="empty file", detail="it has no bytes")
     digest = hashlib.sha256(data).hexdigest()
     try:
-        width, height, frames = _measure(kind, data)
+        width, height, frames, look = _measure(kind, data)
     except InputError as error:
         return Inspected(name, kind, digest, reason=f"broken {kind}", detail=str(error))
-    return Inspected(name, kind, digest, width, height, frames)
+    return Inspected(name, kind, digest, width, height, frames, look=look)
 
 
-def _measure(kind: MediumKind, data: bytes) -> tuple[int, int, int]:
-    """Width, height and frames; a sound has none of them. InputError where it can't be decoded."""
+def _measure(kind: MediumKind, data: bytes) -> tuple[int, int, int, str]:
+    """Width, height, frames and look; a sound has none of them. InputError where it can't be decoded."""
+    from PIL import Image
+
     from videollava.data.media import read, video
+    from videollava.data.media.look import look_of
 
     if kind == "video":
-        return video.measure_video(data)
+        shown, total = video.survey_video(data)
+        first, middle, last = (Image.fromarray(frame) for frame in shown)
+        return *middle.size, total, look_of([middle, first, last])
     if kind == "audio":
         read.read_audio(data)
-        return 0, 0, 0
+        return 0, 0, 0, ""
     if kind == "depth":
         height, width = read.read_depth(data).shape
-        return width, height, 1
-    return (*read.read_image(data).size, 1)
+        return width, height, 1, ""
+    image = read.read_image(data)
+    return *image.size, 1, look_of([image])

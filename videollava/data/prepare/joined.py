@@ -16,7 +16,7 @@ from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.record import Medium, Record, Turn
 from videollava.errors import InputError
 
-__all__ = ["Joined", "join_sources"]
+__all__ = ["LEFT_OUT", "Joined", "Part", "join_sources"]
 
 LEFT_OUT = -1
 
@@ -54,8 +54,9 @@ class Joined:
 
     @property
     def records(self) -> int:
-        """How many there are in all."""
-        return sum(part.records.num_rows for part in self.parts)
+        """How many `rows` gives."""
+        whole = sum(part.records.num_rows for part in self.parts)
+        return whole - sum(counts["records"] for counts in self.forgotten.values())
 
     def media(self) -> Iterator[dict[str, Any]]:
         """Rows of the index's media.arrow: a medium lies in the first source that has it."""
@@ -67,35 +68,33 @@ class Joined:
                     following += 1
 
     def outlines(self) -> Iterator[Outline]:
-        """Source, name, split and media of each record, without its text."""
+        """Each record without its text."""
         for part in self.parts:
-            for row in part.rows(["id", "split", "media"]):
+            for row in part.rows(["id", "split", "part", "asked", "media"]):
                 media = tuple(part.numbers[number] for number in row["media"])
-                yield Outline(row["split"], part.name, row["id"], media)
+                yield Outline(row["split"], part.name, row["id"], media, row["part"], row["asked"])
 
-    def entries(self) -> Iterator[tuple[str, Record]]:
-        """Each record with its split."""
+    def rows(self) -> Iterator[Row]:
+        """All records, in the order of `outlines`."""
         for part in self.parts:
             for row in part.rows():
-                made = self._row(part, row)
-                yield made.split, made.record
-
-    def batches(self, size: int) -> Iterator[list[Row]]:
-        """All records, `size` at a time; the last may be empty."""
-        waiting: list[Row] = []
-        for part in self.parts:
-            for row in part.rows():
-                waiting.append(self._row(part, row))
-                if len(waiting) == size:
-                    yield waiting
-                    waiting = []
-        yield waiting
+                yield self._row(part, row)
 
     def _row(self, part: Part, row: Mapping[str, Any]) -> Row:
         media = tuple(part.numbers[number] for number in row["media"])
         turns = tuple(Turn(role, text) for role, text in json.loads(row["conversations"]))
         shown = tuple(Medium(self.kinds[number], "") for number in media)
-        return Row(row["split"], Record(row["id"], part.name, turns, shown, row["kind"]), media)
+        gold = {"split": row["part"], "answers": tuple(row["answers"]), "choices": tuple(row["choices"])}
+        return Row(row["split"], Record(row["id"], part.name, turns, shown, row["kind"], **gold), media)
+
+    def looks(self) -> list[str]:
+        """How each medium looks (media.look), "" where that is not told."""
+        looks = [""] * len(self.hashes)
+        for part in self.parts:
+            for number, look in zip(part.numbers, part.media.column("look").to_pylist(), strict=True):
+                if number != LEFT_OUT:
+                    looks[number] = look
+        return looks
 
     def take_over(self, quarantine: Quarantine) -> None:
         """What was quarantined when the shards were cut counts here too."""

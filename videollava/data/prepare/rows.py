@@ -12,7 +12,7 @@ from typing import Any
 
 from videollava.data.prepare.remembered import digest_of_code, remember
 from videollava.data.prepare.row import Row
-from videollava.data.prepare.tables import valid_part
+from videollava.data.prepare.tables import TEST
 from videollava.data.records.marks import find_marks
 from videollava.data.records.readers import Rejected
 from videollava.data.text.bounds import Bound, TooLongError
@@ -56,16 +56,24 @@ def _parts(task: Task) -> Iterator[Any]:
     yield [digest_of_code(CODE, LIBRARIES), _digest(task.tokenizer, _written(task)), task.trained, bounds]
     for row in task.rows:
         turns = [[turn.role, turn.text] for turn in row.record.turns]
-        yield [row.split, row.id, turns, [medium.kind for medium in row.record.media]]
+        yield [
+            row.split,
+            row.into.startswith(TEST),
+            row.id,
+            turns,
+            [medium.kind for medium in row.record.media],
+        ]
 
 
 def _count(row: Row, task: Task) -> Count:
     from videollava.data.text.prompts import cut, encode
 
     kinds = [medium.kind for medium in row.record.media]
-    template = "plain" if row.split == "pretrain" else "v1"
+    asked = row.into.startswith(TEST)
+    template = "plain" if row.split == "pretrain" and not asked else "v1"
     where = f"record {row.id!r}"
-    bound = task.bounds.get(row.split)
+    # Of a test, questions are never cut.
+    bound = None if asked else task.bounds.get(row.split)
     try:
         whole = encode(row.record.turns, kinds, _tokenizer(task), template, where=where)
         encoded = whole
@@ -89,7 +97,7 @@ def _columns(row: Row, count: Count, task: Task) -> tuple[str, dict[str, Any]] |
     # Other kinds of pictures (depth, thermal) take as many tokens as an image.
     videos = kinds.count("video")
     images = len(kinds) - videos
-    return valid_part(row.split) if row.held_out else row.split, {
+    return row.into, {
         "id": record.id,
         "source": record.source,
         "kind": record.kind,
@@ -99,8 +107,11 @@ def _columns(row: Row, count: Count, task: Task) -> tuple[str, dict[str, Any]] |
         "target_tokens": targets,
         "images": images,
         "videos": videos,
+        "answers": record.answers,
+        "choices": record.choices,
         "tokens": text + images * task.image_tokens + videos * task.video_tokens,
-        # For the summary, not the table.
+        # For the writing and the summary, not the table.
+        "copies": row.copies,
         "cut_tokens": lost,
         "words": words,
     }

@@ -26,6 +26,7 @@ from videollava.data.archives.listing import Member
 from videollava.data.pool import Pool
 from videollava.data.prepare.opened import Opened, open_source
 from videollava.data.prepare.probing import Part, probe
+from videollava.data.prepare.row import record_row
 from videollava.data.prepare.tables import RECORDS, TableWriter, record_schema, write_media
 from videollava.data.prepare.verdicts import Verdicts
 from videollava.data.prepare.writing import Sample, ShardStore, Writing, write_shard
@@ -55,6 +56,7 @@ class Kept:
     kind: MediumKind
     sha256: str
     sides: tuple[int, int, int]  # width, height, frames
+    look: str
     seen: int
 
 
@@ -179,7 +181,8 @@ def _keep(opened: Opened, verdicts: Verdicts, pool: Pool, advance: Advance) -> l
         if number == len(kept):
             member = opened.catalogue[seen.name]
             sides = (seen.width, seen.height, seen.frames)
-            kept.append(Kept(member, seen.kind, seen.sha256, sides, opened.origins[member.archive].seen))
+            origin = opened.origins[member.archive]
+            kept.append(Kept(member, seen.kind, seen.sha256, sides, seen.look, origin.seen))
     return kept
 
 
@@ -197,17 +200,7 @@ def _write_records(
             if isinstance(found, Rejected):
                 quarantine.reject(found)
                 continue
-            record = found.record
-            said = [[turn.role, turn.text] for turn in record.turns]
-            writer.add(
-                {
-                    "id": record.id,
-                    "split": found.split,
-                    "kind": record.kind,
-                    "conversations": json.dumps(said, ensure_ascii=False),
-                    "media": list(found.media),
-                }
-            )
+            writer.add(record_row(found))
             if found.media:
                 firsts.setdefault(found.media[0], []).append(rows)
             rows += 1
@@ -267,7 +260,8 @@ def _write(
             width, height, frames = kept.sides
             place = {"media_id": len(rows), "shard": number, "offset": offset, "size": kept.member.size}
             sides = {"width": width, "height": height, "frames": frames}
-            rows.append({**place, "kind": kept.kind, "sha256": kept.sha256, **sides})
+            seen = {"kind": kept.kind, "sha256": kept.sha256, "look": kept.look}
+            rows.append({**place, **seen, **sides})
     write_media(building, rows)
 
 

@@ -18,6 +18,7 @@ from videollava.errors import InputError
 __all__ = [
     "MEDIA",
     "RECORDS",
+    "TEST",
     "TableWriter",
     "base_split",
     "is_trained_on",
@@ -35,35 +36,41 @@ __all__ = [
 MEDIA = "media.arrow"
 RECORDS = "records.arrow"
 VALID = "-valid"
+TEST = "test-"
 ROWS = 4096  # of a record batch
 
 
 def media_schema() -> Any:
-    """Columns of media.arrow; `shard` is its number, of a source or in the index's shards.json."""
+    """Columns of media.arrow; `shard` is its number, of a source or in the index's shards.json. `look`: media.look."""
     import pyarrow as pa
 
     integers = {"shard": pa.int32(), "offset": pa.int64(), "size": pa.int64()}
     sides = dict.fromkeys(("width", "height", "frames"), pa.int32())
-    return pa.schema(
-        {"media_id": pa.int32(), "kind": pa.string(), **integers, "sha256": pa.string(), **sides}.items()
-    )
+    begin = {"media_id": pa.int32(), "kind": pa.string()}
+    return pa.schema({**begin, **integers, "sha256": pa.string(), **sides, "look": pa.string()}.items())
 
 
 def record_schema() -> Any:
-    """Columns of records.arrow; conversations is JSON text, [[role, text], ...]."""
+    """Columns of records.arrow; conversations is JSON text, [[role, text], ...].
+
+    `part`, `answers`, `choices` are what the record itself says (train, validation, test or ""; records.gold). `asked`:
+    of one without media, sixteen hex digits of what is asked.
+    """
     import pyarrow as pa
 
-    texts = dict.fromkeys(("id", "split", "kind", "conversations"), pa.string())
-    return pa.schema({**texts, "media": pa.list_(pa.int32())}.items())
+    texts = dict.fromkeys(("id", "split", "kind", "conversations", "part", "asked"), pa.string())
+    lists = dict.fromkeys(("answers", "choices"), pa.list_(pa.string()))
+    return pa.schema({**texts, **lists, "media": pa.list_(pa.int32())}.items())
 
 
-def split_schema() -> Any:
-    """Columns of splits/<split>.arrow; conversations as in records.arrow."""
+def split_schema(name: str = "") -> Any:
+    """Columns of splits/<name>.arrow; conversations, answers and choices as in records.arrow, these of a test alone."""
     import pyarrow as pa
 
     texts = dict.fromkeys(("id", "source", "kind", "conversations"), pa.string())
     counts = dict.fromkeys(("text_tokens", "target_tokens", "images", "videos", "tokens"), pa.int32())
-    return pa.schema({**texts, "media": pa.list_(pa.int32()), **counts}.items())
+    gold = dict.fromkeys(("answers", "choices") if name.startswith(TEST) else (), pa.list_(pa.string()))
+    return pa.schema({**texts, "media": pa.list_(pa.int32()), **counts, **gold}.items())
 
 
 def load_split(folder: Path | str, name: str) -> Any:
@@ -92,7 +99,7 @@ def base_split(split: str) -> str:
 
 def is_trained_on(split: str) -> bool:
     """Whether samples of the split are learned from: neither asked in a test nor held out."""
-    return not split.startswith("test-") and not split.endswith(VALID)
+    return not split.startswith(TEST) and not split.endswith(VALID)
 
 
 def open_table(file: Path, stage: str = "index") -> Any:
@@ -116,7 +123,7 @@ def write_media(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def split_writer(folder: Path, name: str, bound: Bound | None = None) -> TableWriter:
     """Of one split; `bound`: what samples were cut to, kept beside the counts that follow from it."""
-    schema = split_schema()
+    schema = split_schema(name)
     if bound is not None:
         schema = schema.with_metadata({KEY: bound.to_json()})
     return TableWriter(folder / "splits" / f"{name}.arrow", schema)

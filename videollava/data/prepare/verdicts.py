@@ -21,11 +21,12 @@ __all__ = ["Verdicts"]
 OPENERS = ("decord", "av", "pillow")
 TABLE = (
     "create table if not exists seen (archive text, member text, kind text, opener text, sha256 text, "
-    "width int, height int, frames int, reason text, detail text, primary key (archive, member, kind, opener))"
+    "width int, height int, frames int, reason text, detail text, look text, "
+    "primary key (archive, member, kind, opener))"
 )
 CONTENT = "create index if not exists content on seen (sha256, kind, opener)"
 AT_ONCE = 500  # names in one question
-COLUMNS = ("sha256", "width", "height", "frames", "reason", "detail")
+COLUMNS = ("sha256", "width", "height", "frames", "reason", "detail", "look")
 
 
 class Verdicts:
@@ -90,7 +91,8 @@ def _open(file: Path) -> sqlite3.Connection:
     try:
         base.execute(TABLE)
         base.execute(CONTENT)
-    except sqlite3.DatabaseError:  # cut off by a full disk: it can be found out again
+        base.execute(f"select {', '.join(COLUMNS)} from seen limit 0")
+    except sqlite3.DatabaseError:  # cut off by a full disk, or of other columns: it can be found out again
         base.close()
         file.unlink()
         base = sqlite3.connect(file, timeout=60)

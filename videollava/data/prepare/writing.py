@@ -101,7 +101,7 @@ def _json(sample: Sample, rows: Sequence[dict[str, Any]]) -> bytes:
         {
             "id": row["id"],
             "split": row["split"],
-            **({"kind": row["kind"]} if row["kind"] else {}),
+            **{name: row[name] for name in ("kind", "part", "answers", "choices") if row[name]},
             "media": [f"{number:08d}" for number in row["media"]],
             "conversations": [
                 {"from": role, "value": text} for role, text in json.loads(row["conversations"])
