@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from videollava.data.archives.listing import TarWriter
+from videollava.data.prepare.index import write_shards
 from videollava.data.prepare.tables import write_media
 from videollava.data.toy.scenes import describe_split
 from videollava.errors import InputError
@@ -77,21 +78,24 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _ in range(VIDEOS):
         contents.append(("video", encode(random.integers(0, 255, (12, 48, 64, 3), np.uint8), 8)))
     rows = []
-    with TarWriter(folder / "media-00000.tar") as writer:
+    shard = folder / "shards/toy/toy-00000.tar"
+    shard.parent.mkdir(parents=True)
+    with TarWriter(shard) as writer:
         for number, (kind, data) in enumerate(contents):
             offset = writer.add(f"{number}", data)
             place = {"media_id": number, "kind": kind, "shard": 0, "offset": offset, "size": len(data)}
-            shape = {"width": 64, "height": 48, "frames": 12 if kind == "video" else 1}
+            shape = {"width": 64, "height": 48, "frames": 12 if kind == "video" else 1, "look": ""}
             rows.append(place | {"sha256": sha256(data).hexdigest()} | shape)
-    write_media(folder, rows)
+    (folder / "index").mkdir()
+    write_media(folder / "index", rows)
+    write_shards(folder / "index", [("toy", shard)])
     return folder
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, prepared: Path) -> Path:
     """A workspace after `evaluate`: 36 of 40 image questions right, 3 of 4 about clips."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/index").symlink_to(prepared)
+    (tmp_path / "data").symlink_to(prepared)
     write_rows(tmp_path / "evaluation", "easy_vqa", images(wrong=4))
     write_rows(tmp_path / "evaluation", "easy_vqa.blind", images(wrong=20))
     clips = [row(k, "up" if k else "down", "up", "direction", IMAGES + k % VIDEOS) for k in range(4)]
@@ -273,7 +277,7 @@ def test_split_is_explained_with_counts(workspace: Path, tmp_path: Path) -> None
     page = write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, own / "evaluation/report.html")
     assert "Splits that end in -valid were held out of training" in words(page.read_text())
     (own / "data/index/summary.json").write_text("{}")
-    with pytest.raises(InputError, match=r"summary\.json: not what prepare writes"):
+    with pytest.raises(InputError, match=r"summary\.json: not what index writes"):
         write_report(own, params, {"easy_vqa": {"accuracy": 90.0}}, page)
 
 
@@ -315,7 +319,8 @@ def test_what_is_held_out_is_drawn_in_its_place_beside_the_loss(tmp_path: Path) 
 def test_what_training_took_is_told_by_stage(workspace: Path) -> None:
     """2 GPUs for 30 minutes, and a stage on a CPU for 6 of them."""
     assert "What training took is not recorded here." in words(report(workspace))
-    (workspace / "dvc.yaml").write_text("stages: {bases: {cmd: x, outs: [a]}, finetune: {cmd: x, outs: [b]}}")
+    stages = {name: {"cmd": "x", "outs": [name]} for name in ("index", "bases", "pretrain", "finetune")}
+    (workspace / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     for stage, minutes, tags, rates in (
         ("finetune", 30, {"ranks": "2", "device": "cuda"}, {"mfu": 0.411, "mfu_palm": 0.5}),
         ("bases", 6, {"ranks": "1", "device": "cpu"}, {"flops_per_second": 3.2e10}),
@@ -332,10 +337,7 @@ def test_what_training_took_is_told_by_stage(workspace: Path) -> None:
     text = words(report(workspace))
     assert "bases 0.1 process-hours 1 1,234 32 G" in text
     assert "finetune 1 GPU-hours 1 1,234 41.1% 50.0%" in text
-    assert (
-        "1.00 GPU-hours and 0.10 process-hours in all. Not recorded here: fetch, prepare, align, pretrain."
-        in text
-    )
+    assert "1.00 GPU-hours and 0.10 process-hours in all. Not recorded here: index, pretrain." in text
 
 
 def test_a_curve_with_gaps_counts_them(tmp_path: Path) -> None:
