@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from videollava.data.acquire import attempts
+from videollava.data.acquire import attempts, download
 from videollava.data.acquire.download import Download, fetch_url
 from videollava.data.acquire.remote import see_url
 from videollava.errors import InputError
@@ -238,3 +238,18 @@ def test_local_files(tmp_path: Path) -> None:
 def test_other_addresses(url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="start with s3://"):
         fetch(item(url, tmp_path))
+
+
+def test_a_body_that_goes_on_past_its_size_is_stopped(
+    server: tuple[str, Behaviour], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, act = server
+    act.say_length = False
+    wanted = replace(item(url, tmp_path), sha256="", size=len(DATA) - 70_000)
+    with pytest.raises(InputError, match="it goes on past the 230000 bytes that are locked"):
+        fetch(wanted)
+    monkeypatch.setattr(download, "LOOKED_AFTER", 1)
+    monkeypatch.setattr(download, "LEAST_ROOM", 1 << 60)
+    with pytest.raises(InputError, match="it goes on until the disk is full"):
+        fetch(replace(wanted, size=-1))
+    assert list(tmp_path.iterdir()) == []

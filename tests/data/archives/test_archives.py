@@ -184,3 +184,28 @@ def test_a_compressed_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match="decompression bomb"):
         unpack_compressed(packed, tmp_path)
     assert list(tmp_path.iterdir()) == [packed]
+
+
+def test_a_zip_whose_members_are_a_bomb_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_ZIP", 1 << 20)
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(40):
+            archive.writestr(f"{number}.png", bytes(1 << 18))
+    found = list(list_members(path))
+    assert [(one.name, one.reason) for one in found if isinstance(one, Refusal)] == [
+        ("", "decompression bomb")
+    ]
+    assert len(found) == 1
+
+
+def test_an_archive_of_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    path = tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(5):
+            archive.writestr(f"{number}.png", b"x")
+    *members, last = list_members(path)
+    assert [one.name for one in members] == ["0.png", "1.png", "2.png"]
+    assert isinstance(last, Refusal)
+    assert last.reason == "too many members"

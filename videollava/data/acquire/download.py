@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,8 @@ from videollava.errors import InputError
 __all__ = ["Download", "Fetched", "fetch_all", "fetch_url", "sha256_of"]
 
 BLOCK = 1 << 18
+LOOKED_AFTER = 64 << 20  # bytes of an object whose size nobody said, between two looks at the disk
+LEAST_ROOM = 256 << 20  # bytes that are left on it
 Advance = Callable[[int], None]
 Fetched = Callable[["Download", str], None]
 
@@ -244,7 +247,7 @@ class _Stream:
 
     def __init__(self, item: Download, retries: int, advance: Advance, stop: threading.Event) -> None:
         self._item, self._retries, self._advance, self._stop = item, retries, advance, stop
-        self._hash, self._hashed = hashlib.sha256(), 0
+        self._hash, self._hashed, self._looked = hashlib.sha256(), 0, 0
         if item.pieces.exists():
             _forget(item)  # pieces of what was to come in pieces are no start of it
         self._arrived = item.part.stat().st_size if item.part.exists() else 0
@@ -288,7 +291,7 @@ class _Stream:
         with open_url(item.url, Span(start), version, item.origin, item.access) as answer:
             if item.is_pinned and answer.version != item.version:
                 _refuse_change(item, answer)
-            if item.sha256 and item.size >= 0 and answer.total not in (-1, item.size):
+            if item.size >= 0 and answer.total not in (-1, item.size):
                 _refuse_size(item, answer)
             if answer.start != start:  # a changed object, or a server that knows no ranges
                 self._advance(-start)
@@ -308,7 +311,7 @@ class _Stream:
                         return
         finally:
             # Of a small object only here: most come whole, and there are many.
-            if answer.version and self._arrived != answer.total:
+            if answer.version and self._arrived not in (0, answer.total):
                 self._item.version_file.write_text(answer.version)
 
     def _take(self, block: memoryview, file: io.FileIO) -> None:
@@ -318,6 +321,21 @@ class _Stream:
             self._hashed += len(block)
         self._arrived += len(block)
         self._advance(len(block))
+        self._check_end()
+
+    def _check_end(self) -> None:
+        """Stop what goes on past its size, or where nobody said one, until the disk is full."""
+        item, room = self._item, -1
+        if item.size < 0 and self._arrived >= self._looked + LOOKED_AFTER:
+            self._looked, room = self._arrived, shutil.disk_usage(item.part.parent).free
+        if 0 <= item.size < self._arrived or 0 <= room < LEAST_ROOM:
+            self._give_up()
+            past = (
+                f"past the {item.size} bytes that are locked" if item.size >= 0 else "until the disk is full"
+            )
+            raise InputError(
+                f"{item.origin}: {shown(item.url)}: it goes on {past}; what was fetched is removed. {item.remedy}"
+            )
 
     def _digest(self) -> str:
         return self._hash.hexdigest() if self._hashed == self._arrived else sha256_of(self._item.part)

@@ -48,6 +48,8 @@ __all__ = [
 
 MAX_MEMBER = 4 << 30  # bytes of one member
 MAX_RATIO = 200  # times its compressed size that a member or an archive may grow
+MAX_MEMBERS = 5_000_000  # of one archive
+MAX_ZIP = 1 << 30  # bytes that a zip may hold in all, whatever it is compressed to
 FREE = 64 << 20  # growth up to this size is never a bomb
 LONGEST_LINK = 4096  # bytes of a path that a link in a zip holds
 LINKS = 8  # one after the other, to a file
@@ -97,7 +99,11 @@ def list_members(archive: Path) -> Iterator[Member | Refusal]:
     seen: dict[str, Member] = {}
     links: list[Link] = []
     try:
-        for found in _list_zip(archive) if _is_zip(archive) else _list_tar(archive):
+        for count, found in enumerate(_list_zip(archive) if _is_zip(archive) else _list_tar(archive)):
+            if count == MAX_MEMBERS:
+                detail = f"more than {MAX_MEMBERS}, and the rest is not read: pack them into several"
+                yield Refusal(str(archive), "", "too many members", detail)
+                return
             if isinstance(found, Link) and not found.hard:
                 links.append(found)
                 continue
@@ -235,6 +241,11 @@ def _check_tar(archive: str, info: tarfile.TarInfo, total: int) -> Member | Refu
 
 def _list_zip(archive: Path) -> Iterator[Member | Refusal | Link]:
     with zipfile.ZipFile(archive) as file:
+        # Entries that share their bytes are each within bounds, and no bound together.
+        total, packed = sum(info.file_size for info in file.infolist()), archive.stat().st_size
+        if total > max(MAX_ZIP, MAX_RATIO * packed):
+            yield Refusal(str(archive), "", "decompression bomb", f"{packed} bytes grow to {total}")
+            return
         for entry, info in enumerate(file.infolist()):
             if not info.is_dir() and not info.filename.endswith("\\"):
                 found: Member | Refusal | Link = _check_zip(str(archive), info, entry)
