@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from videollava.errors import InputError
@@ -156,10 +157,11 @@ def fetch_snapshot(name: str, revision: str = "") -> Origin:
 
     repository, _, asked = name.partition("@")
     wanted = revision or asked or "main"
+    fetch = partial(snapshot_download, repository, endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        folder = Path(snapshot_download(repository, revision=wanted, ignore_patterns=FOREIGN + OLDER))
+        folder = Path(fetch(revision=wanted, ignore_patterns=FOREIGN + OLDER))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(repository, revision=folder.name, ignore_patterns=FOREIGN))
+            folder = Path(fetch(revision=folder.name, ignore_patterns=FOREIGN))
     except GatedRepoError as error:
         raise InputError(
             f"{name}: its owner gives it to those who accepted its terms: accept them on its page on the hub, and set "

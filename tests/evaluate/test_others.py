@@ -69,9 +69,7 @@ def test_a_hub_id_is_named_in_the_report_and_its_folder_not(
 
 
 def test_without_data_it_says_how_to_get_some(workspace: Path, model_folder: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"no benchmark has data here: evaluate\.folders\.NAME is the folder"
-    ):
+    with pytest.raises(InputError, match=r"has data here; `videollava benchmarks` tells"):
         evaluate_other(params(benchmarks=["gqa", "pope"]), workspace, str(model_folder))
     with pytest.raises(InputError, match=r"set evaluate\.folders\.gqa"):  # asked for by name, it is an error
         evaluate_other(params(benchmarks=["gqa"]), workspace, str(model_folder), chosen=True)

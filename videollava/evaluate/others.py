@@ -11,6 +11,7 @@ from typing import Any
 
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
+from videollava.evaluate.at_hand import look_at
 from videollava.evaluate.ranks import Ranks
 from videollava.evaluate.stage import evaluate
 from videollava.machine import DEFAULTS, Machine
@@ -36,7 +37,7 @@ def evaluate_other(
     chosen: whether the benchmarks were asked for by name; otherwise those without data here are told and left out.
     InputError where none has data.
     """
-    choices = params.evaluate if chosen else _those_here(params.evaluate, workspace)
+    choices = params.evaluate if chosen else _those_here(params, workspace)
     origin = find_model(model, workspace)
     if not Ranks.of().rank:
         print(f"evaluate: {model} ({origin.revision})", flush=True)
@@ -56,21 +57,16 @@ def folder_of(model: str) -> Path:
     return Path(EVALUATIONS) / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
 
 
-def _those_here(choices: Evaluate, workspace: Path) -> Evaluate:
+def _those_here(params: Params, workspace: Path) -> Evaluate:
     """The benchmarks of params.yaml, and those of which it names folders, as far as their data are here."""
+    choices = params.evaluate
     asked = list(dict.fromkeys([*choices.benchmarks, *choices.folders]))
-    here = [name for name in asked if _has_data(name, choices, workspace)]
+    places = {place.id: place for place in look_at(params, workspace)}
+    here = [name for name in asked if places[benchmarks.get(name).id].here]
     if lacking := [name for name in asked if name not in here]:
         print(f"evaluate: no data here for {', '.join(lacking)}: left out", flush=True)
     if not here:
         raise InputError(
-            "no benchmark has data here: evaluate.folders.NAME is the folder with a benchmark's question files and "
-            f"media ({', '.join(benchmarks.names()[:4])}, ..), and sources with test questions make splits of their own"
+            "no benchmark of params.yaml has data here; `videollava benchmarks` tells what each lacks and how to get it"
         )
     return choices.replace(benchmarks=tuple(here))
-
-
-def _has_data(name: str, choices: Evaluate, workspace: Path) -> bool:
-    if name in choices.folders:
-        return (workspace / choices.folders[name]).is_dir()
-    return (workspace / f"data/index/splits/test-{name}.arrow").is_file()
