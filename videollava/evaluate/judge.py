@@ -15,6 +15,7 @@ from typing import Any
 
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
+from videollava.evaluate.benchmarks.interface import Benchmark
 from videollava.evaluate.benchmarks.replies import read_replies
 from videollava.evaluate.judge_cache import Cache, Entry, key_of
 from videollava.evaluate.judge_endpoint import (
@@ -204,7 +205,7 @@ def judge_asks(
 
 
 def judge_answers(
-    benchmark: str,
+    benchmark: str | Benchmark,
     gold: Sequence[Path],
     answers: Path,
     judge: Judge,
@@ -224,9 +225,9 @@ def judge_answers(
     `unseen` are wrong without asking: their medium was missing. InputError where not all could be judged,
     since half a score is none.
     """
-    one = benchmarks.get(benchmark)
+    one = benchmarks.get(benchmark) if isinstance(benchmark, str) else benchmark
     if one.asks is None:
-        raise InputError(f"{benchmark} has its own metric: it takes no judge")
+        raise InputError(f"{one.id} has its own metric: it takes no judge")
     asks = one.asks(gold, answers)
     wrong = [ask for ask in asks if ask.id in unseen and ask.prompt.reply in UNSEEN]
     left = {ask.id for ask in wrong}
@@ -242,11 +243,11 @@ def judge_answers(
         )
     if not judged.complete:
         cause = judged.problem or f"the cap of {judged.calls} calls (evaluate.judge.max_calls) was reached"
-        raise InputError(f"{benchmark}: {len(judged.replies)} answers judged and kept, the rest not: {cause}")
+        raise InputError(f"{one.id}: {len(judged.replies)} answers judged and kept, the rest not: {cause}")
     for ask in wrong:
         judged.prompt = ask.prompt.hash
         judged.replies[ask.id] = [UNSEEN[ask.prompt.reply]]
-    replies = folder / f"{benchmark}.replies.json"
+    replies = folder / f"{one.id}.replies.json"
     judged.write(replies)
     return replies
 

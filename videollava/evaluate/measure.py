@@ -37,6 +37,7 @@ COUNTED = (
     *("missing_media", "unasked", "cut_answers", "invalid", "undecided", "unscored", "unjudged"),
     *("read_otherwise", "otherwise_right", "lost_to_form"),
 )
+JUDGED = ("judge", "judge_version", "judge_prompt", "judge_reader")
 RATED_TO_10 = "llava-bench"
 
 
@@ -84,7 +85,9 @@ def measure(one: QuestionSet, given: Given, blind: Given | None, bench: Bench) -
 
 
 def _split_metrics(one: QuestionSet, found: Figures) -> dict[str, Any]:
-    return {"accuracy": found.figures["accuracy"], "chance": _chance(one.items), "n": len(one.items)}
+    told = {key: value for key in (*COUNTED, *JUDGED) if (value := found.figures.get(key))}
+    chance = {} if one.benchmark.asks else {"chance": _chance(one.items)}
+    return {"accuracy": found.figures["accuracy"], **chance, "n": len(one.items), **told}
 
 
 def _score(one: QuestionSet, given: Given, bench: Bench, which: str) -> Figures | None:
@@ -98,7 +101,7 @@ def _score(one: QuestionSet, given: Given, bench: Bench, which: str) -> Figures 
             )
             return None
         replies = judge_answers(
-            one.name,
+            one.benchmark,
             one.gold,
             answers,
             bench.judge,

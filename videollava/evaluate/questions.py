@@ -27,7 +27,7 @@ from videollava.data.acquire.unpacked import unpack_fetched
 from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
-from videollava.evaluate.benchmarks import Benchmark, Question
+from videollava.evaluate.benchmarks import Benchmark, Question, own, tiny
 from videollava.evaluate.benchmarks.reading import looks_like_data
 from videollava.evaluate.benchmarks.video_qa import SUFFIXES
 from videollava.params import Evaluate
@@ -95,11 +95,27 @@ def read_questions(name: str, choices: Evaluate, workspace: Path, unpacked: Path
     InputError names the file and record that is wrong, and says what to do where there are no questions or
     none of their media.
     """
-    one = benchmarks.get(name)
+    split = workspace / f"data/index/splits/test-{name}.arrow"
+    if name not in benchmarks.names() and split.is_file() and name not in choices.folders:
+        found = _read_own(name, choices.metrics.get(name, ""), workspace / "data/index")
+        items = found.items[: choices.limit] if choices.limit else found.items
+        _check(name, items)
+        return QuestionSet(found.benchmark, items, limit=choices.limit)
+    try:
+        one = benchmarks.get(name)
+    except InputError as error:
+        raise InputError(
+            f"{error}; or a source's own test: data/index has no split test-{name}, set index.sources.{name}.test and "
+            "run `videollava index`"
+        ) from error
     if name in choices.folders:
         folder = _unpacked(choices.folders[name], workspace)
         found = _read_folder(one, folder, unpacked, workspace)
-    elif (workspace / f"data/index/splits/test-{name}.arrow").is_file():
+    elif split.is_file():
+        if one.score is not tiny.score:
+            raise InputError(
+                f"{name}: a source's test has the name of a benchmark; rename the source in params.yaml"
+            )
         found = QuestionSet(one, tuple(read_split(workspace / "data/index", name)))
     else:
         raise InputError(
@@ -118,6 +134,25 @@ def _unpacked(folder: str, workspace: Path) -> Path:
         return workspace / folder
     whole = unpack_fetched(workspace.joinpath(*parts[:3]), workspace / "checkpoints/benchmarks")
     return whole.joinpath(*parts[3:])
+
+
+def _read_own(name: str, metric: str, prepared: Path) -> QuestionSet:
+    """The test of a source's own."""
+    rows = own.own_rows(load_split(prepared, f"test-{name}"))
+    one = own.own_benchmark(name, own.choose_metric(name, metric, rows))
+    apart = ("question_id", "media")
+    items = (
+        Item(
+            row["question_id"],
+            row["kind"],
+            row["question"],
+            row["answer"],
+            tuple(row["media"]),
+            {key: value for key, value in row.items() if key not in apart},
+        )
+        for row in rows
+    )
+    return QuestionSet(one, tuple(items))
 
 
 def read_split(prepared: Path, name: str) -> Iterator[Item]:

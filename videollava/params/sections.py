@@ -408,6 +408,11 @@ class Evaluate(Section):
         description="by benchmark, the folder with its files and media (data/raw/NAME: a source of use benchmark); "
         "without one: the split test-<id>",
     )
+    metrics: Mapping[str, Literal["exact", "choice", "soft", "judge"]] = Field(
+        {},
+        description="by source, how its own test is scored; without one: choice where its questions have choices, soft "
+        "where they have several answers, else exact",
+    )
     limit: Whole = Field(0, description="only the first questions of each; 0: all")
     max_new_tokens: Count = Field(
         128, description="for own splits; other benchmarks have their official number"
