@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
-from videollava.evaluate import benchmarks
 from videollava.evaluate.at_hand import look_at
 from videollava.evaluate.ranks import Ranks
 from videollava.evaluate.stage import evaluate
@@ -62,7 +61,12 @@ def _those_here(params: Params, workspace: Path) -> Evaluate:
     choices = params.evaluate
     asked = list(dict.fromkeys([*choices.benchmarks, *choices.folders]))
     places = {place.id: place for place in look_at(params, workspace)}
-    here = [name for name in asked if places[benchmarks.get(name).id].here]
+    splits = workspace / "data/index/splits"
+    here = [
+        name
+        for name in asked
+        if (name in places and places[name].here) or (splits / f"test-{name}.arrow").is_file()
+    ]
     if lacking := [name for name in asked if name not in here]:
         print(f"evaluate: no data here for {', '.join(lacking)}: left out", flush=True)
     if not here:
