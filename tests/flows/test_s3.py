@@ -17,6 +17,7 @@ import pytest
 
 from flows.stages.stage import push_stage, run_stage
 from flows.storage import stores
+from videollava import cli
 from videollava.errors import InputError
 from videollava.registry.manifest import folder_key, materialise, missing_files, read_manifest
 
@@ -119,3 +120,31 @@ def test_over_s3(workspace: Path, tmp_path: Path, endpoint: str, monkeypatch: py
     with pytest.raises(InputError, match=r"s3://models/dvc.*(403|Forbidden|SignatureDoesNotMatch)"):
         materialise(manifest, far, tmp_path / "elsewhere")
     assert "403" in missing_files(manifest, far, tmp_path / "elsewhere")
+
+
+def test_a_bucket_is_made_the_remote_once_it_takes_an_object(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "global"))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    root = tmp_path / "mine"
+    (root / ".dvc").mkdir(parents=True)
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    subprocess.run(["git", "init", "--quiet", str(root)], check=True)
+    monkeypatch.chdir(root)
+    assert cli.main(["remote", "set", "s3://no-such-bucket/x", "--endpoint", endpoint]) == 2
+    assert "create the bucket, or mend its name" in capsys.readouterr().err
+    assert "remote" not in (root / ".dvc/config").read_text()
+    words = ["remote", "set", "s3://models/data", "--endpoint", endpoint, "--region", "us-east-1"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert f"store  s3://models/data  endpoint {endpoint}  region us-east-1: can be written to" in said
+    assert "keys belong to your machine, never into git" in said
+    assert KEYS["secretKey"] not in (root / ".dvc/config").read_text()
+    (root / "x").write_text("x")
+    for step in (["add", "x"], ["push"]):
+        subprocess.run([sys.executable, "-m", "dvc", *step], cwd=root, check=True, capture_output=True)
+    assert [place.url for place in stores(root)][1:] == ["s3://models/data"]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    assert cli.main(words) == 2
+    assert "nothing can be written there" in capsys.readouterr().err

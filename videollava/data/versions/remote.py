@@ -10,6 +10,7 @@ import os
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from videollava.data.versions.dvc import run_dvc
@@ -128,6 +129,7 @@ def _try_bucket(remote: Remote) -> None:
         session = boto3.Session(profile_name=remote.profile or None, region_name=remote.region or None)
         limits = Config(connect_timeout=10, read_timeout=20, retries={"max_attempts": 2})
         client = session.client("s3", endpoint_url=remote.endpoint or None, config=limits)
+        _find_bucket(client, place.netloc)
         client.put_object(Bucket=place.netloc, Key=key, Body=b"")
         client.delete_object(Bucket=place.netloc, Key=key)
     except (BotoCoreError, ClientError, ValueError) as error:
@@ -136,9 +138,21 @@ def _try_bucket(remote: Remote) -> None:
         ) from error
 
 
+def _find_bucket(client: Any, bucket: str) -> None:
+    """Some servers make a bucket by writing to it: of a slip of its name there would be two."""
+    from botocore.exceptions import ClientError
+
+    try:
+        client.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchBucket"):
+            raise
+        # One may write without the right to list: the writing tells.
+
+
 def _remedy(error: Exception, remote: Remote) -> str:
     code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
-    if code == "NoSuchBucket":
+    if code in ("404", "NoSuchBucket"):
         return "create the bucket, or mend its name"
     if "EndpointConnection" in type(error).__name__ or "Timeout" in type(error).__name__:
         return "is --endpoint right, and does the server run?"
