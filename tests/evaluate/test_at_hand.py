@@ -79,6 +79,20 @@ def test_a_benchmark_is_fetched_and_asked_like_other_data(
     assert medium.is_relative_to(tmp_path / "checkpoints/benchmarks")
 
 
+def test_tests_of_own_data_are_listed_too(tmp_path: Path) -> None:
+    (tmp_path / "data/index/splits").mkdir(parents=True)
+    (tmp_path / "data/index/splits/test-mine.arrow").touch()
+    params = workspace_with(tmp_path)
+    source = params.sources["msvd_files"].replace(name="notes", use="")
+    more = params.replace(
+        sources={**params.sources, "notes": source}, evaluate=params.evaluate.replace(benchmarks=("notes",))
+    )
+    found = {one.id: one for one in look_at(more, tmp_path)}
+    assert found["mine"].here
+    assert (found["notes"].asked, found["notes"].here) == (True, False)
+    assert "split test-notes of data/index: run `videollava index`" in found["notes"].lacks
+
+
 def test_what_is_not_whole_is_told(tmp_path: Path) -> None:
     params = workspace_with(tmp_path, videos="other.mp4")
     fetch(params, tmp_path)

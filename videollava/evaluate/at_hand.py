@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videollava.data.prepare.tables import split_names
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
 from videollava.evaluate.benchmarks.origins import origin_of
@@ -14,7 +15,7 @@ from videollava.params import Params
 
 __all__ = ["AtHand", "look_at"]
 
-OWN = "its questions are the split test-{0} of a source of your own"
+OWN = "its questions are the split test-{0} of data/index: run `videollava index`, with a source that has a test"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,18 @@ def look_at(params: Params, workspace: Path, names: Sequence[str] = ()) -> list[
 
     InputError for a name that is none's.
     """
-    chosen = [benchmarks.get(name).id for name in names] or list(benchmarks.names())
+    own = [name for name in _own(params, workspace) if name not in benchmarks.names()]
+    chosen = [name if name in own else benchmarks.get(name).id for name in names]
+    chosen = chosen or [*benchmarks.names(), *own]
     return [_look(name, params, workspace, thorough=bool(names)) for name in chosen]
+
+
+def _own(params: Params, workspace: Path) -> list[str]:
+    """Tests of one's own data: those that the index has, and sources that evaluate.benchmarks names."""
+    splits = split_names(workspace / "data/index") if (workspace / "data/index").is_dir() else []
+    here = [split.removeprefix("test-") for split in splits if split.startswith("test-")]
+    asked = [name for name in params.evaluate.benchmarks if name in params.sources]
+    return list(dict.fromkeys([*here, *asked]))
 
 
 def _look(name: str, params: Params, workspace: Path, thorough: bool) -> AtHand:
@@ -51,7 +62,8 @@ def _look(name: str, params: Params, workspace: Path, thorough: bool) -> AtHand:
             )
         except InputError as error:
             lacks = str(error)
-    title, asked = benchmarks.get(name).title, name in params.evaluate.benchmarks
+    title = benchmarks.get(name).title if name in benchmarks.names() else f"the test of {name}"
+    asked = name in params.evaluate.benchmarks
     return AtHand(name, title, asked, not lacks, where, lacks, origin.places if origin else ())
 
 
