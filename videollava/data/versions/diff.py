@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -63,19 +64,20 @@ class Diff:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A record that one index has and the other has not like this. key: of its source and id."""
+    """A record that one index has and the other has not like this. key: of its source and id; place: in its split."""
 
     key: bytes
     content: bytes
     split: str
-    row: dict[str, Any]
+    place: int
+    source: str
 
 
 def compare(old: Indexed, new: Indexed) -> Diff:
-    """What `new` has otherwise than `old`. Memory: some 150 bytes a record of `old`, and all that differs."""
+    """What `new` has otherwise than `old`. Memory: some hundred bytes a record of `old`, and some more that differ."""
     diff = Diff(old, new)
     _compare_media(diff)
-    left: Counter[bytes] = Counter(key + content for key, content, _, _ in _digests(old))
+    left: Counter[bytes] = Counter(key + content for key, content, *_ in _digests(old))
     came = list(_unmatched(new, left))
     gone = list(_unmatched(old, +left, missing=True))
     _match(diff, gone, came)
@@ -90,15 +92,15 @@ def _compare_media(diff: Diff) -> None:
                 diff.media[source][what] += 1
 
 
-def _digests(index: Indexed) -> Iterator[tuple[bytes, bytes, str, dict[str, Any]]]:
-    """Of each record: of its source and id; of its split and content; the split; the row."""
+def _digests(index: Indexed) -> Iterator[tuple[bytes, bytes, str, int, dict[str, Any]]]:
+    """Of each record: of its source and id; of its split and content; the split, the place in it, the row."""
     hashes = index.hashes
     for split in index.splits():
-        for row in index.rows(split):
+        for place, row in enumerate(index.rows(split)):
             key = hashlib.blake2b(f"{row['source']}\0{row['id']}".encode(), digest_size=8)
             content = hashlib.blake2b(f"{split}\0".encode(), digest_size=16)
             content.update(_content(row, hashes))
-            yield key.digest(), content.digest(), split, row
+            yield key.digest(), content.digest(), split, place, row
 
 
 def _content(row: dict[str, Any], hashes: list[bytes]) -> bytes:
@@ -108,12 +110,12 @@ def _content(row: dict[str, Any], hashes: list[bytes]) -> bytes:
 
 def _unmatched(index: Indexed, left: Counter[bytes], missing: bool = False) -> Iterator[_Found]:
     """Records that `left` does not hold, each of its entries taken once (missing: those that it does)."""
-    for key, content, split, row in _digests(index):
+    for key, content, split, place, row in _digests(index):
         there = left.get(key + content, 0) > 0
         if there:
             left[key + content] -= 1
         if there == missing:
-            yield _Found(key, _content(row, index.hashes), split, row)
+            yield _Found(key, _content(row, index.hashes), split, place, sys.intern(row["source"]))
 
 
 def _match(diff: Diff, gone: list[_Found], came: list[_Found]) -> None:
@@ -134,9 +136,9 @@ def _match(diff: Diff, gone: list[_Found], came: list[_Found]) -> None:
 
 
 def _count(diff: Diff, what: str, found: _Found, of: Indexed, before: str = "") -> None:
-    row = found.row
-    diff.records[row["source"]][what] += 1
-    if diff.records[row["source"]][what] <= SHOWN:
+    diff.records[found.source][what] += 1
+    if diff.records[found.source][what] <= SHOWN:
+        row = of.row(found.split, found.place)
         turns = [[role, text[:TEXT]] for role, text in json.loads(row["conversations"])[:2]]
         shown = Example(what, row["source"], row["id"], found.split, turns, row["media"], of, before)
         diff.examples.append(shown)

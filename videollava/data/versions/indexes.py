@@ -18,6 +18,7 @@ __all__ = ["HERE", "Indexed", "open_index"]
 
 INDEX = Path("data/index")
 HERE = "."
+COLUMNS = ["id", "source", "kind", "conversations", "media"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,13 @@ class Indexed:
 
     def rows(self, split: str) -> Iterator[dict[str, Any]]:
         """Records of a split: id, source, kind, conversations (JSON), media (numbers); a batch at a time."""
-        columns = ["id", "source", "kind", "conversations", "media"]
-        for batch in load_split(self.folder, split).select(columns).to_batches():
+        for batch in load_split(self.folder, split).select(COLUMNS).to_batches():
             yield from batch.to_pylist()
+
+    def row(self, split: str, place: int) -> dict[str, Any]:
+        """One of them."""
+        found: dict[str, Any] = load_split(self.folder, split).select(COLUMNS).slice(place, 1).to_pylist()[0]
+        return found
 
 
 def open_index(workspace: Path, name: str, scratch: Path) -> Indexed:
