@@ -83,7 +83,7 @@ def test_exact_takes_any_of_the_answers(prepare: Prepare, tmp_path: Path) -> Non
 
 
 def test_choices_are_asked_for_and_read_by_letter_or_text(prepare: Prepare, tmp_path: Path) -> None:
-    options = {"choices": ["a cup", "a jug"], "answers": ["B"]}
+    options: dict[str, Any] = {"choices": ["a cup", "a jug"], "answers": ["B"]}
     rows = [row(key, "<image>\nwhat?", "B", **options) for key in "abcd"]
     one = asked(prepare, rows)
     assert one.items[0].question == (

@@ -117,7 +117,9 @@ def test_texts_go_by_what_they_ask(tmp_path: Path, capsys: pytest.CaptureFixture
     assert 8 < len(asked) < 30
     assert trained == {f"b{n}" for n in range(60) if str(n) not in asked}
     assert left_out(folder)["other"] == len(asked)
-    assert f"other: {len(asked):,} samples are left out of training: a test asks" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"other: {len(asked):,} samples are left out of training: a test asks" in told
+    assert "mine: it has a test that nobody asks: list mine in evaluate.benchmarks" in told
 
 
 def test_what_looks_like_a_test_s_medium_is_not_trained_on(tmp_path: Path) -> None:

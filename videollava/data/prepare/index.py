@@ -30,6 +30,7 @@ from videollava.data.prepare.row import Row
 from videollava.data.prepare.rows import Task, encode_rows
 from videollava.data.prepare.splits import Cut, cut_splits
 from videollava.data.prepare.tables import (
+    TEST,
     TableWriter,
     base_split,
     split_writer,
@@ -102,6 +103,7 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
     _say_held_out(splits, params.index.held_out)
     _say_forgotten(joined.forgotten)
     _say_cut(cut)
+    _say_unlisted(splits, params.evaluate.benchmarks)
     print(table_of(mixture))
     left = {"near_a_test": cut.near, "thinned": cut.thinned}
     found = {"splits": splits, "mixture": mixture, "left_out": left, "media": joined.count_media()}
@@ -228,6 +230,13 @@ def _say_cut(cut: Cut) -> None:
                 f"{source}: {count:,} samples say that they are a test's and are none: its test is drawn as a share; "
                 f"`index.sources.{source}.test: field` takes them"
             )
+
+
+def _say_unlisted(splits: Iterable[str], listed: Iterable[str]) -> None:
+    for name in sorted(
+        {split.removeprefix(TEST) for split in splits if split.startswith(TEST)} - set(listed)
+    ):
+        print(f"{name}: it has a test that nobody asks: list {name} in evaluate.benchmarks")
 
 
 def _say_held_out(splits: Mapping[str, Counter[str]], most: int) -> None:

@@ -55,7 +55,7 @@ def choose_metric(name: str, wanted: str, rows: Sequence[Row]) -> Metric:
         raise InputError(f"evaluate.metrics.{name}: choice: question {some['question_id']!r} has no choices")
     for metric in get_args(Metric):
         if metric == wanted:
-            return metric  # type: ignore[no-any-return]
+            return metric
     if some is None:
         return "choice"
     return "soft" if any(len(row["answers"]) > 1 for row in rows) else "exact"
