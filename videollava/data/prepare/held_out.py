@@ -12,6 +12,7 @@ where new ones come before it and the bound is reached.
 
 from __future__ import annotations
 
+import heapq
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -62,10 +63,9 @@ def draw_held_out(
         groups.join(number, root)
     room = {split: groups.totals[split] // ONE_IN for split in SPLITS}
     room.update({split: min(most, room[split]) for split in BOUNDED})
-    named, others = groups.in_order()
     drawn: set[int] = set()
     texts: set[int] = set()
-    for group in (*named, *others):
+    for group in groups.in_order():
         # One that does not fit is passed over: it may be a medium that thousands ask about.
         fits = all(group.counts[split] <= room[split] for split in SPLITS)
         if group.state & DRAWN or (fits and any(group.counts[split] for split in BOUNDED)):
@@ -116,17 +116,22 @@ class _Groups:
             self._states[number] |= self._state(row, self._places[number])
             self.join(row.media[0], number)
 
-    def in_order(self) -> tuple[list[_Group], list[_Group]]:
-        """Groups that are held out by name, and those that may be drawn; each in their order."""
+    def in_order(self) -> Iterator[_Group]:
+        """Groups that are held out by name, then those that may be drawn; each in their order."""
         for number in range(len(self._first)):
             first = self._find(number)
             for counts in self._counts.values() if first != number else ():
                 counts[first] += counts[number]
                 counts[number] = 0
             self._states[first] |= self._states[number]
-        found = sorted((*self._of_media(), *self._of_texts()), key=_by_place)
-        named = [group for group in found if group.state & DRAWN]
-        return named, [group for group in found if not group.state]
+        firsts = [number for number, first in enumerate(self._first) if number == first]
+        firsts.sort(key=self._places.__getitem__)
+        texts = sorted(self._texts)
+        for is_named in (True, False):
+            # One at a time: there may be a million.
+            for group in heapq.merge(self._of_media(firsts), self._of_texts(texts), key=_by_place):
+                if group.state & DRAWN if is_named else not group.state:
+                    yield group
 
     def media_of(self, firsts: Collection[int]) -> frozenset[int]:
         """All media of these groups."""
@@ -145,15 +150,14 @@ class _Groups:
             return DRAWN if row.part == "validation" else 0
         return FULL | (DRAWN if place < share * WHOLE else 0)
 
-    def _of_media(self) -> Iterator[_Group]:
-        for number, first in enumerate(self._first):
-            if number == first:
-                counts = {split: counts[number] for split, counts in self._counts.items()}
-                yield _Group(self._places[number], number, counts, self._states[number])
+    def _of_media(self, firsts: Iterable[int]) -> Iterator[_Group]:
+        for number in firsts:
+            counts = {split: counts[number] for split, counts in self._counts.items()}
+            yield _Group(self._places[number], number, counts, self._states[number])
 
-    def _of_texts(self) -> Iterator[_Group]:
-        for place, counts in self._texts.items():
-            yield _Group(place, None, counts, self._text_states[place])
+    def _of_texts(self, places: Iterable[int]) -> Iterator[_Group]:
+        for place in places:
+            yield _Group(place, None, self._texts[place], self._text_states[place])
 
     def _find(self, number: int) -> int:
         while self._first[number] != number:
