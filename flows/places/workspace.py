@@ -11,7 +11,7 @@ from flows.places.clones import drop_old_clones, have_clone
 from flows.places.git import ask_git, run_git
 from flows.places.lock import hold
 from flows.places.scm import settle_scm
-from flows.stages.graph import check_params
+from flows.stages.graph import check_params, stage_order
 from flows.storage import share
 from videollava.data.prepare.listed import join_params
 from videollava.errors import InputError
@@ -73,7 +73,7 @@ def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -
         aside = file.with_name("params.yaml.tmp")
         aside.write_text(text)
         aside.replace(file)
-    if join_params(root, load_params(file)):
+    if "index" in stage_order(root) and join_params(root, load_params(file)):
         changes.append("dvc.yaml: the sources that index reads")
     return changes
 

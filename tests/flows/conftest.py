@@ -13,9 +13,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PARAMS = """\
 profile: tiny  # a comment that stays
 seed: 0
-fetch:
-  sources:
-    - {name: toy, kind: generated, format: clips, train: 4, test: 2, seed: 1}
+sources:
+  toy: {kind: generated, format: clips, train: 4, test: 2, seed: 1}
 pretrain: {epochs: 1}
 finetune:
   epochs: 2
@@ -35,7 +34,7 @@ stages:
     metrics: [metrics.json]
   fetch:
     cmd: ${{run}} fetch
-    params: [fetch]
+    params: [sources]
     deps: [stage.py]
     outs: [data/raw]
   finetune:
@@ -55,7 +54,7 @@ params = load_params()
 
 def fetch():
     (root / "data/raw").mkdir(parents=True, exist_ok=True)
-    (root / "data/raw/toy").write_text(str(params.fetch))
+    (root / "data/raw/toy").write_text(str(params.sources))
     print("fetched", flush=True)
 
 

@@ -19,13 +19,13 @@ Lines = list[str]
 
 
 def test_questions_that_are_here_are_taken(workspace: Path) -> None:
-    (workspace / "data" / "prepared").mkdir(parents=True)
+    (workspace / "data" / "index").mkdir(parents=True)
     have_questions(workspace, pytest.fail)
 
 
 def test_without_them_the_remedy_is_named_at_once(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows.evaluate, "run_streamed", pytest.fail)
-    with pytest.raises(InputError, match=r"no default remote is set.*dvc repro prepare"):
+    with pytest.raises(InputError, match=r"no default remote is set.*dvc repro index"):
         have_questions(workspace, print)
     (workspace / ".dvc" / "config.local").write_text(REMOTE.format("/nowhere"))
     monkeypatch.setattr(flows.stages.remote, "_ask", lambda _: "Connection refused")
