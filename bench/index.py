@@ -44,7 +44,13 @@ def write_shards(folder: Path, count: int) -> None:
             said = [[turn["from"], turn["value"]] for turn in record["conversations"]]  # type: ignore[attr-defined]
             if len(said) % 2:
                 continue
-            row = {"id": record["id"], "split": "finetune", "kind": "", "conversations": json.dumps(said), "media": media}
+            row = {
+                "id": record["id"],
+                "split": "finetune",
+                "kind": "",
+                "conversations": json.dumps(said),
+                "media": media,
+            }
             writer.add({**dict.fromkeys(record_schema().names, None), **row})
             rows += 1
     about = {"shard": 0, "offset": 0, "size": 1, "width": 1, "height": 1, "frames": 1}
@@ -64,12 +70,17 @@ def index(workspace: Path) -> str:
     """Run it; what it took."""
     command = [sys.executable, "-m", "videollava", "index"]
     began = time.perf_counter()
-    child = subprocess.Popen(command, cwd=workspace, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, cwd=workspace, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
+    )
     _, status, spent = os.wait4(child.pid, 0)
     if status:
         raise SystemExit(f"index ended with {status}")
     seconds = time.perf_counter() - began
-    rows = sum(counts["records"] for counts in json.loads((workspace / "data/index/summary.json").read_text())["splits"].values())
+    rows = sum(
+        counts["records"]
+        for counts in json.loads((workspace / "data/index/summary.json").read_text())["splits"].values()
+    )
     busy = spent.ru_utime + spent.ru_stime
     return f"{rows:,} records: {seconds:.1f} s, {rows / seconds:,.0f} records/s, {busy:.1f} s of a core, peak {spent.ru_maxrss / 1024:,.0f} MiB"
 

@@ -560,8 +560,7 @@ def test_records_that_were_counted_are_not_counted_again(
     run(chosen, tmp_path)
     assert files(tmp_path / "data/index") == first
     monkeypatch.setattr(rows, "_count", counted)
-    shorter = chosen.replace(finetune=chosen.finetune.replace(max_text_tokens=4, max_tokens=2048))
-    run(shorter, tmp_path)
+    run(chosen.replace(index=chosen.index.replace(vocab_size=270)), tmp_path)
     table = load_split(tmp_path / "data/index", "finetune")
     assert table["text_tokens"].to_pylist() != [row["text_tokens"] for row in before(first)]
 
