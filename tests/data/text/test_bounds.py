@@ -19,7 +19,7 @@ from videollava.data.text.bounds import TooLongError, bound_of, check_bound, che
 from videollava.data.text.prompts import VIDEO_PLACEHOLDER, encode
 from videollava.data.text.vocabulary import load_tokenizer
 from videollava.errors import InputError
-from videollava.params import Params, Train
+from videollava.params import Params, Pretrain, Train
 
 
 def talk(name: str, *texts: str, **media: str) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def test_media_count_in_the_text_as_the_originals_placeholders(tmp_path: Path) -
 
 def test_each_stage_has_its_own_bound_and_positions_bound_both() -> None:
     chosen = params().replace(
-        pretrain=Train(max_text_tokens=100), finetune=Train(max_text_tokens=60, max_tokens=90)
+        pretrain=Pretrain(max_text_tokens=100), finetune=Train(max_text_tokens=60, max_tokens=90)
     )
     pretrain, finetune = bound_of(chosen, "pretrain"), bound_of(chosen, "finetune")
     assert pretrain is not None
