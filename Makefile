@@ -30,8 +30,9 @@ $(STAMP): requirements.lock pyproject.toml
 retrain: $(STAMP)  ## fetch, cut into shards, index, train, evaluate, register, promote: the main job (ARGS="--set finetune.epochs=3")
 	@$(BIN)/python -m flows.retrain $(ARGS)
 
+# Two at a time, of one thread each: that fits 2 cores and 24 GiB.
 test: $(STAMP)  ## the tests
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
 
 test-all: $(STAMP)  ## the tests and the slow ones
 	@$(BIN)/python -m pytest $(ARGS)
