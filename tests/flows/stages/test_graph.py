@@ -153,6 +153,7 @@ def test_every_section_of_a_stage_is_among_its_parameters() -> None:
 
 def test_the_index_reads_the_shards_of_every_source() -> None:
     assert listed_sources(REPOSITORY) == list(load_params(REPOSITORY / "params.yaml").sources)
+    assert "sources" in GRAPH["stages"]["index"]["params"]  # a line that is gone is no change to DVC
 
 
 def closure(module: str) -> set[str]:
