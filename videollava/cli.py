@@ -18,6 +18,7 @@ from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
 from videollava.parts import add_parts, run_parts
 from videollava.settings import SETTINGS
+from videollava.views import views
 
 __all__ = ["main"]
 
@@ -47,13 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The deepspeed launcher puts it before the command; torchrun's LOCAL_RANK says the same, and is what is read.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    words = sys.argv[1:] if argv is None else list(argv)
+    known = {**COMMANDS, **views(words)}
+    for name, command in known.items():
         command.add(commands.add_parser(name, help=command.about, description=command.about))
     arguments = parser.parse_args(argv)
-    arguments.words = sys.argv[1:] if argv is None else list(argv)  # for ranks, which run the same
+    arguments.words = words  # for ranks, which run the same
     try:
         _take_rank(arguments.local_rank)
-        return COMMANDS[arguments.command].run(arguments) or 0
+        return known[arguments.command].run(arguments) or 0
     except InputError as error:
         print(f"videollava {arguments.command}: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -22,6 +22,7 @@ __all__ = [
     "PREVIOUS",
     "Version",
     "find_version",
+    "list_models",
     "list_versions",
     "live_number",
     "open_store",
@@ -40,7 +41,8 @@ REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<versi
 class Version:
     """One version: number, aliases, metrics.json as it was, lineage, the MLflow run it belongs to.
 
-    key, evaluation: DVC's hashes of the model's and of the evaluation's folder. remarks: what a person should
+    key, evaluation: DVC's hashes of the model's and of the evaluation's folder. manifest: hash over the model's files
+    (manifest.py), whose first 32 digits name its unfolded folder. remarks: what a person should
     know of it (no commit, archived, not made by this software, a tag that cannot be read).
     """
 
@@ -53,6 +55,7 @@ class Version:
     lineage: Lineage = field(default_factory=Lineage)
     key: str = ""
     evaluation: str = ""
+    manifest: str = ""
     remarks: tuple[str, ...] = ()
     archived: bool = False
 
@@ -94,6 +97,20 @@ def list_versions(workspace: Path, tracking: Tracking, store: Any = None) -> lis
     aliases = read_aliases(store.client, tracking.model)
     found = [_with_aliases(version, aliases) for version in found]
     return sorted(found, key=lambda version: -version.number)
+
+
+@answered
+def list_models(workspace: Path, tracking: Tracking, store: Any = None) -> list[str]:
+    """Names of all registered models in the registry, whoever made them."""
+    store = store or open_store(workspace, tracking)
+    found: list[str] = []
+    token = None
+    while True:
+        page = store.client.search_registered_models(max_results=200, page_token=token)
+        found += [str(item.name) for item in page]
+        token = page.token
+        if not token:
+            return sorted(found)
 
 
 @answered
@@ -220,6 +237,7 @@ def read_version(item: Any) -> Version:
         lineage=lineage,
         key=tags.get("key", ""),
         evaluation=tags.get("evaluation", ""),
+        manifest=tags.get("manifest_sha256", ""),
         archived=item.current_stage == "Archived",
     )
     return replace(version, remarks=tuple(_remarks(version, metrics is None)))

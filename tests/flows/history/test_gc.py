@@ -1,0 +1,98 @@
+"""What may go of DVC's cache, asked of real git, DVC and a registry of its own."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from flows.history import gc
+from flows.places.git import run_git
+from flows.places.lock import hold
+from videollava import registry
+from videollava.errors import InputError
+from videollava.params import load_params
+
+
+def train(root: Path, epochs: int) -> str:
+    """Retrain with so many epochs, and keep dvc.lock in a commit beside the branch; the commit."""
+    file = root / "params.yaml"
+    file.write_text(re.sub(r"epochs: \d+\n  learning", f"epochs: {epochs}\n  learning", file.read_text()))
+    with chdir(root), Repo(str(root)) as repo:
+        repo.reproduce()
+    run_git(root, "add", "-f", "dvc.lock", "params.yaml")
+    tree = run_git(root, "write-tree")
+    run_git(root, "reset", "-q")
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    commit = run_git(root, *who, "commit-tree", tree, "-p", "HEAD", "-m", f"{epochs} epochs")
+    base = run_git(root, "rev-parse", "HEAD")
+    run_git(root, "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/epochs-{epochs}", commit)
+    return commit
+
+
+def register(root: Path, commit: str) -> int:
+    version, _ = registry.register(root, load_params(root / "params.yaml"))
+    run_git(root, "update-ref", f"refs/videollava/model/videollava/{version.number}", commit)
+    return version.number
+
+
+def weights(root: Path, epochs: int) -> bool:
+    """Whether the cache has the weights that so many epochs give."""
+    found = (root / ".dvc/cache/files/md5").rglob("*")
+    return any(path.is_file() and path.read_bytes() == f"weights after {epochs}".encode() for path in found)
+
+
+def call(root: Path, monkeypatch: pytest.MonkeyPatch, yes: bool, days: int = 30) -> int:
+    monkeypatch.chdir(root)
+    return gc.run(Namespace(yes=yes, older_than=days, json=False))
+
+
+def test_only_what_nobody_needs_goes(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = register(workspace, train(workspace, 2))
+    extra = train(workspace, 9)  # saved, and no version
+    second = register(workspace, train(workspace, 3))
+
+    assert call(workspace, monkeypatch, yes=True) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert all(weights(workspace, epochs) for epochs in (2, 9, 3))
+
+    assert call(workspace, monkeypatch, yes=False, days=0) == 0
+    assert "epochs-9: saved 0 days ago, and no version is of it" in capsys.readouterr().out
+    assert weights(workspace, 9), "nothing goes without --yes"
+    call(workspace, monkeypatch, yes=True, days=0)
+    assert not weights(workspace, 9)
+    assert extra not in run_git(workspace, "for-each-ref")
+    assert weights(workspace, 2)
+    assert weights(workspace, 3)
+
+    tracking = load_params(workspace / "params.yaml").tracking
+    registry.open_store(workspace, tracking).client.delete_model_version("videollava", str(first))
+    run_git(workspace, "tag", "keep", f"refs/videollava/model/videollava/{first}")
+    call(workspace, monkeypatch, yes=True)
+    assert weights(workspace, 2), "a tag needs it"
+    run_git(workspace, "tag", "-d", "keep")
+    capsys.readouterr()
+    call(workspace, monkeypatch, yes=True, days=0)
+    assert "version 1 was deleted from the registry" in capsys.readouterr().out
+    assert not weights(workspace, 2)
+    assert weights(workspace, 3)
+    assert registry.resolve(f"models:/videollava/{second}", workspace, tracking).is_dir()
+
+    with hold(workspace), pytest.raises(InputError, match="another retraining"):
+        call(workspace, monkeypatch, yes=True)
+
+
+def test_a_registry_that_lost_its_versions_frees_nothing(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(workspace, train(workspace, 2))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / '.mlflow' / 'another.db'}")
+    with pytest.raises(InputError, match="the registry has no version, and git has refs of some"):
+        call(workspace, monkeypatch, yes=True, days=0)
+    assert weights(workspace, 2)

@@ -1,0 +1,39 @@
+"""Questions of the present and the past: commands whose code lies above this package, in flows/history.
+
+They are named by module and imported when one is called, as the stages are: nothing here knows git, DVC or Prefect.
+A module gives `add_arguments(parser)` and `run(options)`, which returns the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+from videollava.command import Arguments, Command
+
+__all__ = ["VIEWS", "views"]
+
+VIEWS = {
+    "gc": (
+        "flows.history.gc",
+        "what may be removed of DVC's cache and how large it is; removes it with --yes",
+    ),
+}
+
+
+def views(words: Sequence[str]) -> dict[str, Command]:
+    """The commands; only the one that `words` (the command line) names is imported."""
+    chosen = next((word for word in words if not word.startswith("-")), "")
+    return {name: _view(module, about, name == chosen) for name, (module, about) in VIEWS.items()}
+
+
+def _view(module: str, about: str, chosen: bool) -> Command:
+    def add(parser: argparse.ArgumentParser) -> None:
+        if chosen:
+            import_module(module).add_arguments(parser)
+
+    def run(arguments: Arguments) -> int:
+        return int(import_module(module).run(arguments) or 0)
+
+    return Command(about, add, run)
