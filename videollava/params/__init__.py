@@ -9,6 +9,7 @@ from videollava.params.reading import (
     profile_names,
     profile_text,
     read_mapping,
+    read_mapping_text,
     read_section,
     split_overrides,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "profile_names",
     "profile_text",
     "read_mapping",
+    "read_mapping_text",
     "read_section",
     "schema",
     "split_overrides",

@@ -22,6 +22,7 @@ __all__ = [
     "profile_names",
     "profile_text",
     "read_mapping",
+    "read_mapping_text",
     "read_section",
     "split_overrides",
 ]
@@ -120,14 +121,23 @@ def profile_text(name: str) -> str:
 
 def read_mapping(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file; InputError where it is none, or names a key twice (YAML would keep the last)."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not valid YAML: {error}") from error
+    return read_mapping_text(text, str(file))
+
+
+def read_mapping_text(text: str, origin: str) -> dict[str, Any]:
+    """As `read_mapping`, of a text from `origin`."""
     import yaml
 
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _loader())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not valid YAML: {error}") from error
+        raw = yaml.load(text, _loader())
+    except yaml.YAMLError as error:
+        raise InputError(f"{origin}: not valid YAML: {error}") from error
     if raw is not None and not isinstance(raw, dict):
-        raise InputError(f"{file}: the file must be a mapping of keys, not {type(raw).__name__}")
+        raise InputError(f"{origin}: the file must be a mapping of keys, not {type(raw).__name__}")
     return raw or {}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from videollava.scrub import scrub
 
-__all__ = ["Commit", "read_commit"]
+__all__ = ["Commit", "ask_git", "read_commit"]
 
 SECONDS = 60
 NO_COMMIT = "HEAD names no commit: there is none yet, or its branch is gone"
@@ -50,9 +50,9 @@ class Commit:
 
 def read_commit(folder: Path) -> Commit:
     """The commit that `folder`'s files are of. Never raises: what git cannot say is in `trouble`."""
-    name, trouble = _git(folder, "rev-parse", "--verify", "HEAD^{commit}")
+    name, trouble = ask_git(folder, "rev-parse", "--verify", "HEAD^{commit}")
     if trouble:
-        nothing = trouble == "Needed a single revision" and not _git(folder, "rev-parse", "--git-dir")[1]
+        nothing = trouble == "Needed a single revision" and not ask_git(folder, "rev-parse", "--git-dir")[1]
         return Commit(trouble=NO_COMMIT if nothing else trouble)
     if foreign := _foreign(folder):
         return Commit(trouble=foreign)
@@ -61,7 +61,7 @@ def read_commit(folder: Path) -> Commit:
         ("ls-files", "--others", "--exclude-standard", "--", "*.py"),
     )
     for question in questions:
-        rows, trouble = _git(folder, *question)
+        rows, trouble = ask_git(folder, *question)
         if rows or trouble:
             return Commit(name, None if trouble else True, trouble)
     return Commit(name, False)
@@ -69,16 +69,16 @@ def read_commit(folder: Path) -> Commit:
 
 def _foreign(folder: Path) -> str:
     """A repository further up that knows nothing of this folder (an unpacked archive in somebody's home)."""
-    top, trouble = _git(folder, "rev-parse", "--show-toplevel")
+    top, trouble = ask_git(folder, "rev-parse", "--show-toplevel")
     if trouble or not top:
         return trouble or "git names no working tree for this folder"
-    if Path(top).resolve() == folder.resolve() or _git(folder, "ls-files", "--", ".")[0]:
+    if Path(top).resolve() == folder.resolve() or ask_git(folder, "ls-files", "--", ".")[0]:
         return ""
     return f"the git repository at {top} has none of this folder's files"
 
 
-def _git(folder: Path, *arguments: str) -> tuple[str, str]:
-    """What git printed, and why it failed: one of them is ""."""
+def ask_git(folder: Path, *arguments: str) -> tuple[str, str]:
+    """What git printed, and why it failed (one of them is ""): about the repository of `folder`, whatever called us."""
     environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     # No lock is taken for a question: another git may be at work here.
     environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}

@@ -38,7 +38,7 @@ SILENT = (
     "videollava/scrub.py",
     "videollava/params/",
     "videollava/machine/",
-    "videollava/gate.py",
+    "videollava/gate/",
     "videollava/origin.py",  # what it found is in the locks
     "videollava/tracking/",
     "videollava/registry/",
