@@ -7,11 +7,10 @@ from typing import Any
 
 from videollava.data.acquire.addresses import file_name, is_address, is_prefix, shown
 from videollava.data.acquire.located import MANIFEST
-from videollava.data.acquire.s3_client import Access
 from videollava.errors import InputError
-from videollava.params import Source
+from videollava.params import Params, Source
 
-__all__ = ["MANIFEST", "RESERVED", "access_of", "addresses", "asked", "check_source", "folder_of", "where"]
+__all__ = ["RESERVED", "addresses", "asked", "check_source", "choose", "folder_of", "where"]
 
 RESERVED = (".part", ".version", ".pieces")  # ends of names beside a file that is coming
 FIELDS = {
@@ -28,9 +27,16 @@ def where(source: Source) -> str:
     return f"params.yaml: sources.{source.name}"
 
 
-def access_of(source: Source) -> Access:
-    """How the store of its addresses is reached."""
-    return Access(source.endpoint, source.region, source.profile, source.unsigned)
+def choose(params: Params, name: str) -> list[Source]:
+    """The source of this name, checked; all without one. InputError where there is none, or one is declared wrongly."""
+    if not params.sources:
+        raise InputError("params.yaml: sources is empty; name at least one source")
+    if name and name not in params.sources:
+        raise InputError(f"params.yaml: sources: no {name!r}; there are: {', '.join(params.sources)}")
+    chosen = [params.sources[name]] if name else list(params.sources.values())
+    for source in chosen:
+        check_source(source)
+    return chosen
 
 
 def folder_of(source: Source, workspace: Path) -> Path:

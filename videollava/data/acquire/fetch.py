@@ -18,20 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from videollava.data.acquire.addresses import file_name, is_address, is_prefix, shown
-from videollava.data.acquire.declared import MANIFEST, access_of, addresses, check_source, folder_of, where
+from videollava.data.acquire.declared import addresses, choose, folder_of, where
 from videollava.data.acquire.download import Download, fetch_all, sha256_of
 from videollava.data.acquire.hub import hub_address
+from videollava.data.acquire.located import MANIFEST, RAW
 from videollava.data.acquire.lock import Lock, LockedFile, write_lock
 from videollava.data.acquire.look import lock_source
 from videollava.data.acquire.noted import Noted
+from videollava.data.acquire.s3_client import access_of
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine
 from videollava.params import Params, Source
 from videollava.scrub import has_signature
 
-__all__ = ["MANIFEST", "RAW", "STAGING", "choose", "fetch_source", "is_fetched", "run"]
+__all__ = ["STAGING", "fetch_source", "is_fetched", "run"]
 
-RAW = Path("data/raw")
 STAGING = Path("checkpoints/fetch")
 CONNECTIONS = 8  # at a time, where machine.yaml has fewer workers
 CLIP_BYTES = 20 << 10  # of a generated clip, about
@@ -46,18 +47,6 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS, source: st
     """
     for one in choose(params, source):
         fetch_source(one, workspace, machine.work("fetch").loaders, machine.download_retries)
-
-
-def choose(params: Params, name: str) -> list[Source]:
-    """The source of this name, checked; all without one. InputError where there is none, or one is declared wrongly."""
-    if not params.sources:
-        raise InputError("params.yaml: sources is empty; name at least one source")
-    if name and name not in params.sources:
-        raise InputError(f"params.yaml: sources: no {name!r}; there are: {', '.join(params.sources)}")
-    chosen = [params.sources[name]] if name else list(params.sources.values())
-    for source in chosen:
-        check_source(source)
-    return chosen
 
 
 def fetch_source(source: Source, workspace: Path, workers: int = 0, retries: int = 5) -> Lock:

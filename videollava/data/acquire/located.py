@@ -7,8 +7,9 @@ from pathlib import Path
 
 from videollava.errors import InputError
 
-__all__ = ["MANIFEST", "source_files"]
+__all__ = ["MANIFEST", "RAW", "source_files"]
 
+RAW = Path("data/raw")
 MANIFEST = "source.json"  # in each fetched folder: what was asked for, and every file
 
 

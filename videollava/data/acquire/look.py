@@ -15,19 +15,12 @@ from urllib.parse import quote
 
 from videollava.data.acquire.addresses import LONGEST_NAME, file_name, is_prefix, shown
 from videollava.data.acquire.attempts import ask_patiently
-from videollava.data.acquire.declared import (
-    MANIFEST,
-    RESERVED,
-    access_of,
-    addresses,
-    asked,
-    check_source,
-    folder_of,
-    where,
-)
+from videollava.data.acquire.declared import RESERVED, addresses, asked, check_source, folder_of, where
 from videollava.data.acquire.hub import list_hub, resolve_hub
+from videollava.data.acquire.located import MANIFEST
 from videollava.data.acquire.lock import Lock, LockedFile, look_again, read_lock, write_lock
 from videollava.data.acquire.remote import list_url, see_url
+from videollava.data.acquire.s3_client import access_of
 from videollava.errors import InputError
 from videollava.params import Source
 

@@ -10,8 +10,9 @@ from typing import Any
 from videollava.data.acquire.remote_http import is_loopback
 from videollava.data.acquire.replies import TIMEOUT
 from videollava.errors import InputError
+from videollava.params import Source
 
-__all__ = ["Access", "Store", "as_line", "open_store"]
+__all__ = ["Access", "Store", "access_of", "as_line", "open_store"]
 
 UNSIGNED = "AWS_NO_SIGN_REQUEST"  # credentials that are there are not used
 CONNECTIONS = 32  # kept open to one store
@@ -26,6 +27,11 @@ class Access:
     region: str = ""
     profile: str = ""
     unsigned: bool = False
+
+
+def access_of(source: Source) -> Access:
+    """How the store of its addresses is reached."""
+    return Access(source.endpoint, source.region, source.profile, source.unsigned)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from videollava.data.acquire.declared import access_of, folder_of, where
+from videollava.data.acquire.declared import folder_of, where
 from videollava.data.acquire.hub import hub_address
 from videollava.data.acquire.lock import Lock, LockedFile
 from videollava.data.acquire.remote import open_url
 from videollava.data.acquire.replies import Body, Span, TransientError
+from videollava.data.acquire.s3_client import access_of
 from videollava.data.records.endings import kind_of_file
 from videollava.data.records.formats.table import LOOKED_AT, guess_format
 from videollava.data.records.items import is_annotations, read_items

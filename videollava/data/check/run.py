@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from videollava.data.acquire.fetch import RAW
+from videollava.data.acquire.located import RAW
 from videollava.data.check.findings import Findings
 from videollava.data.check.lengths import Task, measure
 from videollava.data.check.places import Place, list_archives, open_place

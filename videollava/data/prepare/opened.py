@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from videollava.data.acquire.fetch import MANIFEST
-from videollava.data.acquire.located import source_files
+from videollava.data.acquire.located import MANIFEST, source_files
 from videollava.data.archives.listing import (
     AMBIGUOUS,
     Member,

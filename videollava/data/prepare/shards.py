@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from videollava.data.acquire.fetch import RAW, choose
+from videollava.data.acquire.declared import choose
+from videollava.data.acquire.located import RAW
 from videollava.data.archives.listing import Member
 from videollava.data.pool import Pool
 from videollava.data.prepare.opened import Opened, open_source
