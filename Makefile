@@ -58,9 +58,10 @@ docs: $(STAMP)  ## write the pages that are made from the code
 	@$(BIN)/videollava params --schema > docs/params.schema.json
 	@$(BIN)/videollava params --markdown > docs/parameters.md
 
-lock:  ## resolve pyproject.toml into requirements.lock again
+lock:  ## resolve pyproject.toml into requirements.lock again, and write the part that results depend on
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-package torch --no-annotate --no-header \
 	  --extra pipeline --extra tiny --extra gguf --extra deepspeed --extra quantize --extra tables --extra dev pyproject.toml -o requirements.lock
+	@$(BIN)/python -m videollava.tracking.packages $(TORCH)
 
 # With whichever Python is there: it cleans a checkout whose environment is gone, too.
 ANY := $(or $(wildcard $(BIN)/python),$(PYTHON))

@@ -35,6 +35,7 @@ from videollava.needs import find_lacks
 from videollava.params import load_params
 from videollava.scrub import scrub
 from videollava.tracking.lineage import read_lineage
+from videollava.tracking.packages import differing_packages, in_words
 from videollava.tracking.store import connect, tracking_uri
 from videollava.tracking.troubles import explain, is_from_store
 
@@ -100,6 +101,8 @@ def _look_ahead(session: Session) -> None:
     told = [f"lacks: {line}" for line in find_lacks(session.params, load_machine(session.root), session.root)]
     if lacking := session.check_tracking():
         told.append(f"tracking: {lacking}; the training goes on, the version is made when MLflow answers")
+    if differing := differing_packages(session.root):
+        told.append(f"packages: not as the lock has them, which is recorded: {in_words(differing)}")
     if trouble := read_lineage(session.root).trouble:
         told.append(f"lineage: no commit is recorded with this retraining: {trouble}")
     for line in told:

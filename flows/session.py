@@ -21,11 +21,11 @@ from videollava.tracking.forward import Follower, replay, try_out
 from videollava.tracking.journal import Journal, close_abandoned
 from videollava.tracking.lineage import (
     flatten,
-    library_versions,
     locked_input_key,
     read_lineage,
     stage_key,
 )
+from videollava.tracking.packages import package_tags
 from videollava.tracking.store import connect, find_run, tracking_uri
 from videollava.tracking.troubles import is_from_store
 
@@ -115,7 +115,7 @@ def open_session(root: Path, params: Params) -> Iterator[Session]:
         close_abandoned(runs, name)
     identity = uuid.uuid4().hex
     journal = Journal(runs / "retrain" / f"{identity[:16]}-001.jsonl", identity)
-    tags = {**read_lineage(root).tags(), **library_versions(), "profile": params.profile}
+    tags = {**read_lineage(root).tags(), **package_tags(root), "profile": params.profile}
     if flow_run := os.environ.get("PREFECT__FLOW_RUN_ID"):
         tags["prefect_flow_run"] = flow_run
     journal.start("retrain", flatten(params), tags)

@@ -291,7 +291,9 @@ def _add_mirror(parser: argparse.ArgumentParser) -> None:
 def _run_mirror(arguments: Arguments) -> None:
     import yaml
 
-    from videollava.data.acquire.fetch import RAW, choose, fetch_source
+    from videollava.data.acquire.declared import choose
+    from videollava.data.acquire.fetch import fetch_source
+    from videollava.data.acquire.located import RAW
     from videollava.data.acquire.mirror import mirror
     from videollava.data.acquire.s3_client import Access
     from videollava.params import load_params

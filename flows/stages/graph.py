@@ -11,7 +11,7 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.params import Params
 from videollava.registry.manifest import MODEL
-from videollava.tracking.lineage import read_graph
+from videollava.tracking.lineage import PARAMS, parameter_names, read_graph
 
 __all__ = ["check_params", "kept_stages", "stage_inputs", "stage_order", "stage_outputs"]
 
@@ -66,10 +66,7 @@ def check_params(workspace: Path, values: Mapping[str, Any]) -> None:
     Without this a params.yaml of before a parameter was named would end the run at its stage, hours later.
     """
     stages = _stages(workspace, values).values()
-    # What else a stage may name are keys of other files.
-    named = dict.fromkeys(
-        name for entry in stages for name in entry.get("params") or () if isinstance(name, str)
-    )
+    named = dict.fromkeys(name for entry in stages for name in parameter_names(entry).get(PARAMS, ()))
     defaults = Params().model_dump(mode="json")
     lacking = [name for name in named if _held(values, name) is ... and _held(defaults, name) is not ...]
     if lacking:

@@ -100,6 +100,26 @@ def test_the_input_key_before_a_run_is_the_locked_one_after_it(
     assert input_key(tmp_path, "nothing") == ""
 
 
+def test_keys_of_other_files_are_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_STAGE", "train")
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    pins = tmp_path / "compute.lock"
+    pins.write_text('torch: "2.10"\nruff: "1"\n')
+    stage = {"cmd": "t", "params": ["seed", {"compute.lock": ["torch"]}], "outs": ["model"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    held = {"params.yaml": {"seed": 0}, "compute.lock": {"torch": "2.10"}}
+    entry = {"cmd": "t", "params": held, "outs": [{"path": "model", "md5": "m"}]}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"train": entry}}))
+    key = input_key(tmp_path, "train")
+    assert key == locked_input_key(tmp_path, "train")
+    pins.write_text('torch: "2.10"\nruff: "2"\n')
+    assert input_key(tmp_path, "train") == key
+    bare = input_key(tmp_path, "train", parameters=False)
+    pins.write_text('torch: "2.11"\nruff: "2"\n')
+    assert input_key(tmp_path, "train") != key
+    assert input_key(tmp_path, "train", parameters=False) != bare
+
+
 def test_lineage_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     (tmp_path / "params.yaml").write_text("seed: 0\n")

@@ -17,7 +17,8 @@ from videollava.registry.refusals import answered, is_missing
 from videollava.registry.store import Store
 from videollava.registry.versions import Version, list_versions, open_store, read_version
 from videollava.scrub import scrub_all
-from videollava.tracking.lineage import Lineage, flatten, library_versions, read_lineage, stage_key
+from videollava.tracking.lineage import Lineage, flatten, read_lineage, stage_key
+from videollava.tracking.packages import differing_tag, library_versions, package_tags
 from videollava.tracking.troubles import explain, is_from_store
 
 __all__ = ["note_evaluation", "prepare", "read_metrics", "register", "registered"]
@@ -79,7 +80,7 @@ def register(
     run_id = run_id if _is_active(store, run_id) else _run_for(store, workspace, lineage)
     _log_scores(store, run_id, metrics)
     _make_model(store, params.tracking.model)
-    tags = _tags(manifest, lineage, metrics, params) | _evaluation_tag(workspace)
+    tags = _tags(manifest, lineage, metrics, params) | _evaluation_tag(workspace) | differing_tag(workspace)
     info = _log_model(store, params.tracking.model, run_id, manifest, places)
     created = store.client.create_model_version(
         params.tracking.model,
@@ -149,7 +150,7 @@ def _run_for(store: Any, workspace: Path, lineage: Lineage) -> str:
     if found:
         return found
     run = store.client.create_run(
-        store.experiment, tags=lineage.tags() | library_versions(), run_name="register"
+        store.experiment, tags=lineage.tags() | package_tags(workspace), run_name="register"
     )
     store.client.set_terminated(run.info.run_id)
     return str(run.info.run_id)

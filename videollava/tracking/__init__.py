@@ -24,10 +24,10 @@ from videollava.tracking.lineage import (
     Lineage,
     flatten,
     input_key,
-    library_versions,
     read_graph,
     read_lineage,
 )
+from videollava.tracking.packages import package_tags
 from videollava.tracking.spent import Spent, made_by, read_spent
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def track(stage: str, params: Params, workspace: Path, machine: Machine | None =
         return
     key = input_key(workspace, stage)
     journal = open_journal(workspace / "runs", stage, key)
-    tags = read_lineage(workspace).tags() | library_versions() | _ranks(stage, machine)
+    tags = read_lineage(workspace).tags() | package_tags(workspace) | _ranks(stage, machine)
     shown = _shown(stage, params, machine)
     journal.start(stage, shown, tags, os.environ.get(PARENT, ""), key)
     journal.data_sets(read_data_sets(workspace, stage))

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from videollava.scrub import HIDDEN, is_secret_name, scrub
 from videollava.tracking.commit import read_commit
 
 __all__ = [
+    "PARAMS",
     "Lineage",
     "digest",
     "flatten",
@@ -29,6 +29,7 @@ __all__ = [
     "input_key",
     "lock_entry",
     "locked_input_key",
+    "parameter_names",
     "read_graph",
     "read_lineage",
     "read_yaml",
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 DATA = "data/index"
-LIBRARIES = ("videollava", "torch", "transformers", "peft", "accelerate", "deepspeed")
+PARAMS = "params.yaml"
 UNKNOWN = "unknown"  # what a tag says where nobody knows: an empty one reads like a fact
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
@@ -97,17 +98,6 @@ def read_lineage(workspace: Path) -> Lineage:
         data=_locked_outs(read_yaml(lock)).get(DATA, ""),
         trouble=commit.trouble,
     )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide a result, without importing them."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[f"version.{name}"] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -190,8 +180,8 @@ def locked_input_key(workspace: Path, stage: str) -> str:
     if not entry:
         return ""
     deps = {dep["path"]: dep.get("md5", "") for dep in entry.get("deps") or ()}
-    params = (entry.get("params") or {}).get("params.yaml") or {}
-    return digest({"stage": stage, "deps": deps, "params": params})
+    params = {file: held or {} for file, held in (entry.get("params") or {}).items()}
+    return _key(stage, deps, params)
 
 
 def input_key(workspace: Path, stage: str, *, parameters: bool = True, used: Section | None = None) -> str:
@@ -207,11 +197,30 @@ def input_key(workspace: Path, stage: str, *, parameters: bool = True, used: Sec
     if stage not in graph:
         return ""
     params = read_yaml(workspace / "params.yaml") if used is None else used.model_dump(mode="json")
-    names = [name for name in graph[stage].get("params") or () if isinstance(name, str) and parameters]
+    held = {}
+    for file, names in parameter_names(graph[stage]).items():
+        if parameters or file != PARAMS:
+            values = params if file == PARAMS else read_yaml(workspace / file)
+            held[file] = {name: _lookup(values, name) for name in names}
     locked = _locked_outs(read_yaml(workspace / "dvc.lock"))
     made = {_path(out) for entry in graph.values() for out in _outs(entry)}
     deps = {dep: _hash_dep(workspace, dep, locked, made) for dep in graph[stage].get("deps") or ()}
-    return digest({"stage": stage, "deps": deps, "params": {name: _lookup(params, name) for name in names}})
+    return _key(stage, deps, held)
+
+
+def parameter_names(entry: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a stage of dvc.yaml reads of params.yaml and of other files: their names, by file."""
+    found: dict[str, list[str]] = {}
+    for one in entry.get("params") or ():
+        for file, names in one.items() if isinstance(one, Mapping) else [(PARAMS, [one])]:
+            found.setdefault(file, []).extend(names or ())
+    return found
+
+
+def _key(stage: str, deps: Mapping[str, str], params: Mapping[str, Mapping[str, Any]]) -> str:
+    return digest(
+        {"stage": stage, "deps": deps, "params": {file: held for file, held in params.items() if held}}
+    )
 
 
 def folder_md5(folder: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from flows.stages.graph import check_params, stage_inputs, stage_order, stage_ou
 from videollava.data.prepare.listed import listed_sources
 from videollava.errors import InputError
 from videollava.params import Params, load_params, profile_names, profile_text
-from videollava.tracking.lineage import read_graph
+from videollava.tracking.lineage import parameter_names, read_graph
+from videollava.tracking.packages import COMPUTE, LOCK, compute_lock
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GRAPH = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
@@ -49,6 +52,14 @@ SILENT = (
     "videollava/train/cost.py",
     "videollava/data/__init__.py",
 )
+
+# Of packages that modules of many stages import: the only stages where they are used. Shards are cut without torch,
+# GGUF files are read into models/bases, and QLoRA alone computes in few bits.
+ALONE = {
+    "bitsandbytes": {"finetune"},
+    "gguf": {"index", "bases"},
+    "torch": {"bases", "align", "pretrain", "finetune", "evaluate"},
+}
 
 # What these load is for people: the assistant, the reports of a version. A stage asks the registry which version a
 # name means, and keeps the answer in its lock.
@@ -105,21 +116,47 @@ def test_parts_of_an_output_are_dependencies_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_module_that_decides_a_result_is_a_dependency(stage: str) -> None:
-    deps = stage_inputs(REPOSITORY, stage)
-    used = {file for file in closure(MODULES[stage.partition("@")[0]]) if not file.startswith(SILENT)}
-    missing = {file for file in used if not any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+def test_code_dependencies_are_exactly_what_decides_a_result(stage: str) -> None:
+    deps = [dep for dep in stage_inputs(REPOSITORY, stage) if dep.startswith("videollava/")]
+    used = decides(stage)
+    missing = {file for file in used if not any(within(file, dep) for dep in deps)}
     assert not missing, f"dvc.yaml: {stage} uses {sorted(missing)}, not among its deps"
-    code = [dep for dep in deps if dep.startswith("videollava/")]
-    idle = [dep for dep in code if not any(file == dep or file.startswith(f"{dep}/") for file in used)]
-    assert not idle, f"dvc.yaml: {stage} depends on {idle}, which it does not use"
+    idle = {dep: sorted(files_of(dep) - used) for dep in deps if not files_of(dep) or files_of(dep) - used}
+    assert not idle, f"dvc.yaml: {stage} depends on what it does not use: {idle}"
+    twice = {dep for dep in deps if any(within(dep, other) for other in deps if other != dep)}
+    assert not twice, f"dvc.yaml: {stage} names {twice} twice"
+
+
+def test_a_file_that_is_not_used_is_noticed() -> None:
+    assert "videollava/evaluate/report.py" in files_of("videollava/evaluate") & decides("evaluate")
+    assert "videollava/evaluate/others.py" in files_of("videollava/evaluate") - decides("evaluate")
+    assert "videollava/data/acquire/remote.py" in decides("fetch@easy_vqa")
+    reports = {file for file in files_of("videollava/evaluate") if "/report" in file or "/page" in file}
+    for stage in STAGES:
+        names = set(stage_inputs(REPOSITORY, stage))
+        assert stage.startswith("fetch@") or "videollava/data/acquire/remote.py" not in names
+        assert stage == "evaluate" or not reports & names
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_packages_that_it_computes_with(stage: str) -> None:
+    named = parameter_names(read_graph(REPOSITORY)[stage]).get(LOCK, [])
+    spared = {name for name, by in ALONE.items() if stage.partition("@")[0] not in by}
+    wanted = with_needs(packages_of(decides(stage))) - spared
+    assert sorted(wanted) == named, f"dvc.yaml: {stage}: params: - {LOCK}: [{', '.join(sorted(wanted))}]"
+
+
+def test_the_compute_lock_is_a_part_of_the_pins() -> None:
+    (torch,) = re.findall(r"^TORCH *:= *(\S+)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    pins = (REPOSITORY / "requirements.lock").read_text()
+    assert (REPOSITORY / LOCK).read_text() == compute_lock(f"{pins}\n{torch}\n"), "run `make lock`"
 
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_has_the_parameters_that_stages_name(name: str) -> None:
     values = yaml.safe_load(profile_text(name))
     for stage, entry in read_graph(REPOSITORY, values).items():
-        for key in entry["params"]:
+        for key in parameter_names(entry)["params.yaml"]:
             node = values
             for part in key.split("."):
                 assert part in node, f"profile {name} lacks {key}, which dvc.yaml: {stage} names"
@@ -148,7 +185,7 @@ def test_every_section_of_a_stage_is_among_its_parameters() -> None:
     for stage, entry in read_graph(REPOSITORY).items():
         section = "sources" if stage.startswith("fetch@") else stage.partition("@")[0]
         assert section in Params.model_fields
-        assert any(key.split(".")[0] == section for key in entry["params"])
+        assert any(key.split(".")[0] == section for key in parameter_names(entry)["params.yaml"])
 
 
 def test_the_index_reads_the_shards_of_every_source() -> None:
@@ -156,13 +193,64 @@ def test_the_index_reads_the_shards_of_every_source() -> None:
     assert "sources" in GRAPH["stages"]["index"]["params"]  # a line that is gone is no change to DVC
 
 
+def decides(stage: str) -> set[str]:
+    """Files of our package that decide the stage's result."""
+    return {file for file in closure(MODULES[stage.partition("@")[0]]) if not file.startswith(SILENT)}
+
+
+def within(file: str, dep: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
+
+
+def files_of(dep: str) -> set[str]:
+    """The files with code that a dependency stands for."""
+    path = REPOSITORY / dep
+    return {
+        str(file.relative_to(REPOSITORY))
+        for file in ([path] if path.is_file() else path.rglob("*.py"))
+        if acts(file)
+    }
+
+
+def acts(file: Path) -> bool:
+    """Whether there is more in it than words."""
+    body = ast.parse(file.read_text()).body
+    return not all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+
+
+def packages_of(files: set[str]) -> set[str]:
+    """Distributions that these files import, or look for before a library imports them."""
+    names: set[str] = set()
+    for file in files:
+        text = (REPOSITORY / file).read_text()
+        names |= {name.partition(".")[0] for name in imported(ast.parse(text))}
+        names |= set(re.findall(r'find_spec\("(\w+)"\)', text))
+        names |= {"gguf"} if "gguf_file" in text else set()
+    made = metadata.packages_distributions()
+    return {one.lower() for name in names for one in made.get(name, ())}
+
+
+def with_needs(names: set[str]) -> set[str]:
+    """These distributions and those they need, extras left out."""
+    found, todo = set(), list(names)
+    while todo:
+        name = todo.pop()
+        if name not in found and name in COMPUTE:
+            found.add(name)
+            needs = [line for line in metadata.requires(name) or () if "extra ==" not in line]
+            todo += [re.split(r"[^\w.-]", line)[0].lower() for line in needs]
+    return found
+
+
 def closure(module: str) -> set[str]:
-    """Files of our package that a module imports, at its top or inside its functions."""
+    """Files of our package with code that a module imports, at its top or inside its functions; packages too."""
     seen: set[str] = set()
     todo = [module]
     while todo:
-        file = source(todo.pop())
-        if file is None or str(file.relative_to(REPOSITORY)) in {*seen, VERIFIED}:
+        name = todo.pop()
+        todo += [name.rpartition(".")[0]] if "." in name else []
+        file = source(name)
+        if file is None or str(file.relative_to(REPOSITORY)) in {*seen, VERIFIED} or not acts(file):
             continue
         seen.add(str(file.relative_to(REPOSITORY)))
         if file not in LEFT:
@@ -176,7 +264,11 @@ def source(module: str) -> Path | None:
 
 
 def imports(file: Path) -> list[str]:
-    tree = ast.parse(file.read_text())
+    return [name for name in imported(ast.parse(file.read_text())) if name.startswith("videollava")]
+
+
+def imported(tree: ast.Module) -> list[str]:
+    """Modules that a file imports, and names taken out of them, which may be modules."""
     typing_only = {
         inner
         for node in ast.walk(tree)
@@ -191,4 +283,4 @@ def imports(file: Path) -> list[str]:
             found += [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-    return [name for name in found if name.startswith("videollava")]
+    return found
