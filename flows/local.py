@@ -100,11 +100,27 @@ def _nothing_to_do(root: Path, promote: bool) -> bool:
     if promote and decision.passed and not been_champion:
         return False
     print("nothing to retrain: data, code and parameters are as they were\n")
+    _make_up(root, params, version)
     print(decision.table())
     for reason in (*decision.reasons, *decision.notes) if promote else ():
         print(f"gate: {reason}")
     print(f"\nmodel {version.reference}{_at(version.aliases)}{_live(live, version.number)}")
     return True
+
+
+def _make_up(root: Path, params: Any, version: Any) -> None:
+    """Save in git what an earlier retraining could not, or made before there was such a thing."""
+    from flows.history.keep import is_kept, keep, tie
+
+    if is_kept(root, version.saved):
+        return
+    try:
+        saved = keep(root, root, params)
+        named = tie(root, root, params, version, saved)
+        told = [*saved.notes, named.note or f"version {version.number} is saved as {saved.commit[:12]}"]
+    except InputError as error:
+        told = [f"version {version.number} is not saved in git: {error}"]
+    print("\n".join(line for line in told if line) + "\n")
 
 
 def _run_flow(root: Path, options: argparse.Namespace) -> int:

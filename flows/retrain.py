@@ -15,12 +15,16 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
+from flows.history.keep import keep, tie
+from flows.history.save import Saved
+from flows.history.snapshot import Snapshot, take_snapshot
 from flows.places.workspace import apply_params, occupy, repository
 from flows.session import Session, open_session
 from flows.shown import hide_in_failures, show_link, show_table, show_text
@@ -80,14 +84,22 @@ def retrain(
         stores(root)  # settings of DVC that cannot be right end it here
         session = stack.enter_context(open_session(root, params))
         _look_ahead(session)
+        keeper = (
+            root if workspace else home
+        )  # a clone is dropped one day: what is saved goes to the checkout it is of
+        before = _note_code(root)
         stages = [_stage_task(name)(session, name, push, lock) for name in stage_order(root)]
-        version = register_version(session)
+        saved = save_retraining(session, keeper, before) if before else None
+        version = register_version(session, saved)
+        if saved:
+            tag_version(session, keeper, version["number"], saved)
         decision = judge_version(session, version["number"])
         moved = promote_version(session, version["number"]) if promote else None
         _publish(session, decision, version)
     return {
         "stages": [asdict(stage) for stage in stages],
         "version": version,
+        "saved": saved.commit if saved else "",
         "passed": decision.passed,
         "reasons": list(decision.reasons),
         "notes": list(decision.notes),
@@ -106,9 +118,22 @@ def _look_ahead(session: Session) -> None:
     if trouble := read_lineage(session.root).trouble:
         told.append(f"lineage: no commit is recorded with this retraining: {trouble}")
     for line in told:
-        get_run_logger().warning(line)
-        if echo:
-            echo(f"{line}\n")
+        _warn(line)
+
+
+def _warn(line: str) -> None:
+    get_run_logger().warning(line)
+    if echo:
+        echo(f"{line}\n")
+
+
+def _note_code(root: Path) -> Snapshot | None:
+    """The code as it is before any stage reads it; None, and a warning, where git cannot keep it."""
+    try:
+        return take_snapshot(root)
+    except InputError as error:
+        _warn(f"this retraining is not saved in git: {error}")
+        return None
 
 
 def _stage_task(name: str) -> Callable[..., StageResult]:
@@ -148,6 +173,23 @@ def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
     return False
 
 
+@task(name="save", task_run_name="save", cache_policy=NO_CACHE, persist_result=False)
+@hide_in_failures
+def save_retraining(session: Session, keeper: Path, before: Snapshot) -> Saved | None:
+    """The retraining as a commit in `keeper`; None, and a warning, where it cannot be: the training is kept."""
+    session.run_id()  # stages' runs are known to MLflow then
+    try:
+        saved = keep(session.root, keeper, session.params, "", before, session.journal.identity)
+    except InputError as error:
+        _warn(f"not saved in git: {error}")
+        return None
+    session.journal.tags({"saved_commit": saved.commit, "saved_ref": saved.ref})
+    for note in saved.notes if saved.new else ():
+        _warn(f"save: {note}")
+    get_run_logger().info("%s: %s", saved.ref, saved.commit if saved.new else "saved before")
+    return saved
+
+
 @task(
     name="register",
     task_run_name="register",
@@ -157,12 +199,15 @@ def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
     cache_policy=NO_CACHE,
 )
 @hide_in_failures
-def register_version(session: Session) -> dict[str, Any]:
+def register_version(session: Session, saved: Saved | None = None) -> dict[str, Any]:
     """A version by reference, unless these very outputs are one already."""
     session.keep(registry.read_metrics(session.root))
     places = stores(session.root)
+    place = (saved.commit, saved.ref) if saved else ("", "")
     try:
-        version, new = registry.register(session.root, session.params, session.run_id(), places=places)
+        version, new = registry.register(
+            session.root, session.params, session.run_id(), places=places, saved=place
+        )
     except InputError as error:
         raise InputError(
             f"{error}; the training is kept, `make retrain` registers it without another"
@@ -170,6 +215,28 @@ def register_version(session: Session) -> dict[str, Any]:
     session.journal.tags({"version": str(version.number)})
     get_run_logger().info("%s: %s", version.reference, "new" if new else "registered before")
     return {"number": version.number, "reference": version.reference, "new": new}
+
+
+@task(
+    name="tag",
+    task_run_name="tag",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_pass_later,
+    cache_policy=NO_CACHE,
+)
+@hide_in_failures
+def tag_version(session: Session, keeper: Path, number: int, saved: Saved) -> None:
+    """Name the saved commit after the version, and say it with the version."""
+    try:
+        version = registry.find_version(session.root, session.params.tracking, str(number))
+        named = tie(keeper, session.root, session.params, version, saved)
+    except InputError as error:
+        _warn(f"version {number} has no name in git: {error}; `videollava save` makes up for it")
+        return
+    if named.note:
+        _warn(f"tag: {named.note}")
+    get_run_logger().info("%s: %s", named.ref, saved.commit)
 
 
 @task(name="gate", task_run_name="gate", cache_policy=NO_CACHE)

@@ -18,7 +18,7 @@ from videollava.params import Params
 from videollava.tracking import FOLLOWED, PARENT
 from videollava.tracking.data_sets import read_data_sets
 from videollava.tracking.forward import Follower, replay, try_out
-from videollava.tracking.journal import Journal, close_abandoned
+from videollava.tracking.journal import Journal, close_abandoned, read_events
 from videollava.tracking.lineage import (
     flatten,
     locked_input_key,
@@ -52,12 +52,19 @@ class Session:
         inputs = locked_input_key(self.root, result.stage)
         close_abandoned(runs, result.stage)
         made = max((runs / result.stage).glob(f"{inputs[:16]}-*.jsonl"), default=None)
+        made = made or self._newest(runs / result.stage)
         if result.outcome == "ran" and made is not None:
             Journal(made).tags({"stage_key": key})
         else:
             self.journal.link(result.stage, key, inputs)
         self.journal.metrics(0, {f"seconds.{result.stage}": result.seconds})
         self.journal.tags({f"outcome.{result.stage}": result.outcome})
+
+    def _newest(self, folder: Path) -> Path | None:
+        """The journal of the stage's run in this retraining: one that wrote a lock began with another key."""
+        last = max(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        first = next(iter(read_events(last)[0]), {}) if last else {}
+        return last if first.get("parent") == self.journal.identity else None
 
     def keep(self, scores: dict[str, Any]) -> None:
         """The scores, and the small files a person wants beside the run."""

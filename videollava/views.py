@@ -15,6 +15,7 @@ from videollava.command import Arguments, Command
 __all__ = ["VIEWS", "views"]
 
 VIEWS = {
+    "save": ("flows.history.saving", "write what was retrained as a git commit beside the branch"),
     "gc": (
         "flows.history.gc",
         "what may be removed of DVC's cache and how large it is; removes it with --yes",

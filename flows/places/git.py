@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from videollava.errors import InputError
@@ -28,17 +29,24 @@ ELSEWHERE = (
 )
 
 
-def run_git(folder: Path, *arguments: str, above: bool = False) -> str:
+def run_git(
+    folder: Path,
+    *arguments: str,
+    above: bool = False,
+    settings: Mapping[str, str] | None = None,
+    given: str | None = None,
+) -> str:
     """What git says in a repository whose top is `folder`; InputError where it fails, git is missing or there
     is none.
 
     git walks up from a folder that is no repository, to one of somebody else: here only where `above` allows
-    it, for questions. No hook runs.
+    it, for questions. No hook runs. settings: variables of git's environment (an index of one's own). given: what it
+    reads.
     """
     top = folder.resolve()
     line = ["git", "--no-optional-locks", "-c", f"core.hooksPath={os.devnull}", *arguments]
     environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-    environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", **(settings or {})}
     if not above:
         environment["GIT_CEILING_DIRECTORIES"] = str(top.parent)
     try:
@@ -46,9 +54,10 @@ def run_git(folder: Path, *arguments: str, above: bool = False) -> str:
             line,
             cwd=top,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            **({"stdin": subprocess.DEVNULL} if given is None else {"input": given}),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",  # names of files are bytes
             check=False,
         )
     except FileNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -101,12 +102,29 @@ def test_a_killed_flow_leaves_nothing_and_goes_on(
     (made,) = (workspace / "runs" / "finetune").glob("*.jsonl")
     assert made.read_text().count('"start"') == 2
     assert git(workspace, "status", "--short").split() == ["??", "dvc.lock"]
+    (version,) = list_versions(workspace, Tracking())
+    assert (
+        git(workspace, "rev-parse", version.saved_ref, "refs/videollava/model/videollava/1").split()
+        == [version.saved] * 2
+    )
+    told = json.loads(git(workspace, "show", f"{version.saved}:made.json"))
+    assert set(told["hours"]) == set(told["runs"]) == {"fetch", "finetune", "evaluate"}
+    assert told["retraining_run"] == version.run_id
+    git(workspace, "update-ref", "-d", version.saved_ref)
+    git(workspace, "update-ref", "-d", "refs/videollava/model/videollava/1")
+    git(workspace, "gc", "--quiet", "--prune=now")  # as if the clone it was made in were gone
     # Nothing is stale now: no server, no version.
     shutil.rmtree(workspace / ".prefect")
     again = retrain(workspace, REPOSITORY)
     assert "nothing to retrain" in again
     assert "model models:/videollava/1 @champion" in again
     assert not (workspace / ".prefect" / "prefect.db").exists()
+    (version,) = list_versions(workspace, Tracking())
+    assert f"version 1 is saved as {version.saved[:12]}" in again
+    assert git(workspace, "rev-parse", "refs/videollava/model/videollava/1").strip() == version.saved
+    third = retrain(workspace, REPOSITORY)
+    assert "nothing to retrain" in third
+    assert "saved" not in third
     assert len(list_versions(workspace, Tracking())) == 1
 
 
@@ -150,7 +168,9 @@ def test_the_whole_pipeline_on_micro_parameters(
         *(f"locks/{source}.json" for source in SOURCES),
     }
     assert runs_of(checkout) == {name: ["FINISHED"] for name in ("retrain", *STAGES)}
-    assert tasks_of(checkout) == [(name, "COMPLETED") for name in (*STAGES, "register", "gate", "promote")]
+    assert tasks_of(checkout) == [
+        (name, "COMPLETED") for name in (*STAGES, "save", "register", "tag", "gate", "promote")
+    ]
     version = champion(checkout, Tracking())
     assert version.lineage.commit == git(checkout, "rev-parse", "HEAD").strip()
     assert "toy_video_qa" in version.metrics

@@ -13,7 +13,14 @@ from videollava.registry.promotion import (
     rollback,
     trail,
 )
-from videollava.registry.registration import note_evaluation, prepare, read_metrics, register, registered
+from videollava.registry.registration import (
+    note_evaluation,
+    note_saved,
+    prepare,
+    read_metrics,
+    register,
+    registered,
+)
 from videollava.registry.store import Store
 from videollava.registry.versions import (
     CHAMPION,
@@ -42,6 +49,7 @@ __all__ = [
     "list_versions",
     "move_champion",
     "note_evaluation",
+    "note_saved",
     "open_store",
     "prepare",
     "promote",

@@ -21,7 +21,7 @@ from videollava.tracking.lineage import Lineage, flatten, read_lineage, stage_ke
 from videollava.tracking.packages import differing_tag, library_versions, package_tags
 from videollava.tracking.troubles import explain, is_from_store
 
-__all__ = ["note_evaluation", "prepare", "read_metrics", "register", "registered"]
+__all__ = ["note_evaluation", "note_saved", "prepare", "read_metrics", "register", "registered"]
 
 CODE = Path(__file__).parent.parent / "serve" / "pyfunc.py"
 REQUIREMENTS = ("videollava", "torch", "transformers", "pillow", "av", "safetensors")
@@ -61,14 +61,19 @@ def registered(workspace: Path, tracking: Tracking, store: Any = None) -> Versio
 
 @answered
 def register(
-    workspace: Path, params: Params, run_id: str = "", store: Any = None, places: Sequence[Store] = ()
+    workspace: Path,
+    params: Params,
+    run_id: str = "",
+    store: Any = None,
+    places: Sequence[Store] = (),
+    saved: tuple[str, str] = ("", ""),
 ) -> tuple[Version, bool]:
     """Make a version of the workspace's model, unless there is one of the same files and dvc.lock already.
 
     run_id: the MLflow run it belongs to (the retraining's); without one (or where it was deleted), the run of
     the evaluate stage or a new one. places: where the files lie, DVC's cache first (flows/storage.py reads
-    them), recorded with the version. Returns the version and whether it is new. No weights are copied: see
-    manifest.py.
+    them), recorded with the version. saved: the git commit that the retraining was saved as, and its ref. Returns
+    the version and whether it is new. No weights are copied: see manifest.py.
     """
     store = store or open_store(workspace, params.tracking)
     existing = registered(workspace, params.tracking, store)
@@ -81,6 +86,8 @@ def register(
     _log_scores(store, run_id, metrics)
     _make_model(store, params.tracking.model)
     tags = _tags(manifest, lineage, metrics, params) | _evaluation_tag(workspace) | differing_tag(workspace)
+    if saved[0]:
+        tags |= {"saved_commit": saved[0], "saved_ref": saved[1]}
     info = _log_model(store, params.tracking.model, run_id, manifest, places)
     created = store.client.create_model_version(
         params.tracking.model,
@@ -129,6 +136,14 @@ def note_evaluation(
                 raise
             refused.append(f"{version.reference}: {what}: {explain(error).text}")
     return refused
+
+
+@answered
+def note_saved(workspace: Path, tracking: Tracking, version: Version, commit: str, ref: str) -> None:
+    """Say with a version which git commit its retraining was saved as."""
+    client = open_store(workspace, tracking).client
+    for name, text in {"saved_ref": ref, "saved_commit": commit}.items():
+        client.set_model_version_tag(version.name, str(version.number), name, text)
 
 
 def _is_active(store: Any, run_id: str) -> bool:

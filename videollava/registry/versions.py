@@ -42,7 +42,8 @@ class Version:
     """One version: number, aliases, metrics.json as it was, lineage, the MLflow run it belongs to.
 
     key, evaluation: DVC's hashes of the model's and of the evaluation's folder. manifest: hash over the model's files
-    (manifest.py), whose first 32 digits name its unfolded folder. remarks: what a person should
+    (manifest.py), whose first 32 digits name its unfolded folder. saved, saved_ref: the git commit that the retraining
+    was saved as, and the ref it had. remarks: what a person should
     know of it (no commit, archived, not made by this software, a tag that cannot be read).
     """
 
@@ -56,6 +57,8 @@ class Version:
     key: str = ""
     evaluation: str = ""
     manifest: str = ""
+    saved: str = ""
+    saved_ref: str = ""
     remarks: tuple[str, ...] = ()
     archived: bool = False
 
@@ -238,6 +241,8 @@ def read_version(item: Any) -> Version:
         key=tags.get("key", ""),
         evaluation=tags.get("evaluation", ""),
         manifest=tags.get("manifest_sha256", ""),
+        saved=tags.get("saved_commit", ""),
+        saved_ref=tags.get("saved_ref", ""),
         archived=item.current_stage == "Archived",
     )
     return replace(version, remarks=tuple(_remarks(version, metrics is None)))

@@ -24,6 +24,7 @@ __all__ = [
     "PARAMS",
     "Lineage",
     "digest",
+    "entry_keys",
     "flatten",
     "folder_md5",
     "input_key",
@@ -167,21 +168,23 @@ def lock_entry(workspace: Path, stage: str) -> dict[str, Any]:
 
 def stage_key(workspace: Path, stage: str) -> str:
     """Hash of what the stage read and wrote when it last ran, "" where it never did."""
-    entry = lock_entry(workspace, stage)
-    if not entry:
-        return ""
-    outs = {out["path"]: out.get("md5", "") for out in entry.get("outs") or ()}
-    return digest({"inputs": locked_input_key(workspace, stage), "outs": outs})
+    return entry_keys(stage, lock_entry(workspace, stage))[1]
 
 
 def locked_input_key(workspace: Path, stage: str) -> str:
     """`input_key` as it was when the stage last ran, read from dvc.lock; "" where it never did."""
-    entry = lock_entry(workspace, stage)
+    return entry_keys(stage, lock_entry(workspace, stage))[0]
+
+
+def entry_keys(stage: str, entry: Mapping[str, Any]) -> tuple[str, str]:
+    """(`locked_input_key`, `stage_key`) of a stage's entry of dvc.lock."""
     if not entry:
-        return ""
+        return "", ""
     deps = {dep["path"]: dep.get("md5", "") for dep in entry.get("deps") or ()}
     params = {file: held or {} for file, held in (entry.get("params") or {}).items()}
-    return _key(stage, deps, params)
+    inputs = _key(stage, deps, params)
+    outs = {out["path"]: out.get("md5", "") for out in entry.get("outs") or ()}
+    return inputs, digest({"inputs": inputs, "outs": outs})
 
 
 def input_key(workspace: Path, stage: str, *, parameters: bool = True, used: Section | None = None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from videollava.tracking.journal import read_events
 from videollava.tracking.lineage import input_key, locked_input_key
 
-__all__ = ["Spent", "made_by", "read_spent"]
+__all__ = ["Spent", "find_journal", "made_by", "read_spent"]
 
 RATES = ("tokens_per_second", "flops_per_second", "mfu", "mfu_palm")
 HOUR = 3_600_000  # in a journal's milliseconds
@@ -49,11 +49,29 @@ def read_spent(path: Path) -> Spent:
 
 def made_by(workspace: Path, stage: str) -> Path | None:
     """The journal of the finished run that made the stage's outputs; None where it is not among `runs/`."""
-    for key in {locked_input_key(workspace, stage), input_key(workspace, stage)} - {""}:
-        for path in sorted((workspace / "runs" / stage).glob(f"{key[:16]}-*.jsonl"), reverse=True):
-            if any(event["event"] == "end" and event["status"] == "FINISHED" for event in _read(path)):
-                return path
+    keys = {locked_input_key(workspace, stage), input_key(workspace, stage)} - {""}
+    found = (find_journal(workspace, stage, key) for key in keys)
+    return next((path for path in found if path), None)
+
+
+def find_journal(workspace: Path, stage: str, inputs: str, key: str = "") -> Path | None:
+    """The journal of a stage's last finished run with these inputs (the key it began with), or of one that was noted to
+    have made what `key` (`stage_key`) names: a first run writes a lock that is one of its own inputs.
+    """
+    folder = workspace / "runs" / stage
+    for path in sorted(folder.glob(f"{inputs[:16]}-*.jsonl"), reverse=True):
+        if _finished(_read(path)):
+            return path
+    for path in folder.glob("*.jsonl") if key else ():
+        events = _read(path)
+        noted = any(e["event"] == "tags" and e["values"].get("stage_key") == key for e in events)
+        if noted and _finished(events):
+            return path
     return None
+
+
+def _finished(events: Sequence[Mapping[str, Any]]) -> bool:
+    return any(event["event"] == "end" and event["status"] == "FINISHED" for event in events)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

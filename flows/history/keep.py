@@ -1,0 +1,128 @@
+"""A retraining kept in git as a whole: saved where it ran, brought to the checkout it is of, named after its version,
+pushed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flows.history.gather import gather
+from flows.history.made import Made
+from flows.history.save import Saved, save
+from flows.history.snapshot import Snapshot
+from flows.history.tags import Named, name_version
+from flows.places.git import ask_git, run_git
+from videollava import registry
+from videollava.errors import InputError
+from videollava.params import Params, Tracking
+from videollava.tracking.store import Store, connect, find_run
+from videollava.tracking.troubles import is_from_store
+
+__all__ = ["bring_home", "is_kept", "keep", "push", "tie"]
+
+
+def keep(
+    root: Path,
+    home: Path,
+    params: Params,
+    name: str = "",
+    before: Snapshot | None = None,
+    retraining: str = "",
+) -> Saved:
+    """Save the retraining in `root`, and have the repository `home` hold it: `root` may be a clone that is dropped.
+
+    A retraining whose version is saved already stays what it was. before: the code when it began. retraining: the
+    identity of its journal. InputError where it cannot be saved.
+    """
+    known = _kept_version(root, home, params.tracking) if before is not None else None
+    if known:
+        return known
+
+    def made() -> Made:
+        find = _finder(_store(root, params.tracking))
+        return gather(root, params, find, find(retraining, "") if retraining else "")
+
+    saved = save(root, made, name, before)
+    bring_home(home, root, saved.ref)
+    return saved
+
+
+def bring_home(home: Path, root: Path, ref: str) -> None:
+    """Fetch a ref of the clone `root` into the repository it is of: its objects too."""
+    if _same_store(home, root):
+        return
+    words = (
+        "--quiet",
+        "--no-tags",
+        "--no-write-fetch-head",
+        "--no-recurse-submodules",
+        "--no-auto-maintenance",
+    )
+    run_git(home, "fetch", *words, str(root.resolve()), f"{ref}:{ref}")
+
+
+def is_kept(home: Path, commit: str) -> bool:
+    """Whether a saved retraining is in this repository."""
+    return bool(commit) and ask_git(home, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+
+def tie(home: Path, root: Path, params: Params, version: registry.Version, saved: Saved) -> Named:
+    """Name the commit after its version in git, and the commit in the registry."""
+    if version.saved != saved.commit:
+        registry.note_saved(root, params.tracking, version, saved.commit, saved.ref)
+    return name_version(home, root, params.tracking, version.number, saved.commit)
+
+
+def push(home: Path, remote: str, refs: Sequence[str]) -> None:
+    """Push saved retrainings and tags. InputError, in git's words, where the remote does not take one."""
+    words = (
+        "--quiet",
+        "--no-verify",
+        "--no-follow-tags",
+        "--recurse-submodules=no",
+        "--end-of-options",
+        remote,
+    )
+    run_git(home, "push", *words, *(f"{ref}:{ref}" for ref in refs))
+
+
+def _same_store(home: Path, root: Path) -> bool:
+    places = [run_git(one, "rev-parse", "--path-format=absolute", "--git-common-dir") for one in (home, root)]
+    return Path(places[0]).resolve() == Path(places[1]).resolve()
+
+
+def _kept_version(root: Path, home: Path, tracking: Tracking) -> Saved | None:
+    """What the version of these very outputs is saved as, where it is."""
+    try:
+        version = registry.registered(root, tracking)
+    except InputError:  # whoever registers will say so
+        return None
+    if version is None or not is_kept(home, version.saved):
+        return None
+    return Saved(version.saved, version.saved_ref)
+
+
+def _store(root: Path, tracking: Tracking) -> Store | None:
+    try:
+        store = connect(root, tracking)
+        store.experiment  # noqa: B018  asks: a server that does not answer is not asked for every stage
+    except Exception as error:
+        if not isinstance(error, InputError) and not is_from_store(error):
+            raise
+        return None
+    return store
+
+
+def _finder(store: Store | None) -> Callable[[str, str], str]:
+    def find(journal: str, key: str) -> str:
+        if store is None:
+            return ""
+        try:
+            return find_run(store, journal=journal) if journal else find_run(store, stage_key=key)
+        except Exception as error:  # an id less is no reason to lose a training
+            if not is_from_store(error):
+                raise
+            return ""
+
+    return find
