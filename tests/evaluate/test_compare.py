@@ -11,8 +11,8 @@ import pytest
 
 from videollava.errors import InputError
 from videollava.evaluate.compare import compare, format_comparison, format_interval, to_html
-from videollava.evaluate.results import interval, read_results
-from videollava.evaluate.statistics import mcnemar
+from videollava.evaluate.results import Answer, group_by_medium, interval, read_results
+from videollava.evaluate.statistics import flip_signs
 
 
 def row(key: int, right: bool, **changes: Any) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def test_scores_changes_and_test_are_those_of_the_answers(tmp_path: Path) -> Non
     assert (contrast.a.value, contrast.b.value) == (70.0, 98.0)
     assert contrast.a.low < 70 < contrast.a.high
     assert contrast.paired.difference == pytest.approx(28.0)
-    assert contrast.paired.mcnemar == mcnemar(30, 2)
+    assert contrast.paired.p == flip_signs([1.0] * 30 + [-1.0] * 2)
     assert [change.after.id for change in contrast.broken] == ["q40", "q41"]
     assert [change.before.id for change in contrast.fixed] == [f"q{key}" for key in range(30)]
     assert contrast.by_kind["color"].n == 50
@@ -89,14 +89,51 @@ def test_an_equal_pair_is_unclear(tmp_path: Path) -> None:
     assert "+0.00" in line
 
 
-def test_parts_of_a_point_use_the_bootstrap(tmp_path: Path) -> None:
+def test_parts_of_a_point(tmp_path: Path) -> None:
     a = evaluation(tmp_path / "a", [row(key, True, score=30.0) for key in range(50)], "vqav2")
     b = evaluation(tmp_path / "b", [row(key, True, score=30 + key % 4 * 10) for key in range(50)], "vqav2")
     (contrast,) = compare(a, b).contrasts
     assert contrast.a.value == 30
-    assert contrast.paired.mcnemar is None
+    assert contrast.paired.p < 0.001
     assert contrast.paired.difference == pytest.approx(14.6)
     assert "better" in format_comparison(compare(a, b))
+
+
+def test_questions_about_one_picture_are_tested_together(tmp_path: Path) -> None:
+    def of(name: str, wrong: set[int], **changes: Any) -> Path:
+        return evaluation(
+            tmp_path / name, [row(n, n not in wrong, media=[n // 8], **changes) for n in range(80)]
+        )
+
+    a, b = of("a", set()), of("b", set(range(16)))  # all eight questions about two of ten pictures
+    (contrast,) = compare(a, b).contrasts
+    assert (contrast.paired.n, contrast.paired.media) == (80, 10)
+    assert contrast.paired.p == 0.5
+    assert "unclear" in format_comparison(compare(a, b))
+
+
+def test_media_are_told_by_their_bytes(tmp_path: Path) -> None:
+    def of(name: str, numbers: Sequence[int], sums: Sequence[str] | None) -> Path:
+        rows = [row(n, True, media=[numbers[n]]) for n in range(4)]
+        for n, one in enumerate(rows if sums else ()):
+            one["media_sums"] = [sums[n]]
+        return evaluation(tmp_path / name, rows)
+
+    old, new = of("old", [1, 1, 2, 2], None), of("new", [7, 8, 9, 9], ["aa", "aa", "bb", "bb"])
+    (contrast,) = compare(of("other", [3, 3, 4, 5], None), new).contrasts
+    assert contrast.paired.media == 2
+    assert compare(old, new).contrasts[0].paired.media == 2
+    with pytest.raises(InputError, match="question 'q3' is about other media"):
+        compare(of("changed", [1, 1, 2, 2], ["aa", "aa", "bb", "cc"]), new)
+
+
+def test_questions_with_several_media_count_with_all_that_they_tie_together() -> None:
+    def about(key: str, *media: int) -> Answer:
+        return Answer(key, "", "?", "a", "a", True, 100.0, media)
+
+    found = group_by_medium([about("1", 1), about("2", 2, 3), about("3", 3, 1), about("4", 4), about("5")])
+    assert found["1"] == found["2"] == found["3"]
+    assert len({found[key] for key in ("1", "4", "5")}) == 3
 
 
 def test_two_judges_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from evaluation_files import picture, write_files
 from videollava.evaluate import benchmarks
 from videollava.evaluate.benchmarks.interface import SHORT
 from videollava.evaluate.contamination import ALIKE, Near, find_contamination, normalised, shingles
+from videollava.evaluate.identity import sum_media
 from videollava.evaluate.questions import Item, QuestionSet
 
 LONG = "a person in a long red coat is walking a small dog along the river while it is raining in the morning"
@@ -59,18 +60,16 @@ def test_what_training_has_seen(prepare: Callable[..., Path], capsys: Any) -> No
     workspace = prepare(media, splits)
     write_files(workspace / "bench", {"same.png": picture(0), "held.png": picture(2), "new.png": picture(9)})
     near = LONG.replace("raining", "snowing")
-    found = find_contamination(
-        [
-            a_set(
-                Item("1", "", f"<image>\n{LONG.upper()}", "", ("bench/same.png",)),
-                Item("2", "", f"<image>\n{near}" + SHORT, "", ("bench/same.png",)),
-                Item("3", "", "<image>\nWhat color is it" + SHORT, "", ("bench/new.png",)),
-                Item("4", "", "<image>\nwhat color is that one over there?", "", ("bench/gone.png",)),
-                Item("5", "", "<image>\nonly in a test split?", "", ("bench/held.png",)),
-            )
-        ],
-        workspace,
-    )["gqa"]
+    sets = [
+        a_set(
+            Item("1", "", f"<image>\n{LONG.upper()}", "", ("bench/same.png",)),
+            Item("2", "", f"<image>\n{near}" + SHORT, "", ("bench/same.png",)),
+            Item("3", "", "<image>\nWhat color is it" + SHORT, "", ("bench/new.png",)),
+            Item("4", "", "<image>\nwhat color is that one over there?", "", ("bench/gone.png",)),
+            Item("5", "", "<image>\nonly in a test split?", "", ("bench/held.png",)),
+        )
+    ]
+    found = find_contamination(sets, sum_media(sets, workspace), workspace)["gqa"]
     assert found.pop("examples") == {
         "media": ["bench/same.png"],
         "both": ["1"],
@@ -80,4 +79,4 @@ def test_what_training_has_seen(prepare: Callable[..., Path], capsys: Any) -> No
 
 
 def test_without_training_data_nothing_is_said(tmp_path: Path) -> None:
-    assert find_contamination([a_set(Item("1", "", "what?", ""))], tmp_path) == {}
+    assert find_contamination([a_set(Item("1", "", "what?", ""))], {}, tmp_path) == {}

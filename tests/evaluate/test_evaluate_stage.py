@@ -133,14 +133,16 @@ def test_a_prepared_split(workspace: Path, model_folder: Path, capsys: Any) -> N
     (workspace / "dvc.yaml").write_text("stages: {evaluate: {cmd: x, params: [evaluate], deps: []}}")
     run(params(benchmarks=["easy_vqa"]), workspace)
     metrics = json.loads((workspace / "metrics.json").read_text())
-    assert list(metrics["easy_vqa"]) == ["accuracy", "chance", "n", "blind_accuracy", "by_kind"]
+    assert list(metrics["easy_vqa"]) == ["accuracy", "chance", "n", "questions", "blind_accuracy", "by_kind"]
     assert (metrics["easy_vqa"]["n"], metrics["easy_vqa"]["chance"]) == (15, 100.0)
     out = workspace / "evaluation"
     assert json.loads((out / "metrics.json").read_text()) == metrics
     found = rows(out / "predictions/easy_vqa.jsonl")
     assert [row["question_id"] for row in found] == [f"q{n}" * (1 + n % 2) for n in range(15)]
-    assert set(found[0]) == {"question_id", "kind", "question", "answer", "prediction", "correct", "media"}
+    told = {"question_id", "kind", "question", "answer", "prediction", "correct", "media", "media_sums"}
+    assert set(found[0]) == told
     assert found[0]["media"] == [IMAGES]
+    assert len(found[0]["media_sums"][0]) == 16
     results = read_results(out)["easy_vqa"]
     assert results.score.value == metrics["easy_vqa"]["accuracy"]
     assert len(results.blind) == 15
@@ -413,7 +415,7 @@ def test_compared_with_a_champion(
     pairs = read_pairs(workspace / "out", workspace / "champion")
     decision = decide(wrong, right, Gate(), pairs)
     assert not decision.passed
-    assert decision.rows[0].p == pytest.approx(2 * 0.5**15)
+    assert decision.rows[0].p == 2 * 0.5**6  # fifteen questions about six pictures
 
 
 def test_mistakes_come_before_the_model_is_loaded(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_each_question_has_its_row(name: str, shared: Path, tmp_path: Path) -> N
     del texts[lost]
     judge = Constant(REPLY.get(name, "{'score': 3}"))
     given = Given(texts, {lost: "its medium: not found"})
-    metrics = measure(one, given, None, Bench(tmp_path, judge, Judge(), tmp_path / "verdicts.jsonl"))
+    metrics = measure(one, given, None, Bench(tmp_path, judge, Judge(), tmp_path / "verdicts.jsonl"), {})
     assert metrics is not None
     assert metrics["missing_media"] == 1
     rows = [json.loads(line) for line in (tmp_path / f"predictions/{name}.jsonl").read_text().splitlines()]

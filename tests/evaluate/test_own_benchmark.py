@@ -39,7 +39,7 @@ def asked(prepare: Prepare, rows: list[dict[str, Any]], name: str = "mine", **ch
 
 def scores(one: QuestionSet, said: dict[str, str], folder: Path, replies: Any = None) -> dict[str, Any]:
     bench = Bench(folder, replies, Judge(), folder / "verdicts.jsonl")
-    found = measure(one, Given(texts=dict(said)), None, bench)
+    found = measure(one, Given(texts=dict(said)), None, bench, {})
     assert found is not None
     return found
 
@@ -110,7 +110,8 @@ def test_a_judge_grades(prepare: Prepare, tmp_path: Path) -> None:
     ]
     one = asked(prepare, rows, metrics={"mine": "judge"})
     assert (
-        measure(one, Given(texts={"a": "cup"}), None, Bench(tmp_path, None, Judge(), tmp_path / "v")) is None
+        measure(one, Given(texts={"a": "cup"}), None, Bench(tmp_path, None, Judge(), tmp_path / "v"), {})
+        is None
     )
     who = {"name": "who", "version": "1", "prompt": "p"}
     replay = Replay(Replies(tmp_path / "r.json", who, {"a": ["0.8"], "b": ["0.1"]}))

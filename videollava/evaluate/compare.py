@@ -9,7 +9,7 @@ from pathlib import Path
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks, statistics
 from videollava.evaluate.page import Markup, clip, document, join, section, table, tag
-from videollava.evaluate.results import Answer, Results, by_kind, read_results
+from videollava.evaluate.results import Answer, Results, by_kind, group_by_medium, read_results
 from videollava.evaluate.statistics import Interval
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "format_difference",
     "format_interval",
     "format_p",
-    "probability",
+    "media_of",
     "title_of",
     "to_html",
     "verdict",
@@ -102,13 +102,15 @@ def compare_results(a: Results, b: Results, names: tuple[str, str] = ("A", "B"))
     _check_judges(a, b, names)
     _check_questions(a, b, names)
     pairs = [Change(old, b.answers[key]) for key, old in a.answers.items()]
-    kinds = by_kind(a.answers.values())
+    kinds, media = by_kind(a.answers.values()), media_of(a, b)
     return Contrast(
         benchmark=a.benchmark,
         a=a.score,
         b=b.score,
-        paired=_paired(pairs),
-        by_kind={k: _paired([Change(x, b.answers[x.id]) for x in found]) for k, found in kinds.items() if k},
+        paired=_paired(pairs, media),
+        by_kind={
+            k: _paired([Change(x, b.answers[x.id]) for x in found], media) for k, found in kinds.items() if k
+        },
         fixed=tuple(pair for pair in pairs if pair.after.value > pair.before.value),
         broken=tuple(pair for pair in pairs if pair.after.value < pair.before.value),
         reworded=sum(
@@ -118,16 +120,15 @@ def compare_results(a: Results, b: Results, names: tuple[str, str] = ("A", "B"))
     )
 
 
-def probability(paired: statistics.Comparison) -> float:
-    """How likely so large a difference is by chance: McNemar's exact test for right or wrong, else the
-    bootstrap's.
-    """
-    return paired.p if paired.mcnemar is None else paired.mcnemar
+def media_of(a: Results, b: Results) -> dict[str, str]:
+    """By question the medium it is about, by content where either evaluation has that."""
+    known = a if all(len(answer.sums) == len(answer.media) for answer in a.answers.values()) else b
+    return group_by_medium(known.answers.values())
 
 
 def verdict(paired: statistics.Comparison) -> str:
     """ "better", "worse" or "unclear" (by chance as well)."""
-    if probability(paired) >= SIGNIFICANT:
+    if paired.p >= SIGNIFICANT:
         return "unclear"
     return "better" if paired.difference > 0 else "worse"
 
@@ -149,8 +150,7 @@ def format_difference(paired: statistics.Comparison) -> str:
 
 def format_p(paired: statistics.Comparison) -> str:
     """ "0.031", "<0.001"."""
-    p = probability(paired)
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "<0.001" if paired.p < 0.001 else f"{paired.p:.3f}"
 
 
 def format_comparison(comparison: Comparison, listed: int = LISTED) -> str:
@@ -206,8 +206,8 @@ def _row(name: str, scores: tuple[str, str], paired: statistics.Comparison) -> t
 
 def _notes(comparison: Comparison) -> Iterator[str]:
     yield (
-        f"Verdicts at p < {SIGNIFICANT}, each row by itself: McNemar's exact test, or the paired bootstrap "
-        "where answers earn parts of a point."
+        f"Verdicts at p < {SIGNIFICANT}, each row by itself: how often equal models come as far apart, the sign of "
+        "each medium a coin's (McNemar's exact test where each has one question). Intervals: bootstrap over media."
     )
     for name, only in (("A", comparison.only_a), ("B", comparison.only_b)):
         if only:
@@ -258,10 +258,10 @@ def _change_table(changes: Sequence[Change], title: str) -> Markup:
     return tag("details", tag("summary", f"{title} ({len(changes)})"), inner)
 
 
-def _paired(pairs: Sequence[Change]) -> statistics.Comparison:
+def _paired(pairs: Sequence[Change], media: Mapping[str, str]) -> statistics.Comparison:
     before = {pair.before.id: pair.before.value for pair in pairs}
     after = {pair.before.id: pair.after.value for pair in pairs}
-    return statistics.compare(before, after)
+    return statistics.compare(before, after, media)
 
 
 def _check_judges(a: Results, b: Results, names: tuple[str, str]) -> None:
@@ -293,6 +293,11 @@ def _check_questions(a: Results, b: Results, names: tuple[str, str]) -> None:
                     f"{a.benchmark}: question {key!r} {what} {clip(left, 80)!r} in {names[0]} and "
                     f"{clip(right, 80)!r} in {names[1]}; evaluate both on the same data"
                 )
+        if old.sums and new.sums and old.sums != new.sums:
+            raise InputError(
+                f"{a.benchmark}: question {key!r} is about other media in {names[0]} than in {names[1]} (their sums "
+                "differ); evaluate both on the same data"
+            )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -6,7 +6,6 @@ medium together with its question gives an answer away.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -41,16 +40,18 @@ class Training:
     together: set[tuple[str, str]] = field(default_factory=set)  # sha256 of a medium, text asked about it
 
 
-def find_contamination(sets: Sequence[QuestionSet], workspace: Path) -> dict[str, dict[str, Any]]:
+def find_contamination(
+    sets: Sequence[QuestionSet], sums: Mapping[Medium, str], workspace: Path
+) -> dict[str, dict[str, Any]]:
     """By benchmark: how many of its distinct `media` are in a training split byte for byte (`of_media` there are),
     how many questions' texts are there (`questions`) or nearly so (`near`), how many ask it of the same medium
-    (`both`); with `examples`. Nothing where there are no prepared data to look into.
+    (`both`); with `examples`. Nothing where there are no prepared data to look into. sums: SHA-256 of media.
     """
     prepared = workspace / "data/index"
     if not (prepared / "media.arrow").is_file():
         return {}
     shards = Shards(prepared)
-    hashes = {one.name: _media_hashes(one, shards, workspace) for one in sets}
+    hashes = {one.name: {m: sums[m] for m in _media(one) if m in sums} for one in sets}
     texts = {normalised(item.question) for one in sets for item in one.items}
     training = _read_training(prepared, shards, texts, {h for own in hashes.values() for h in own.values()})
     return {one.name: _report(one, hashes[one.name], training) for one in sets}
@@ -99,21 +100,8 @@ def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     return common / (len(a) + len(b) - common)
 
 
-def _media_hashes(one: QuestionSet, shards: Shards, workspace: Path) -> dict[Medium, str]:
-    """SHA-256 of each medium that training could have: a file of a size that no prepared medium has is not read."""
-    sizes = frozenset(shards.media["size"].to_pylist())
-    known = shards.media["sha256"].to_pylist()
-    found = {}
-    for medium in dict.fromkeys(medium for item in one.items for medium in item.seen):
-        key = medium[1]
-        if isinstance(key, int):
-            found[medium] = known[key]
-            continue
-        path = workspace / key
-        if path.is_file() and path.stat().st_size in sizes:
-            with path.open("rb") as file:
-                found[medium] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+def _media(one: QuestionSet) -> set[Medium]:
+    return {medium for item in one.items for medium in item.seen}
 
 
 def _read_training(prepared: Path, shards: Shards, texts: set[str], media: set[str]) -> Training:
@@ -150,7 +138,7 @@ def _records(prepared: Path) -> Iterator[tuple[list[str], list[int]]]:
 
 
 def _report(one: QuestionSet, hashes: Mapping[Medium, str], training: Training) -> dict[str, Any]:
-    media = {medium for item in one.items for medium in item.seen}
+    media = _media(one)
     leaked = sorted(medium[1] for medium in media if hashes.get(medium) in training.media)
     texts = {item.id: normalised(item.question) for item in one.items}
     both = [

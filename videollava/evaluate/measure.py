@@ -18,10 +18,11 @@ from typing import Any
 from videollava.evaluate.answers import Given, write_answers, write_lines
 from videollava.evaluate.benchmarks.reading import Absent
 from videollava.evaluate.benchmarks.tally import Marks, mean
+from videollava.evaluate.identity import hash_questions, short_sums
 from videollava.evaluate.judge import judge_answers, limits_of
 from videollava.evaluate.judge_endpoint import Judge
 from videollava.evaluate.normalise import exact
-from videollava.evaluate.questions import Item, QuestionSet
+from videollava.evaluate.questions import Item, Medium, QuestionSet
 from videollava.evaluate.results import full_marks
 from videollava.params import Judge as JudgeParams
 
@@ -59,9 +60,14 @@ class Figures:
     marks: Marks
 
 
-def measure(one: QuestionSet, given: Given, blind: Given | None, bench: Bench) -> dict[str, Any] | None:
-    """A benchmark's entry of metrics.json, None where its answers cannot be scored here (a line says why)."""
-    found = _score(one, given, bench, "")
+def measure(
+    one: QuestionSet, given: Given, blind: Given | None, bench: Bench, sums: Mapping[Medium, str]
+) -> dict[str, Any] | None:
+    """A benchmark's entry of metrics.json, None where its answers cannot be scored here (a line says why).
+
+    sums: SHA-256 of media.
+    """
+    found = _score(one, given, bench, "", sums)
     _submit(one, bench)
     if found is None:
         return None
@@ -76,7 +82,8 @@ def measure(one: QuestionSet, given: Given, blind: Given | None, bench: Bench) -
             metrics[name] = len(found_so)
     if one.limit:
         metrics["limit"] = one.limit
-    dark = _score(one, blind, bench, ".blind") if blind is not None else None
+    metrics["questions"] = hash_questions(one, sums)
+    dark = _score(one, blind, bench, ".blind", sums) if blind is not None else None
     if dark is not None:
         metrics[f"blind_{headline}"] = dark.figures.get(headline)
     if not one.of_files:
@@ -90,7 +97,9 @@ def _split_metrics(one: QuestionSet, found: Figures) -> dict[str, Any]:
     return {"accuracy": found.figures["accuracy"], **chance, "n": len(one.items), **told}
 
 
-def _score(one: QuestionSet, given: Given, bench: Bench, which: str) -> Figures | None:
+def _score(
+    one: QuestionSet, given: Given, bench: Bench, which: str, sums: Mapping[Medium, str]
+) -> Figures | None:
     answers = bench.target / "answers" / f"{one.name}{which}.jsonl"
     written = write_answers(one.items, given, one.benchmark.blank, answers)
     replies = None
@@ -121,7 +130,9 @@ def _score(one: QuestionSet, given: Given, bench: Bench, which: str) -> Figures 
             f"{one.name}{which}: answered, not scored: {error}; its server scores the submission", flush=True
         )
         return None
-    write_lines(_rows(one, given, found.marks), bench.target / "predictions" / f"{one.name}{which}.jsonl")
+    write_lines(
+        _rows(one, given, found.marks, sums), bench.target / "predictions" / f"{one.name}{which}.jsonl"
+    )
     return found
 
 
@@ -143,12 +154,15 @@ def _figures(one: QuestionSet, answers: Path | None, replies: Path | None) -> Fi
     return Figures({key: value for key, value in whole.items() if key not in SINGLE} | who, marks)
 
 
-def _rows(one: QuestionSet, given: Given, marks: Marks) -> list[dict[str, Any]]:
+def _rows(one: QuestionSet, given: Given, marks: Marks, sums: Mapping[Medium, str]) -> list[dict[str, Any]]:
     full = min(100.0, full_marks(one.name))
     scale = 10.0 if one.name == RATED_TO_10 else 1.0
     values = {item.id: scale * (marks.get(item.id, (None, ""))[0] or 0.0) for item in one.items}
     parts = full != 100.0 or any(value not in (0.0, full) for value in values.values())
-    return [_row(item, given, values[item.id], marks, full, parts) for item in one.items]
+    return [
+        {**_row(item, given, values[item.id], marks, full, parts), "media_sums": short_sums(item, sums)}
+        for item in one.items
+    ]
 
 
 def _row(item: Item, given: Given, value: float, marks: Marks, full: float, parts: bool) -> dict[str, Any]:

@@ -20,7 +20,15 @@ from videollava.evaluate.compare import (
     verdict,
 )
 from videollava.evaluate.page import Markup, clip, join, table, tag
-from videollava.evaluate.results import Answer, Results, by_kind, full_marks, interval, judge_name
+from videollava.evaluate.results import (
+    Answer,
+    Results,
+    by_kind,
+    full_marks,
+    group_by_medium,
+    interval,
+    judge_name,
+)
 from videollava.evaluate.statistics import Interval
 from videollava.gate import primary
 
@@ -142,14 +150,14 @@ def score_table(scores: Sequence[Scored], compared: bool) -> Markup:
 def score_notes(scores: Sequence[Scored], compared: bool) -> list[str]:
     """What a reader must know of the score table."""
     notes = [
-        "Small figures are 95% intervals: bootstrap over questions, the exact binomial bound where all "
-        "answers are right or all wrong. Blinded: the same model with every medium replaced by the mean of "
-        "its kind. Chance: always the commonest answer to the question's kind."
+        "Small figures are 95% intervals: bootstrap over media with all of their questions, the exact binomial "
+        "bound where all answers are right or all wrong. Blinded: the same model with every medium replaced by the "
+        "mean of its kind. Chance: always the commonest answer to the question's kind."
     ]
     if compared:
         notes.append(
-            "p: the chance of so large a difference between equal models, by McNemar's exact test on the "
-            "questions whose answers differ, or the paired bootstrap where answers earn parts of a point. "
+            "p: the chance of so large a difference between equal models, the sign of each medium's difference a "
+            "coin's: McNemar's exact test where each medium has one question. "
             f"A difference counts as clear below {SIGNIFICANT}; each benchmark is tested by itself."
         )
     notes += [f"{one.title}: not compared with the champion. {one.refused}" for one in scores if one.refused]
@@ -267,7 +275,8 @@ def _gain_interval(results: Results, blind: float | None) -> Interval | None:
     if blind is None or set(results.blind) != set(results.answers):
         return None
     dark = {key: answer.value for key, answer in results.blind.items()}
-    paired = statistics.compare(dark, {key: answer.value for key, answer in results.answers.items()})
+    seen = {key: answer.value for key, answer in results.answers.items()}
+    paired = statistics.compare(dark, seen, group_by_medium(results.answers.values()))
     if abs(paired.a - blind) >= ROUNDING:
         return None
     return Interval(paired.difference, paired.low, paired.high)
@@ -302,7 +311,9 @@ def _champion_cells(one: Scored) -> list[str]:
 
 
 def _kind_row(kind: str, found: Sequence[Answer], one: Scored, results: Results) -> list[str]:
-    whole = interval([answer.value for answer in found], full_marks(one.benchmark))
+    media = group_by_medium(found)
+    groups = [media[answer.id] for answer in found]
+    whole = interval([answer.value for answer in found], full_marks(one.benchmark), groups)
     row: list[str] = [kind, f"{len(found):,}", _with_interval(whole.value, whole)]
     if results.blind:
         dark = [results.blind[answer.id].value for answer in found if answer.id in results.blind]

@@ -1,7 +1,7 @@
 """What an evaluation left in its folder: every question with its answer, the blinded model's too.
 
 predictions/<benchmark>[.blind].jsonl, a line a question:
-    {"question_id", "kind", "question", "answer", "prediction", "correct", "media"}
+    {"question_id", "kind", "question", "answer", "prediction", "correct", "media", "media_sums"}
 `correct` counts 100 or 0; a `score` (a share of 100, or a judge's 0-5) stands in its place where a benchmark
 gives parts. A `problem` says why there is no prediction: a medium was missing. metrics.json, in the folder or
 beside `evaluation/`, says who judged.
@@ -25,6 +25,7 @@ __all__ = [
     "Results",
     "by_kind",
     "full_marks",
+    "group_by_medium",
     "interval",
     "judge_name",
     "read_metrics",
@@ -42,7 +43,8 @@ TAIL = 0.025  # of a two-sided 95% interval
 @dataclass(frozen=True)
 class Answer:
     """One question, its gold answer and what a model said. `value` is what it adds to the score (0-100, a
-    judge's 0-5); `media` are numbers of data/index, or paths.
+    judge's 0-5); `media` are numbers of data/index, or paths, `sums` the beginnings of their SHA-256 ("" for a
+    missing one; none in files of earlier releases).
     """
 
     id: str
@@ -53,6 +55,7 @@ class Answer:
     correct: bool
     value: float
     media: tuple[int | str, ...] = ()
+    sums: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class Results:
     @property
     def score(self) -> Interval:
         """The mean of what the answers add, with its interval."""
-        return interval([answer.value for answer in self.answers.values()], full_marks(self.benchmark))
+        answers, media = self.answers.values(), group_by_medium(self.answers.values())
+        groups = [media[answer.id] for answer in answers]
+        return interval([answer.value for answer in answers], full_marks(self.benchmark), groups)
 
 
 def read_results(folder: Path, metrics: Mapping[str, Any] | None = None) -> dict[str, Results]:
@@ -126,19 +131,41 @@ def by_kind(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
     return dict(sorted(kinds.items()))
 
 
+def group_by_medium(answers: Iterable[Answer]) -> dict[str, str]:
+    """By question the medium it is about, so that questions about one have the same; of several media, all that
+    questions tie together count as one. A question without media stands for itself.
+    """
+    above: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while above.setdefault(name, name) != name:
+            above[name] = name = above[above[name]]
+        return name
+
+    first = {}
+    for answer in answers:
+        sums = answer.sums if len(answer.sums) == len(answer.media) else ("",) * len(answer.media)
+        names = [summed or f"medium {medium}" for summed, medium in zip(sums, answer.media, strict=True)]
+        names = names or [f"question {answer.id}"]
+        first[answer.id] = names[0]
+        for name in names[1:]:
+            above[top(name)] = top(names[0])
+    return {key: top(name) for key, name in first.items()}
+
+
 def full_marks(benchmark: str) -> float:
     """The best score there is: 100 for all but a judge's grades and MME's sum."""
     return 5.0 if benchmark.startswith(JUDGED_TO_5) else FULL.get(benchmark, 100.0)
 
 
-def interval(values: Sequence[float], full: float = 100.0) -> Interval:
-    """The mean with its 95% bootstrap interval.
+def interval(values: Sequence[float], full: float = 100.0, groups: Sequence[str] | None = None) -> Interval:
+    """The mean with its 95% bootstrap interval; groups: the medium of each.
 
-    Where all answers have full marks, or none, there is nothing to draw from: the exact binomial bound then
-    (Clopper-Pearson).
+    Where all answers have full marks, or none, there is nothing to draw from: the exact binomial bound of as many
+    media then (Clopper-Pearson).
     """
-    whole = bootstrap(values)
-    edge = full * TAIL ** (1 / len(values))
+    whole = bootstrap(values, groups)
+    edge = full * TAIL ** (1 / len(values if groups is None else set(groups)))
     if set(values) == {full}:
         return Interval(whole.value, edge, full)
     if set(values) == {0.0}:
@@ -185,6 +212,7 @@ def _read_answer(line: bytes, where: str) -> Answer:
         correct=row["correct"],
         value=100.0 * row["correct"] if score is None else float(score),
         media=tuple(row.get("media") or ()),
+        sums=tuple(map(str, row.get("media_sums") or ())),
     )
 
 

@@ -22,6 +22,7 @@ from videollava.errors import InputError
 from videollava.evaluate import benchmarks
 from videollava.evaluate.answers import AnswerLog, Given
 from videollava.evaluate.contamination import find_contamination
+from videollava.evaluate.identity import sum_media
 from videollava.evaluate.judge import open_judge
 from videollava.evaluate.measure import COUNTED, Bench, measure
 from videollava.evaluate.media import (
@@ -239,11 +240,12 @@ class _Asking:
 def _measure(
     sets: Sequence[QuestionSet], given: Sequence[tuple[Given, Given | None]], bench: Bench, workspace: Path
 ) -> dict[str, Any]:
-    contamination = find_contamination(sets, workspace)
+    sums = sum_media(sets, workspace)
+    contamination = find_contamination(sets, sums, workspace)
     _write_json(contamination, bench.target / "contamination.json")
     metrics: dict[str, Any] = {}
     for one, (seen, blind) in zip(sets, given, strict=True):
-        found = measure(one, seen, blind, bench)
+        found = measure(one, seen, blind, bench, sums)
         if found is None:
             continue
         if one.of_files and one.name in contamination:

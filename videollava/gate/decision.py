@@ -156,7 +156,7 @@ def _is_of(pair: Comparison, name: str, candidate: Scores, before: Scores) -> bo
 
 
 def _probability(pair: Comparison) -> float:
-    return pair.p if pair.mcnemar is None else pair.mcnemar
+    return pair.p
 
 
 def _by_chance(p: float | None, gate: Gate) -> bool:
