@@ -105,6 +105,8 @@ def _stage(name: str) -> Command:
         overrides = list(arguments.set)
         if name == "evaluate":
             _check_evaluation(arguments)
+            if (status := _evaluate_by_own_code(arguments)) is not None:
+                return status
         if getattr(arguments, "benchmarks", None):
             names = [name.strip() for name in arguments.benchmarks.split(",")]
             if not all(re.fullmatch(r"[\w-]+", name) for name in names):
@@ -193,6 +195,20 @@ def _evaluate_other(params: Any, machine: Any, workspace: Path, arguments: Argum
 
     chosen = bool(arguments.benchmarks)
     evaluate_other(params, workspace, arguments.model, arguments.out, machine, arguments.champion, chosen)
+
+
+def _evaluate_by_own_code(arguments: Arguments) -> int | None:
+    """A registered version of other code than this is evaluated by its own; None where that is not so."""
+    if not (arguments.model or "").startswith("models:"):
+        return None
+    from videollava.evaluate.others import folder_of
+    from videollava.registry import resolve
+    from videollava.registry.whole.own_code import run_by_own_code
+
+    workspace = Path.cwd()
+    out = [] if arguments.out else [f"--out={workspace / folder_of(arguments.model)}"]
+    words = _with_model(arguments, str(resolve(arguments.model, workspace)), *out)
+    return run_by_own_code(arguments.model, words, workspace)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -320,16 +336,35 @@ def _add_ask(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run_ask(arguments: Arguments) -> None:
+def _run_ask(arguments: Arguments) -> int:
     import warnings
 
+    model = arguments.model
+    if model.startswith("models:"):
+        from videollava.registry import resolve
+        from videollava.registry.whole.own_code import run_by_own_code
+
+        model = str(resolve(model))
+        status = run_by_own_code(arguments.model, _with_model(arguments, model), Path.cwd())
+        if status is not None:
+            return status
     from videollava.serve.assistant import load
 
-    assistant = load(arguments.model, quantize=arguments.quantize)
+    assistant = load(model, quantize=arguments.quantize)
     with warnings.catch_warnings(record=True) as said:
         print(assistant.answer(arguments.question, images=arguments.image, videos=arguments.video))
     for warning in said:
         print(f"note: {warning.message}", file=sys.stderr)
+    return 0
+
+
+def _with_model(arguments: Arguments, model: str, *more: str) -> list[str]:
+    """The command's words with another `--model`, and `more`."""
+    words = [word for word in arguments.words if not word.startswith("--model=")]
+    if "--model" in words:
+        place = words.index("--model")
+        del words[place : place + 2]
+    return [*words, f"--model={model}", *more]
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:

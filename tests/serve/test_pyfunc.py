@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from videollava.errors import InputError
+from videollava.serve.rows import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +28,12 @@ def pyfunc() -> Iterator[Any]:
     sys.modules.pop("videollava.serve.pyfunc", None)
 
 
-def test_rows_and_their_empty_cells(pyfunc: Any) -> None:
+def test_rows_and_their_empty_cells() -> None:
     import numpy as np
     import pandas
 
-    assert pyfunc._samples({"question": "q"}) == [{"question": "q", "images": [], "videos": []}]
-    assert pyfunc._samples([{"question": "q", "images": "a.png"}])[0]["images"] == ["a.png"]
+    assert read_rows({"question": "q"}) == [{"question": "q", "images": [], "videos": []}]
+    assert read_rows([{"question": "q", "images": "a.png"}])[0]["images"] == ["a.png"]
     frame = pandas.DataFrame(
         {
             "question": ["a", "b", "c", "d", "e"],
@@ -40,11 +41,11 @@ def test_rows_and_their_empty_cells(pyfunc: Any) -> None:
             "videos": [float("nan"), "c.mp4", pandas.NA, "", pandas.NaT],
         }
     )
-    samples = pyfunc._samples(frame)
+    samples = read_rows(frame.to_dict("records"))
     assert [sample["images"] for sample in samples] == [["x"], [], ["y"], [b"bytes"], ["p", "q"]]
     assert [sample["videos"] for sample in samples] == [[], ["c.mp4"], [], [], []]
     pixels = np.zeros((4, 4, 3), np.uint8)
-    assert pyfunc._samples([{"question": "q", "images": pixels}])[0]["images"] is pixels
+    assert read_rows([{"question": "q", "images": pixels}])[0]["images"] is pixels
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,9 @@ def test_rows_and_their_empty_cells(pyfunc: Any) -> None:
         (["what?"], "row 0: str; give question"),
     ],
 )
-def test_rows_that_are_none(pyfunc: Any, rows: Any, reason: str) -> None:
+def test_rows_that_are_none(rows: Any, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        pyfunc._samples(rows)
+        read_rows(rows)
 
 
 def test_folders_that_whoever_serves_names(pyfunc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,8 @@ def test_a_served_model_reads_what_is_sent_and_no_file(
     from videollava.serve.assistant import load
 
     served = pyfunc.VideoLlavaModel()
-    served.assistant = load(model_folder, media_roots=[])
+    assistant = load(model_folder, media_roots=[])
+    served.answer = lambda rows: assistant.answer_batch(read_rows(rows))
     Image.new("RGB", (20, 20), (200, 30, 30)).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     sent = f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -19,6 +19,7 @@ from typing import Any
 
 from videollava.errors import InputError
 from videollava.registry.store import OBJECTS, Store, download, size_of
+from videollava.registry.whole.apart import user_cache
 from videollava.tracking.lineage import digest, lock_entry
 
 __all__ = [
@@ -159,20 +160,7 @@ def _copy(md5: str, place: Store, target: Path) -> str:
 
 def model_cache(workspace: Path | None = None) -> Path:
     """Where versions are unfolded: $VIDEOLLAVA_CACHE, the workspace's .mlflow, else the user's cache."""
-    if named := os.environ.get("VIDEOLLAVA_CACHE"):
-        return Path(named) / "models"
-    if workspace is not None and (workspace / "dvc.yaml").is_file():
-        return workspace.resolve() / ".mlflow" / "models"
-    return _user_cache() / "videollava" / "models"
-
-
-def _user_cache() -> Path:
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named)
-    try:
-        return Path.home() / ".cache"
-    except RuntimeError:  # a container's uid that has neither a name nor a home
-        return Path(tempfile.gettempdir()) / f"home-{os.getuid()}" / ".cache"
+    return user_cache("models", workspace)
 
 
 def materialise(manifest: Manifest, places: Sequence[Store], cache: Path) -> Path:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
 from videollava.params import Params, Tracking
+from videollava.registry.claims import Claim
+from videollava.registry.logged import log_model
 from videollava.registry.manifest import Manifest, cache_of, folder_key, read_manifest
 from videollava.registry.refusals import answered, is_missing
 from videollava.registry.store import Store
-from videollava.registry.versions import Version, list_versions, open_store, read_version
+from videollava.registry.versions import Version, find_version, open_store
+from videollava.registry.whole.wheel import code_of, pack_code
 from videollava.scrub import scrub_all
 from videollava.tracking.lineage import Lineage, flatten, read_lineage, stage_key
-from videollava.tracking.packages import differing_tag, library_versions, package_tags
+from videollava.tracking.packages import differing_tag, package_tags
 from videollava.tracking.troubles import explain, is_from_store
 
 __all__ = ["note_evaluation", "note_saved", "prepare", "read_metrics", "register", "registered"]
-
-CODE = Path(__file__).parent.parent / "serve" / "pyfunc.py"
-REQUIREMENTS = ("videollava", "torch", "transformers", "pillow", "av", "safetensors")
 
 
 def read_metrics(workspace: Path) -> dict[str, dict[str, Any]]:
@@ -53,10 +51,9 @@ def prepare(workspace: Path, tracking: Tracking) -> None:
 def registered(workspace: Path, tracking: Tracking, store: Any = None) -> Version | None:
     """The version made of what lies in the workspace (same model files, same dvc.lock), if any."""
     store = store or open_store(workspace, tracking)
-    lock = read_lineage(workspace).lock
-    wanted = (folder_key(workspace), lock)
-    found = (v for v in list_versions(workspace, tracking, store) if (v.key, v.lineage.lock) == wanted)
-    return next(found, None)
+    claim = Claim.of(folder_key(workspace), read_lineage(workspace).lock)
+    number = claim.find(store, tracking.model)
+    return None if number is None else find_version(workspace, tracking, str(number), store)
 
 
 @answered
@@ -76,28 +73,47 @@ def register(
     the version and whether it is new. No weights are copied: see manifest.py.
     """
     store = store or open_store(workspace, params.tracking)
-    existing = registered(workspace, params.tracking, store)
-    if existing is not None:
-        return existing, False
+    model, claim = params.tracking.model, Claim.of(folder_key(workspace), read_lineage(workspace).lock)
+    mine = None
+    if claim.find(store, model) is None:
+        try:
+            mine = _make_version(store, workspace, params, run_id, places, claim, saved)
+        except Exception as error:
+            # Another process that made the same version first clears away what is half made of it.
+            if not is_from_store(error) or claim.find(store, model) is None:
+                raise
+    number = claim.settle(store, model)
+    return find_version(workspace, params.tracking, str(number), store), number == mine
+
+
+def _make_version(
+    store: Any,
+    workspace: Path,
+    params: Params,
+    run_id: str,
+    places: Sequence[Store],
+    claim: Claim,
+    saved: tuple[str, str],
+) -> int:
     places = places or [cache_of(workspace)]
     manifest = read_manifest(Path(places[0].url), folder_key(workspace))
     metrics, lineage = read_metrics(workspace), read_lineage(workspace)
-    run_id = run_id if _is_active(store, run_id) else _run_for(store, workspace, lineage)
+    run_id = run_id if _is_active(store, run_id) else _run_for(store, workspace, lineage, claim)
     _log_scores(store, run_id, metrics)
     _make_model(store, params.tracking.model)
     tags = _tags(manifest, lineage, metrics, params) | _evaluation_tag(workspace) | differing_tag(workspace)
-    if saved[0]:
-        tags |= {"saved_commit": saved[0], "saved_ref": saved[1]}
-    info = _log_model(store, params.tracking.model, run_id, manifest, places)
+    tags |= claim.tags | ({"saved_commit": saved[0], "saved_ref": saved[1]} if saved[0] else {})
+    wheel = pack_code(code_of(workspace), workspace)
+    logged = log_model(store, params.tracking.model, run_id, manifest, places, wheel, {"made": claim.digest})
     created = store.client.create_model_version(
         params.tracking.model,
-        source=info.model_uri,
+        source=logged.model_uri,
         run_id=run_id,
-        model_id=info.model_id,
+        model_id=logged.model_id,
         tags=tags,
         description=_description(metrics),
     )
-    return read_version(created), True
+    return int(created.version)
 
 
 def note_evaluation(
@@ -157,18 +173,19 @@ def _is_active(store: Any, run_id: str) -> bool:
         raise
 
 
-def _run_for(store: Any, workspace: Path, lineage: Lineage) -> str:
+def _run_for(store: Any, workspace: Path, lineage: Lineage, claim: Claim) -> str:
     from videollava.tracking.store import find_run
 
     key = stage_key(workspace, "evaluate")
     found = find_run(store, stage_key=key) if key else ""
     if found:
         return found
-    run = store.client.create_run(
-        store.experiment, tags=lineage.tags() | package_tags(workspace), run_name="register"
-    )
-    store.client.set_terminated(run.info.run_id)
-    return str(run.info.run_id)
+    run_id = find_run(store, made=claim.digest)  # an earlier try's
+    if not run_id:
+        tags = lineage.tags() | package_tags(workspace) | {"made": claim.digest}
+        run_id = str(store.client.create_run(store.experiment, tags=tags, run_name="register").info.run_id)
+    store.client.set_terminated(run_id)
+    return run_id
 
 
 def _log_scores(store: Any, run_id: str, metrics: Mapping[str, Any]) -> None:
@@ -189,52 +206,6 @@ def _make_model(store: Any, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _log_model(store: Any, name: str, run_id: str, manifest: Manifest, places: Sequence[Store]) -> Any:
-    versions = {k.removeprefix("version."): v for k, v in library_versions().items()}
-    needs = [f"{need}=={versions[need].split('+')[0]}" if need in versions else need for need in REQUIREMENTS]
-    with warnings.catch_warnings():
-        # It warns about its own type hints on import, and asks for an example that it would load the model
-        # for.
-        warnings.simplefilter("ignore")
-        import mlflow.pyfunc
-        from mlflow.models import Model
-
-        # Made here, not by Model.log, which would put it into the process's current experiment.
-        logged = store.client.create_logged_model(store.experiment, name=name, source_run_id=run_id)
-        try:
-            return Model.log(
-                artifact_path=None,
-                name=name,
-                model_id=logged.model_id,
-                flavor=mlflow.pyfunc,
-                run_id=run_id,
-                python_model=str(CODE),
-                model_config=manifest.config(places),
-                signature=_signature(),
-                pip_requirements=needs,
-                metadata={"key": manifest.key, "manifest_sha256": manifest.sha256},
-            )
-        except Exception:
-            with suppress(Exception):  # the refusal is what counts; half a model is nobody's
-                store.client.delete_logged_model(logged.model_id)
-            raise
-
-
-def _signature() -> Any:
-    """What the pyfunc takes and gives, shown in the registry and checked by `mlflow models serve`."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-    from mlflow.types.schema import AnyType
-
-    paths = AnyType()  # a list, one path or nothing: a stricter type refuses the empty cells of a mixed batch
-    columns = [
-        ColSpec("string", "question"),
-        ColSpec(paths, "images", required=False),
-        ColSpec(paths, "videos", required=False),
-    ]
-    return ModelSignature(Schema(columns), Schema([ColSpec("string", "answer")]))
 
 
 def _tags(manifest: Manifest, lineage: Lineage, metrics: Mapping[str, Any], params: Params) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ __all__ = [
     "read_aliases",
     "read_version",
     "resolve",
+    "version_code",
     "version_manifest",
 ]
 
@@ -198,20 +199,50 @@ def version_manifest(
     InputError where its file list is gone (its run's or model's artifacts were deleted) or is none of ours.
     """
     version = find_version(workspace, tracking, reference, store)
+    config = _read_config(version)
+    try:
+        return Manifest.from_config(config), [Store.from_config(place) for place in config["stores"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(version, error) from error
+
+
+@answered
+def version_code(
+    workspace: Path, tracking: Tracking, reference: str, store: Any = None
+) -> tuple[str, list[str], Callable[[Path], Path]]:
+    """The name of the wheel that a version's code is in ("" where it carries none: registered by an earlier
+    release), the packages that it was made with (`name==version`), and what brings the wheel into a folder.
+    """
+    version = find_version(workspace, tracking, reference, store)
+    config = _read_config(version)
+    wheel = Path(str(config.get("code") or "")).name
+
+    def bring(folder: Path) -> Path:
+        from mlflow.artifacts import download_artifacts
+
+        return Path(download_artifacts(f"{version.reference}/artifacts/{wheel}", dst_path=str(folder)))
+
+    return wheel, [str(pin) for pin in config.get("requirements") or ()], bring
+
+
+def _read_config(version: Version) -> Mapping[str, Any]:
     from mlflow.models import get_model_info
 
     try:
-        config = get_model_info(version.reference).flavors["python_function"]["config"]
-        return Manifest.from_config(config), [Store.from_config(place) for place in config["stores"]]
+        return dict(get_model_info(version.reference).flavors["python_function"]["config"])
     except Exception as error:
-        if isinstance(error, InputError) or not (
+        if not (
             is_from_store(error) or isinstance(error, KeyError | TypeError | AttributeError | ValueError)
         ):
             raise
-        raise InputError(
-            f"{version.reference}: its list of files cannot be read ({explain(error).text}); it was not made by "
-            "this software, or its logged model was deleted: name another version (`videollava models`)"
-        ) from error
+        raise _unreadable(version, error) from error
+
+
+def _unreadable(version: Version, error: BaseException) -> InputError:
+    return InputError(
+        f"{version.reference}: its list of files cannot be read ({explain(error).text}); it was not made by "
+        "this software, or its logged model was deleted: name another version (`videollava models`)"
+    )
 
 
 def _parse(reference: str, model: str) -> tuple[str, str, str]:

@@ -50,9 +50,18 @@ def load(
     """
     folder = Path(source).expanduser()
     if str(source).startswith("models:"):
+        import warnings
+
         from videollava.registry import resolve
+        from videollava.registry.whole.own_code import find_code
 
         folder = resolve(str(source))
+        if find_code(str(source), Path(".")).folder is not None:
+            warnings.warn(
+                f"{source} was made by other code than this; `videollava ask` and mlflow.pyfunc.load_model answer by "
+                "its own",
+                stacklevel=2,
+            )
     where = _device(device)
     loaded = checkpoint.load(folder, dtype=dtype, device=where, quantize=quantize)
     limits = Limits.from_environment()

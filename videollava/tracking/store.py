@@ -142,6 +142,7 @@ def _quiet() -> None:
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10"),
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
         ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),  # with the password that is in it
+        ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
         ("DO_NOT_TRACK", "true"),
         ("GIT_PYTHON_REFRESH", "quiet"),
     ):
