@@ -15,6 +15,8 @@ from videollava.command import Arguments, Command
 __all__ = ["VIEWS", "views"]
 
 VIEWS = {
+    "lineage": ("flows.history.lineage", "what a version is made of, how it was judged, who promoted it"),
+    "diff": ("flows.history.diff", "what differs between two versions: parameters, data, code, answers"),
     "save": ("flows.history.saving", "write what was retrained as a git commit beside the branch"),
     "gc": (
         "flows.history.gc",

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.history.tags import PRIVATE as VERSIONS
 from flows.places.clones import CLONES
 from flows.places.git import ask_git, run_git
 from flows.places.lock import hold
@@ -33,7 +34,7 @@ __all__ = ["Keepsake", "Outlook", "add_arguments", "look", "remove", "run"]
 
 DAYS = 30
 SAVED = "refs/exps/"
-PRIVATE = "refs/videollava/model/"
+PRIVATE = f"{VERSIONS}/"
 INTERNAL = ("refs/exps/exec/", "refs/exps/celery/", "refs/exps/temp/")  # DVC's own, of experiments at work
 UNFOLDED = ("models", "evaluations")  # versions and answers that were unfolded to be used, in .mlflow
 

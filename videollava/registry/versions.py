@@ -44,8 +44,8 @@ class Version:
 
     key, evaluation: DVC's hashes of the model's and of the evaluation's folder. manifest: hash over the model's files
     (manifest.py), whose first 32 digits name its unfolded folder. saved, saved_ref: the git commit that the retraining
-    was saved as, and the ref it had. remarks: what a person should
-    know of it (no commit, archived, not made by this software, a tag that cannot be read).
+    was saved as, and the ref it had. tags: all as MLflow has them. remarks: what a person should know of it (no
+    commit, archived, not made by this software, a tag that cannot be read).
     """
 
     name: str
@@ -60,6 +60,7 @@ class Version:
     manifest: str = ""
     saved: str = ""
     saved_ref: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     archived: bool = False
 
@@ -274,6 +275,7 @@ def read_version(item: Any) -> Version:
         manifest=tags.get("manifest_sha256", ""),
         saved=tags.get("saved_commit", ""),
         saved_ref=tags.get("saved_ref", ""),
+        tags=dict(tags),
         archived=item.current_stage == "Archived",
     )
     return replace(version, remarks=tuple(_remarks(version, metrics is None)))

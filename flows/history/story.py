@@ -1,0 +1,242 @@
+"""What a version is made of, gathered from where it is kept: git (its saved retraining), the registry, the trail.
+
+Any of them may lack: a clone without the registry still tells what the tag holds, a version of before there were saved
+retrainings what the registry knows. `lacks` says which and why; nothing is made up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.history.made import Made, read_made
+from flows.history.tags import PRIVATE, TAGS, version_refs
+from flows.places.git import ask_git
+from videollava import registry
+from videollava.errors import InputError
+from videollava.params import Params, load_params
+from videollava.registry import Move, Version
+
+__all__ = ["Base", "Data", "Story", "read_params", "tell"]
+
+MODELS = "locks/models"
+LOCKS = "locks"
+
+
+@dataclass(frozen=True)
+class Data:
+    """A source as its lock has it. sum: over names and sums of its files; licence: as the parameters state it."""
+
+    name: str
+    kind: str
+    files: int
+    bytes: int
+    sum: str
+    licence: str = ""
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model that training began from. revision: what its name meant."""
+
+    stage: str
+    name: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that is known of a version. number: 0 for a saved retraining that is no version.
+
+    commit: of the saved retraining; baseline: the commit it stands on; changed: files of code that differ from that.
+    """
+
+    name: str
+    number: int
+    commit: str = ""
+    ref: str = ""
+    baseline: str = ""
+    subject: str = ""
+    changed: tuple[str, ...] = ()
+    made: Made | None = None
+    version: Version | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[Data, ...] = ()
+    bases: tuple[Base, ...] = ()
+    decision: Mapping[str, Any] = field(default_factory=dict)
+    moves: tuple[Move, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """As it is written elsewhere."""
+        return f"models:/{self.name}/{self.number}" if self.number else (self.ref or self.commit[:12])
+
+    @property
+    def scores(self) -> Mapping[str, Mapping[str, Any]]:
+        """metrics.json as it was."""
+        if self.made is not None and self.made.scores:
+            return self.made.scores
+        return self.version.metrics if self.version is not None else {}
+
+
+def tell(root: Path, reference: str) -> Story:
+    """The story of a version: a number, an alias, models:/NAME/N, or a tag or commit of a saved retraining.
+
+    InputError where neither git nor the registry knows it.
+    """
+    params = load_params(root / "params.yaml")
+    version, moves, trouble = _ask_registry(root, params, reference)
+    commit, ref = _find_commit(root, params, reference, version)
+    if version is None and not commit:
+        raise InputError(trouble or f"{reference}: neither a version nor a saved retraining")
+    name, number = (version.name, version.number) if version is not None else _named(ref, params)
+    lacks = [trouble] if trouble and version is None else []
+    made = None
+    if commit:
+        try:
+            made = read_made(root, commit)
+        except InputError as error:
+            lacks.append(str(error))
+    else:
+        lacks.append(
+            "no saved retraining is here: its tag was not fetched (`git fetch --tags`), or none was made"
+        )
+    return Story(
+        name=name,
+        number=number,
+        commit=commit,
+        ref=ref,
+        baseline=ask_git(root, "rev-parse", "--verify", f"{commit}^") or "" if commit else "",
+        subject=ask_git(root, "log", "-1", "--format=%s", f"{commit}^") or "" if commit else "",
+        changed=_changed(root, commit) if commit else (),
+        made=made,
+        version=version,
+        params=read_params(root, commit) if commit else {},
+        data=_read_data(root, commit) if commit else (),
+        bases=_read_bases(root, commit) if commit else (),
+        decision=_decision(version),
+        moves=tuple(move for move in moves if move.to == number),
+        lacks=tuple(lacks),
+    )
+
+
+def read_params(root: Path, commit: str) -> dict[str, Any]:
+    """params.yaml of a commit; empty where it has none."""
+    return _mapping(ask_git(root, "cat-file", "blob", f"{commit}:params.yaml"))
+
+
+def _ask_registry(root: Path, params: Params, reference: str) -> tuple[Version | None, Sequence[Move], str]:
+    """The version, the trail, and why there is none."""
+    if reference.startswith((f"{TAGS}/", f"{PRIVATE}/", "model/")):
+        reference = _as_number(reference, params)
+    try:
+        version = registry.find_version(root, params.tracking, reference)
+        tracking = params.tracking.model_copy(update={"model": version.name})
+        return version, registry.trail(root, tracking), ""
+    except InputError as error:
+        return None, (), str(error)
+
+
+def _as_number(reference: str, params: Params) -> str:
+    name, number = _named(_full(reference), params)
+    return f"models:/{name}/{number}"
+
+
+def _full(reference: str) -> str:
+    return f"refs/tags/{reference}" if reference.startswith("model/") else reference
+
+
+def _find_commit(root: Path, params: Params, reference: str, version: Version | None) -> tuple[str, str]:
+    """The saved retraining of a version, and the ref that holds it; "" where there is none here."""
+    name, number = params.tracking.model, reference
+    if version is not None:
+        name, number = version.name, str(version.number)
+    elif reference.startswith("models:/"):
+        name, _, number = reference.removeprefix("models:/").rpartition("/")
+    wanted = [_full(reference)] if version is None else []
+    wanted += version_refs(name, int(number)) if number.isdigit() else ()
+    for ref in wanted:
+        if commit := ask_git(
+            root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"
+        ):
+            return commit, ref
+    saved = version.saved if version is not None else ""
+    if saved and ask_git(root, "cat-file", "-e", f"{saved}^{{commit}}") is not None:
+        return saved, ""
+    return "", ""
+
+
+def _named(ref: str, params: Params) -> tuple[str, int]:
+    for start in (TAGS, PRIVATE):
+        name, _, number = ref.removeprefix(f"{start}/").rpartition("/")
+        if ref.startswith(f"{start}/") and number.isdigit():
+            return name, int(number)
+    return params.tracking.model, 0
+
+
+def _changed(root: Path, commit: str) -> tuple[str, ...]:
+    """Files of code in a saved retraining that its baseline has not, or has otherwise."""
+    said = ask_git(root, "diff", "--name-only", f"{commit}^", commit, "--", "*.py") or ""
+    return tuple(said.splitlines())
+
+
+def _read_data(root: Path, commit: str) -> tuple[Data, ...]:
+    import hashlib
+
+    found = []
+    for name, source in (read_params(root, commit).get("sources") or {}).items():
+        lock = _json(ask_git(root, "cat-file", "blob", f"{commit}:{LOCKS}/{name}.json"))
+        files = lock.get("files") or []
+        sums = "\n".join(f"{file.get('name')} {file.get('sha256')}" for file in files)
+        found.append(
+            Data(
+                name=name,
+                kind=str(source.get("kind", "")),
+                files=len(files),
+                bytes=sum(int(file.get("size") or 0) for file in files),
+                sum=hashlib.sha256(sums.encode()).hexdigest() if files else "",
+                licence=str(source.get("licence", "")),
+                origin=_origin(source),
+            )
+        )
+    return tuple(found)
+
+
+def _origin(source: Mapping[str, Any]) -> str:
+    """Where a source comes from, in a word or an address."""
+    urls = source.get("urls") or ()
+    first = urls if isinstance(urls, str) else next(iter(urls), "")
+    return str(first or source.get("repo") or source.get("package") or source.get("path") or "")
+
+
+def _read_bases(root: Path, commit: str) -> tuple[Base, ...]:
+    listed = ask_git(root, "ls-tree", "--name-only", f"{commit}:{MODELS}") or ""
+    found = []
+    for file in listed.splitlines():
+        rows = _json(ask_git(root, "cat-file", "blob", f"{commit}:{MODELS}/{file}"))
+        found += [Base(file.removesuffix(".json"), name, str(revision)) for name, revision in rows.items()]
+    return tuple(found)
+
+
+def _decision(version: Version | None) -> dict[str, Any]:
+    return _json(version.tags.get("decision")) if version is not None else {}
+
+
+def _json(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _mapping(text: str | None) -> dict[str, Any]:
+    found = yaml.safe_load(text or "")
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,130 @@
+"""What versions are made of and how two differ: a real git, DVC and registry, and a clone that has no registry."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from flows.history.diff import Change, compare_stories
+from flows.history.keep import keep, tie
+from flows.history.lineage import as_json, as_text
+from flows.history.picture import draw
+from flows.history.story import tell
+from flows.places.git import run_git
+from videollava import registry
+from videollava.cli import main
+from videollava.errors import InputError
+from videollava.params import load_params
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def save_version(root: Path, epochs: int) -> str:
+    """Train so many epochs, save and register; the commit."""
+    file = root / "params.yaml"
+    file.write_text(re.sub(r"epochs: \d+\n  learning", f"epochs: {epochs}\n  learning", file.read_text()))
+    with chdir(root), Repo(str(root)) as repo:
+        repo.reproduce()
+    params = load_params(file)
+    saved = keep(root, root, params)
+    version, _ = registry.register(root, params, saved=(saved.commit, saved.ref))
+    tie(root, root, params, version, saved)
+    return saved.commit
+
+
+@pytest.fixture(scope="module")
+def twice(run_once: tuple[Path, list[str], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with two versions: of 2 and of 3 epochs; 3 epochs score 63."""
+    finished = tmp_path_factory.mktemp("twice") / "ws"
+    shutil.copytree(run_once[0], finished, symlinks=True)
+    (finished / "locks/models").mkdir(parents=True)
+    (finished / "locks/models/bases.json").write_text('{"org/base": "0123abcd"}')
+    (finished / "locks/toy.json").write_text(
+        json.dumps({"files": [{"name": "a.tar", "size": 1000, "sha256": "ab"}]})
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DVC_STAGE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("VIDEOLLAVA_FOLLOWED", "1")
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        save_version(finished, 2)
+        save_version(finished, 3)
+    return finished
+
+
+def test_a_version_says_what_it_is_made_of(
+    twice: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    params = load_params(twice / "params.yaml")
+    story = tell(twice, "2")
+    assert story.commit == run_git(twice, "rev-parse", "refs/videollava/model/videollava/2")
+    assert story.baseline == run_git(twice, "rev-parse", "HEAD")
+    assert story.params["finetune"]["epochs"] == 3
+    assert story.scores["easy_vqa"]["accuracy"] == 63.0
+    assert [(data.name, data.kind, data.files, data.bytes) for data in story.data] == [
+        ("toy", "generated", 1, 1000)
+    ]
+    assert [(base.stage, base.name, base.revision) for base in story.bases] == [
+        ("bases", "org/base", "0123abcd")
+    ]
+    assert story.lacks == ()
+    decision, move = registry.promote(twice, params, "2")
+    assert decision.passed
+    assert move is not None
+
+    monkeypatch.chdir(twice)
+    picture = tmp_path / "lineage.svg"
+    assert main(["lineage", "champion", "--picture", str(picture)]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "models:/videollava/2 @champion",
+        "profile tiny",
+        "0123abcd",
+        "easy_vqa",
+        "63.00",
+        "promote",
+    ):
+        assert words in said
+    texts = [node.text for node in ET.parse(picture).iter() if node.text]
+    assert {"toy", "finetune", "63.00"} <= set(texts)
+    assert main(["lineage", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["params"]["finetune"]["epochs"] == 2
+    assert told["made"]["stages"]["finetune"]["hours"] is not None
+    assert told == json.loads(json.dumps(as_json(tell(twice, "1"))))
+
+
+def test_two_versions_differ_by_what_was_changed(
+    twice: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compare_stories(twice, tell(twice, "1"), tell(twice, "2"))
+    assert found.params == (Change("finetune.epochs", "2", "3"),)
+    assert found.scores == (Change("easy_vqa", "62.00", "63.00"),)
+    assert (found.data, found.bases, found.code, found.packages) == ((), (), (), ())
+    monkeypatch.chdir(twice)
+    assert main(["diff", "1", "2"]) == 0
+    assert "finetune.epochs  2 -> 3" in capsys.readouterr().out
+    assert main(["diff", "1", "1"]) == 0
+    assert "the same parameters, data, bases, packages and code" in capsys.readouterr().out
+
+
+def test_a_clone_without_the_registry_tells_what_git_holds(twice: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    run_git(tmp_path, "clone", "--quiet", str(twice), str(clone))
+    refs = "refs/videollava/model/videollava/*"
+    run_git(clone, "fetch", "--quiet", "origin", f"{refs}:{refs}")
+    story = tell(clone, "1")
+    assert story.scores["easy_vqa"]["accuracy"] == 62.0
+    assert story.version is None
+    assert any("not in the registry" in line for line in story.lacks)
+    assert "62.00" in as_text(story)
+    assert draw(story).startswith("<svg")
+    with pytest.raises(InputError, match="7: not in the registry"):
+        tell(clone, "7")
