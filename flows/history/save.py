@@ -21,7 +21,7 @@ from flows.places.git import ask_git, run_git
 from videollava.errors import InputError
 from videollava.gate import primary
 
-__all__ = ["EXPERIMENTS", "Saved", "find_saved", "save"]
+__all__ = ["EXPERIMENTS", "SAVED", "Saved", "find_saved", "save"]
 
 EXPERIMENTS = "refs/exps"
 SAVED = (EXPERIMENTS, "refs/tags/model", "refs/videollava/model")

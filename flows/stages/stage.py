@@ -31,6 +31,7 @@ NOISE = re.compile(
     r"Stage '.*' didn't change, skipping|> .*videollava |WARNING: Process '.* in RWLock-file )"
 )
 PULL = ("--pull", "--allow-missing")
+AGAIN = ("--force", "--single-item")
 PUSH = "dvc push --run-cache"
 LOCK_SECONDS = 600.0
 LOCK_PAUSE = 5.0
@@ -71,6 +72,7 @@ def run_stage(
     keep: Iterable[int] = (),
     echo: Callable[[str], None] | None = None,
     whole: bool = False,
+    again: bool = False,
 ) -> StageResult:
     """`dvc repro STAGE` in `workspace`, its output line by line to `say`; StageFailed where it fails.
 
@@ -80,10 +82,11 @@ def run_stage(
 
     A remote that does not answer, or lacks what it should have, costs a warning: what is here is used. Another DVC
     at work in here is waited for. whole: the outputs must lie here at the end, also where DVC leaves them on the
-    remote since no stage needs them.
+    remote since no stage needs them. again: it runs whether it ran before or not, and nothing is restored; what it
+    reads must lie here.
     """
     began = time.monotonic()
-    if is_current(workspace, stage):
+    if not again and is_current(workspace, stage):
         return StageResult(stage, "unchanged", time.monotonic() - began)
     live = echo is not None and sys.stdout.isatty()
 
@@ -98,13 +101,13 @@ def run_stage(
             echo(f"{stage}: {line}\n")
 
     # FACTS: with a remote, what other machines made is restored without downloading what nobody needs.
-    pull = has_remote(workspace)
+    pull = has_remote(workspace) and not again
     if pull and (reason := why_unreached(workspace)):
         warn(f"the DVC remote is not reached ({reason}); what is here is used")
         pull = False
     while True:
         reading = Reading(stage, tell)
-        words = ["repro", *(PULL if pull else ()), stage]
+        words = ["repro", *(AGAIN if again else PULL if pull else ()), stage]
         status = _dvc(words, workspace, reading, pull, env, keep, echo if live else None)
         if not status and not (whole and pull and _missing(workspace, stage)):
             return StageResult(stage, reading.outcome, time.monotonic() - began)

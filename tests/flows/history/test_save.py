@@ -126,6 +126,20 @@ def test_code_edited_after_training_is_not_stamped(finished: Path) -> None:
     assert look(finished) == before
 
 
+def test_an_edit_of_the_same_size_in_the_same_moment_is_seen(finished: Path) -> None:
+    """git tells a file that changed by size and time; a copied index with a time of its own would hide it."""
+    file = finished / "params.yaml"
+    times = file.stat()
+    git(finished, "update-index", "--refresh")
+    index = finished / ".git/index"
+    file.write_text(file.read_text().replace("epochs: 2", "epochs: 3"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.utime(index, ns=(times.st_atime_ns, times.st_mtime_ns))
+    git(finished, "config", "core.trustctime", "false")
+    snapshot = take_snapshot(finished)
+    assert "epochs: 3" in git(finished, "show", f"{snapshot.tree}:params.yaml")
+
+
 def test_what_ran_and_is_nowhere_any_more_is_refused(finished: Path) -> None:
     code = finished / "stage.py"
     code.write_text(code.read_text() + "# ran\n")
