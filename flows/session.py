@@ -16,9 +16,10 @@ from videollava import registry
 from videollava.errors import InputError
 from videollava.params import Params
 from videollava.tracking import FOLLOWED, PARENT
+from videollava.tracking.accepted import origin_key
 from videollava.tracking.data_sets import read_data_sets
 from videollava.tracking.forward import Follower, replay, try_out
-from videollava.tracking.journal import Journal, close_abandoned, read_events
+from videollava.tracking.journal import Journal, close_abandoned
 from videollava.tracking.lineage import (
     flatten,
     locked_input_key,
@@ -26,6 +27,7 @@ from videollava.tracking.lineage import (
     stage_key,
 )
 from videollava.tracking.packages import package_tags
+from videollava.tracking.spent import find_journal
 from videollava.tracking.store import connect, find_run, tracking_uri
 from videollava.tracking.troubles import is_from_store
 
@@ -48,23 +50,17 @@ class Session:
 
     def note(self, result: StageResult) -> None:
         """Tie a stage's outcome to a run: key the one that made it, or link the one it came from."""
-        runs, key = self.root / "runs", stage_key(self.root, result.stage)
-        inputs = locked_input_key(self.root, result.stage)
+        runs, ran = self.root / "runs", result.outcome == "ran"
+        inputs = (locked_input_key if ran else origin_key)(self.root, result.stage)
+        key = stage_key(self.root, result.stage, inputs)
         close_abandoned(runs, result.stage)
-        made = max((runs / result.stage).glob(f"{inputs[:16]}-*.jsonl"), default=None)
-        made = made or self._newest(runs / result.stage)
-        if result.outcome == "ran" and made is not None:
+        made = find_journal(self.root, result.stage, inputs) if ran else None
+        if made is not None:
             Journal(made).tags({"stage_key": key})
         else:
             self.journal.link(result.stage, key, inputs)
         self.journal.metrics(0, {f"seconds.{result.stage}": result.seconds})
         self.journal.tags({f"outcome.{result.stage}": result.outcome})
-
-    def _newest(self, folder: Path) -> Path | None:
-        """The journal of the stage's run in this retraining: one that wrote a lock began with another key."""
-        last = max(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, default=None)
-        first = next(iter(read_events(last)[0]), {}) if last else {}
-        return last if first.get("parent") == self.journal.identity else None
 
     def keep(self, scores: dict[str, Any]) -> None:
         """The scores, and the small files a person wants beside the run."""

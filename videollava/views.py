@@ -19,6 +19,11 @@ VIEWS = {
     "diff": ("flows.history.diff", "what differs between two versions: parameters, data, code, answers"),
     "reproduce": ("flows.history.reproduce", "a version in a fresh folder, restored or made again, and a verdict"),
     "save": ("flows.history.saving", "write what was retrained as a git commit beside the branch"),
+    "accept": ("flows.history.accept", "let a stage's outputs stand for changed code that changes no result"),
+    "status": (
+        "flows.history.status",
+        "each stage: current, or what it will run for; who made what is there",
+    ),
     "gc": (
         "flows.history.gc",
         "what may be removed of DVC's cache and how large it is; removes it with --yes",

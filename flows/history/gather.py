@@ -19,12 +19,13 @@ from videollava.errors import InputError
 from videollava.params import Params
 from videollava.registry.store import OBJECTS
 from videollava.tracking import read_spent
+from videollava.tracking.accepted import origin_key, standing
 from videollava.tracking.journal import read_events
 from videollava.tracking.lineage import entry_keys, lock_entry, read_yaml
 from videollava.tracking.packages import differing_packages
 from videollava.tracking.spent import find_journal
 
-__all__ = ["gather", "read_scores"]
+__all__ = ["gather", "read_scores", "who_am_i"]
 
 SAVED = ("refs/exps", "refs/tags/model", "refs/videollava/model")
 PREFIX = "version."
@@ -35,7 +36,6 @@ def gather(
     params: Params,
     find_run: Callable[[str, str], str] = lambda journal, key: "",
     retraining_run: str = "",
-    accepted: tuple[Accepted, ...] = (),
 ) -> Made:
     """What is known of the retraining in `root`. find_run: the MLflow run of a journal's identity, or of a stage's
     key; "" where there is none or MLflow does not answer.
@@ -58,7 +58,7 @@ def gather(
         who=who_am_i(root),
         python=platform.python_version(),
         packages={name: installed for name, (_, installed) in differing_packages(root).items()},
-        accepted=accepted,
+        accepted=tuple(Accepted(**one.record()) for one in standing(root)),
         stages=stages,
     )
 
@@ -85,7 +85,7 @@ def who_am_i(root: Path) -> str:
 
 
 def _from_journal(root: Path, stage: str, inputs: str, key: str) -> MadeStage:
-    path = find_journal(root, stage, inputs, key)
+    path = find_journal(root, stage, inputs, key) or find_journal(root, stage, origin_key(root, stage))
     if path is None:
         return MadeStage(key=key)
     start = next(event for event in read_events(path)[0] if event["event"] == "start")

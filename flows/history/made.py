@@ -31,6 +31,7 @@ class Accepted(_Part):
     because: str
     who: str = ""
     when: str = ""
+    files: tuple[str, ...] = ()
 
 
 class MadeStage(_Part):

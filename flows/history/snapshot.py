@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from flows.history.current import Graph, read_paths
 from flows.history.plumbing import Index, open_index, read_head, scratch
+from videollava.tracking.accepted import ACCEPTED
 
 __all__ = ["LARGEST_MIB", "LOCKS", "Snapshot", "take_snapshot"]
 
@@ -46,7 +47,7 @@ def take_snapshot(root: Path) -> Snapshot:
 def _choose(root: Path, index: Index, graph: Graph) -> tuple[list[str], list[str]]:
     """New files that belong to a retraining, and words about those that do not."""
     rows = index.git("ls-files", "-z", "--others", "--exclude-standard").split("\0")
-    chosen = {path for path in (*graph.files, *graph.plain) if (root / path).is_file()}
+    chosen = {path for path in (*graph.files, *graph.plain, ACCEPTED) if (root / path).is_file()}
     left, notes = [], []
     for path in filter(None, rows):
         if path in chosen or _is_output(path, graph):

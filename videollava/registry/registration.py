@@ -18,6 +18,7 @@ from videollava.registry.store import Store
 from videollava.registry.versions import Version, find_version, open_store
 from videollava.registry.whole.wheel import code_of, pack_code
 from videollava.scrub import scrub_all
+from videollava.tracking.accepted import origin_key
 from videollava.tracking.lineage import Lineage, flatten, read_lineage, stage_key
 from videollava.tracking.packages import differing_tag, package_tags
 from videollava.tracking.troubles import explain, is_from_store
@@ -176,7 +177,7 @@ def _is_active(store: Any, run_id: str) -> bool:
 def _run_for(store: Any, workspace: Path, lineage: Lineage, claim: Claim) -> str:
     from videollava.tracking.store import find_run
 
-    key = stage_key(workspace, "evaluate")
+    key = stage_key(workspace, "evaluate", origin_key(workspace, "evaluate"))
     found = find_run(store, stage_key=key) if key else ""
     if found:
         return found

@@ -28,7 +28,7 @@ from videollava.tracking.lineage import (
     read_lineage,
 )
 from videollava.tracking.packages import package_tags
-from videollava.tracking.spent import Spent, made_by, read_spent
+from videollava.tracking.spent import INPUT_KEY, Spent, made_by, read_spent
 
 if TYPE_CHECKING:
     from videollava.machine import Machine
@@ -83,6 +83,10 @@ def track(stage: str, params: Params, workspace: Path, machine: Machine | None =
         yield journal
         if journal.path is not None:
             journal.metrics(0, read_spent(journal.path).metrics())
+            if (
+                after := input_key(workspace, stage)
+            ) != key:  # it noted in its lock what it saw for the first time
+                journal.tags({INPUT_KEY: after})
 
 
 def _shown(stage: str, params: Params, machine: Machine | None) -> dict[str, str]:

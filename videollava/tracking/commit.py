@@ -57,7 +57,15 @@ def read_commit(folder: Path) -> Commit:
     if foreign := _foreign(folder):
         return Commit(trouble=foreign)
     questions = (
-        ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude,glob)**/dvc.lock"),
+        (
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            ".",
+            ":(exclude,glob)**/dvc.lock",
+            ":(exclude)accepted.jsonl",
+        ),
         ("ls-files", "--others", "--exclude-standard", "--", "*.py"),
     )
     for question in questions:

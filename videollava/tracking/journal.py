@@ -41,6 +41,7 @@ __all__ = [
     "log_tags",
     "open_journal",
     "read_events",
+    "under_way",
     "write_curve",
     "write_curves",
 ]
@@ -216,6 +217,15 @@ def close_abandoned(
             Journal(path, first["id"])._append("end", gone, sync=True)
             closed += 1
     return closed
+
+
+def under_way(runs: Path, stage: str) -> dict[str, Any]:
+    """The start event of a run of the stage that is at work now on this machine; empty where none is."""
+    for path in sorted((runs / stage).glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)[-1:]:
+        start, ended = _outline(path)
+        if start and not ended and _goes_on(start):
+            return start
+    return {}
 
 
 def write_curve(

@@ -30,6 +30,7 @@ __all__ = [
     "input_key",
     "lock_entry",
     "locked_input_key",
+    "outs_of",
     "parameter_names",
     "read_graph",
     "read_lineage",
@@ -166,9 +167,11 @@ def lock_entry(workspace: Path, stage: str) -> dict[str, Any]:
     return (read_yaml(workspace / "dvc.lock").get("stages") or {}).get(stage) or {}
 
 
-def stage_key(workspace: Path, stage: str) -> str:
-    """Hash of what the stage read and wrote when it last ran, "" where it never did."""
-    return entry_keys(stage, lock_entry(workspace, stage))[1]
+def stage_key(workspace: Path, stage: str, inputs: str = "") -> str:
+    """Hash of what the stage read and wrote when it last ran, "" where it never did. inputs: the hash of what it read,
+    where that is not dvc.lock's.
+    """
+    return entry_keys(stage, lock_entry(workspace, stage), inputs)[1]
 
 
 def locked_input_key(workspace: Path, stage: str) -> str:
@@ -176,15 +179,19 @@ def locked_input_key(workspace: Path, stage: str) -> str:
     return entry_keys(stage, lock_entry(workspace, stage))[0]
 
 
-def entry_keys(stage: str, entry: Mapping[str, Any]) -> tuple[str, str]:
+def outs_of(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of a stage's outputs by path, of its entry of dvc.lock."""
+    return {out["path"]: out.get("md5", "") for out in entry.get("outs") or ()}
+
+
+def entry_keys(stage: str, entry: Mapping[str, Any], inputs: str = "") -> tuple[str, str]:
     """(`locked_input_key`, `stage_key`) of a stage's entry of dvc.lock."""
     if not entry:
         return "", ""
     deps = {dep["path"]: dep.get("md5", "") for dep in entry.get("deps") or ()}
     params = {file: held or {} for file, held in (entry.get("params") or {}).items()}
-    inputs = _key(stage, deps, params)
-    outs = {out["path"]: out.get("md5", "") for out in entry.get("outs") or ()}
-    return inputs, digest({"inputs": inputs, "outs": outs})
+    inputs = inputs or _key(stage, deps, params)
+    return inputs, digest({"inputs": inputs, "outs": outs_of(entry)})
 
 
 def input_key(workspace: Path, stage: str, *, parameters: bool = True, used: Section | None = None) -> str:

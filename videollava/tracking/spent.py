@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videollava.tracking.accepted import origin_key
 from videollava.tracking.journal import read_events
-from videollava.tracking.lineage import input_key, locked_input_key
+from videollava.tracking.lineage import Lineage, input_key
 
-__all__ = ["Spent", "find_journal", "made_by", "read_spent"]
+__all__ = ["INPUT_KEY", "Made", "Spent", "find_journal", "made_by", "read_made", "read_spent"]
 
 RATES = ("tokens_per_second", "flops_per_second", "mfu", "mfu_palm")
+INPUT_KEY = "input_key"  # the tag of the key that a run has in MLflow
 HOUR = 3_600_000  # in a journal's milliseconds
 
 
@@ -35,39 +37,73 @@ class Spent:
         return hours | {f"mean_{name}": value for name, value in self.rates.items()}
 
 
+@dataclass(frozen=True)
+class Made:
+    """The run that made a stage's outputs. host: of the machine; ended: seconds since 1970; seconds: of the clock, all
+    attempts together; commit: of the code, "" where nobody knows.
+    """
+
+    journal: str
+    host: str
+    ended: float
+    seconds: float
+    commit: str
+
+
+def read_made(workspace: Path, stage: str) -> Made | None:
+    """Who made what dvc.lock says of the stage, and how long it took; None where no journal here tells."""
+    path = find_journal(workspace, stage, origin_key(workspace, stage))
+    if path is None:
+        return None
+    attempts = _attempts(_read(path))
+    first, last = attempts[0][0], attempts[-1]
+    seconds = sum(_end_of(one) - one[0]["time"] for one in attempts) / 1000
+    lineage = Lineage.from_tags(last[0]["tags"])
+    host = str(last[0].get("host", ""))
+    return Made(str(first["id"]), host, _end_of(last) / 1000, seconds, lineage.commit)
+
+
 def read_spent(path: Path) -> Spent:
     """What the run in this journal took until now."""
     events = _read(path)
-    starts = [place for place, event in enumerate(events) if event["event"] == "start"]
     hours, on_gpus = 0.0, False
-    for place, after in zip(starts, [*starts[1:], len(events)], strict=True):
-        tags = events[place]["tags"]
-        hours += int(tags.get("ranks", 1)) * (_end_of(events[place:after]) - events[place]["time"]) / HOUR
+    attempts = _attempts(events)
+    for attempt in attempts:
+        tags = attempt[0]["tags"]
+        hours += int(tags.get("ranks", 1)) * (_end_of(attempt) - attempt[0]["time"]) / HOUR
         on_gpus = on_gpus or tags.get("device") == "cuda"
-    return Spent(hours, on_gpus, len(starts), _means(events))
+    return Spent(hours, on_gpus, len(attempts), _means(events))
 
 
 def made_by(workspace: Path, stage: str) -> Path | None:
     """The journal of the finished run that made the stage's outputs; None where it is not among `runs/`."""
-    keys = {locked_input_key(workspace, stage), input_key(workspace, stage)} - {""}
-    found = (find_journal(workspace, stage, key) for key in keys)
-    return next((path for path in found if path), None)
+    keys = (origin_key(workspace, stage), input_key(workspace, stage))
+    return next(filter(None, (find_journal(workspace, stage, key) for key in keys)), None)
 
 
 def find_journal(workspace: Path, stage: str, inputs: str, key: str = "") -> Path | None:
-    """The journal of a stage's last finished run with these inputs (the key it began with), or of one that was noted to
-    have made what `key` (`stage_key`) names: a first run writes a lock that is one of its own inputs.
+    """The journal of a stage's last finished run with these inputs: the key it began with, or the one it noted at its
+    end (a first run writes a lock that is one of its own inputs), or that was noted to have made what `key`
+    (`stage_key`) names.
     """
     folder = workspace / "runs" / stage
-    for path in sorted(folder.glob(f"{inputs[:16]}-*.jsonl"), reverse=True):
+    for path in sorted(folder.glob(f"{inputs[:16]}-*.jsonl"), reverse=True) if inputs else ():
         if _finished(_read(path)):
             return path
-    for path in folder.glob("*.jsonl") if key else ():
+    wanted = {(INPUT_KEY, inputs), ("stage_key", key)} - {(INPUT_KEY, ""), ("stage_key", "")}
+    others = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in others if wanted else ():
         events = _read(path)
-        noted = any(e["event"] == "tags" and e["values"].get("stage_key") == key for e in events)
-        if noted and _finished(events):
+        noted = {item for event in events if event["event"] == "tags" for item in event["values"].items()}
+        if wanted & noted and _finished(events):
             return path
     return None
+
+
+def _attempts(events: Sequence[dict[str, Any]]) -> list[Sequence[dict[str, Any]]]:
+    """Events of each start and what followed it."""
+    starts = [place for place, event in enumerate(events) if event["event"] == "start"]
+    return [events[place:after] for place, after in zip(starts, [*starts[1:], len(events)], strict=True)]
 
 
 def _finished(events: Sequence[Mapping[str, Any]]) -> bool:
