@@ -6,22 +6,26 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made import archive_source, lines, llava, params, png, prepare, tar
+from outlined import outlined, row
 
 from videollava.data.acquire.fetch import run as fetch
-from videollava.data.prepare.mixture import Samples, table_of
-from videollava.data.prepare.row import Outline
+from videollava.data.prepare.mixture import copies_of, table_of
 from videollava.data.prepare.tables import load_split
 from videollava.params import Params, Portion
 
 
 def copies(portion: Portion, names: list[str], split: str = "finetune") -> dict[str, int]:
-    samples = Samples({"mine": portion})
-    for number, name in enumerate(names):
-        samples.add(number, Outline(split, "mine", name, (number,)))
-        samples.add(number, Outline(split, "other", name, (number,)))  # a source that is taken as it is
-    return {names[number]: count for number, count, _ in samples.copies()}
+    rows = [row(split, 0, source=source) for source in ("other", "mine") for _ in names]
+    found = copies_of(outlined(rows), np.arange(len(rows)), {"mine": portion}, lambda source: names)
+    # The other source is taken as it is.
+    return {
+        names[number - len(names)]: count
+        for numbers, counts in found
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+    }
 
 
 NAMES = [f"record {number}" for number in range(2000)]
@@ -58,11 +62,10 @@ def test_what_is_added_moves_no_other() -> None:
 
 
 def test_the_cap_is_of_each_stage() -> None:
-    samples = Samples({"mine": Portion(most=10)})
-    for number, name in enumerate(NAMES[:100]):
-        samples.add(2 * number, Outline("align", "mine", name, (number,)))
-        samples.add(2 * number + 1, Outline("finetune", "mine", name, (number,)))
-    kept = [number for number, count, _ in samples.copies() if count]
+    rows = [row(split, 0, source="mine") for _ in range(100) for split in ("align", "finetune")]
+    ids = [name for name in NAMES[:100] for _ in range(2)]
+    found = copies_of(outlined(rows), np.arange(200), {"mine": Portion(most=10)}, lambda source: ids)
+    kept = [number for numbers, counts in found for number in numbers[counts > 0].tolist()]
     assert (sum(n % 2 == 0 for n in kept), sum(n % 2 for n in kept)) == (10, 10)
 
 

@@ -12,13 +12,13 @@ where new ones come before it and the bound is reached.
 
 from __future__ import annotations
 
-import heapq
-from array import array
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
-from videollava.data.prepare.row import Outline
+import numpy as np
+from numpy.typing import NDArray
+
+from videollava.data.prepare.outlines import PARTS, Mask, Numbers, Outlines, Places, below
 from videollava.params import Portion
 
 __all__ = ["SPLITS", "HeldOut", "draw_held_out"]
@@ -26,149 +26,127 @@ __all__ = ["SPLITS", "HeldOut", "draw_held_out"]
 ONE_IN = 50  # samples of a split, at most
 BOUNDED = ("pretrain", "finetune")  # splits that a number of samples is wanted of
 SPLITS = (*BOUNDED, "align")
-WHOLE = 1 << 64  # places there are
 DRAWN, FULL = 1, 2  # of a group: it is held out; its share is held out already
+AT_ONCE = 1 << 16  # groups that are looked at with the room there is
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What was drawn: media by number, records without media by their place in the draw."""
+    """What was drawn: which media, and of records without media their places in the draw."""
 
-    media: frozenset[int] = frozenset()
-    texts: frozenset[int] = frozenset()
+    media: Mask
+    texts: Places = field(default_factory=lambda: np.zeros(0, np.uint64))
 
-    def holds(self, row: Outline) -> bool:
-        """Whether a record of a training split is held out of it."""
-        if row.split not in SPLITS:
-            return False
-        return row.media[0] in self.media if row.media else _place_of(row) in self.texts
+    def holds(self, rows: Outlines) -> Mask:
+        """Which records, of training splits, are held out of them."""
+        shown = rows.media.count(self.media) > 0
+        asked = rows.is_text & np.isin(rows.asked, self.texts)
+        return rows.is_in(SPLITS) & (shown | asked)
 
 
 def draw_held_out(
-    rows: Iterable[Outline],
-    hashes: Sequence[str],
+    rows: Outlines,
+    places: Places,
     most: int,
     portions: Mapping[str, Portion] | None = None,
-    roots: Iterable[int] = (),
+    roots: Numbers | None = None,
 ) -> HeldOut:
     """Draw what sources and records name, then up to `most` samples of each stage, and not more than one in ONE_IN.
 
-    hashes: sha256 of each medium, in hexadecimal, by its number. roots: of each, one that it looks like.
+    places: of each medium, the first 64 bits of its sha256. roots: of each, one that it looks like.
     """
-    groups = _Groups(hashes, portions or {})
-    for row in rows:
-        if row.split in SPLITS:
-            groups.add(row)
-    for number, root in enumerate(roots):
-        groups.join(number, root)
-    room = {split: groups.totals[split] // ONE_IN for split in SPLITS}
-    room.update({split: min(most, room[split]) for split in BOUNDED})
-    drawn: set[int] = set()
-    texts: set[int] = set()
-    for group in groups.in_order():
-        # One that does not fit is passed over: it may be a medium that thousands ask about.
-        fits = all(group.counts[split] <= room[split] for split in SPLITS)
-        if group.state & DRAWN or (fits and any(group.counts[split] for split in BOUNDED)):
-            room = {split: max(0, room[split] - group.counts[split]) for split in SPLITS}
-            if group.first is None:
-                texts.add(group.place)
-            else:
-                drawn.add(group.first)
-    return HeldOut(groups.media_of(drawn), frozenset(texts))
+    rows = rows.take(np.flatnonzero(rows.is_in(SPLITS)))
+    whole = np.array([rows.is_in([split]).sum() for split in SPLITS])
+    room = whole // ONE_IN
+    room[: len(BOUNDED)] = np.minimum(room[: len(BOUNDED)], most)
+    groups = _group(rows, places, portions or {}, roots)
+    named = groups.states & DRAWN > 0
+    room = np.maximum(0, room - groups.counts[named].sum(axis=0))
+    drawn = named.copy()
+    drawn[list(_fill(room, groups))] = True
+    media = drawn[groups.of_media] if len(places) else np.zeros(0, bool)
+    return HeldOut(media, np.unique(groups.places[drawn & groups.is_text]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """`first` of its media (None: records without any), its records by split; `state`: of DRAWN and FULL."""
-
-    place: int
-    first: int | None
-    counts: Mapping[str, int]
-    state: int
-
-
+@dataclass(frozen=True)
 class _Groups:
-    """Records that go together: about the same media, or media that some record shows side by side.
+    """Records that go together: about the same media, or media that some record shows side by side, or that ask the
+    same without media. A row a group: its place, its records by split (of SPLITS), of DRAWN and FULL.
 
-    A group goes by that of its media which comes first in the draw.
+    of_media: of each medium, its group, which goes by that of its media which comes first in the draw.
     """
 
-    def __init__(self, hashes: Sequence[str], portions: Mapping[str, Portion]) -> None:
-        self.totals: Counter[str] = Counter()
-        self._shares = {name: portion.valid for name, portion in portions.items()}
-        self._places = [int(text[:16], 16) for text in hashes]
-        self._first = array("q", range(len(hashes)))  # of each medium, one of its group that comes before it
-        self._counts = {split: array("q", bytes(8 * len(hashes))) for split in SPLITS}
-        self._states = bytearray(len(hashes))
-        self._texts: dict[int, Counter[str]] = {}
-        self._text_states: dict[int, int] = {}
-
-    def add(self, row: Outline) -> None:
-        """One more record."""
-        self.totals[row.split] += 1
-        if not row.media:
-            place = _place_of(row)
-            self._texts.setdefault(place, Counter()).update([row.split])
-            self._text_states[place] = self._text_states.get(place, 0) | self._state(row, place)
-            return
-        self._counts[row.split][row.media[0]] += 1
-        for number in row.media:
-            self._states[number] |= self._state(row, self._places[number])
-            self.join(row.media[0], number)
-
-    def in_order(self) -> Iterator[_Group]:
-        """Groups that are held out by name, then those that may be drawn; each in their order."""
-        for number in range(len(self._first)):
-            first = self._find(number)
-            for counts in self._counts.values() if first != number else ():
-                counts[first] += counts[number]
-                counts[number] = 0
-            self._states[first] |= self._states[number]
-        firsts = [number for number, first in enumerate(self._first) if number == first]
-        firsts.sort(key=self._places.__getitem__)
-        texts = sorted(self._texts)
-        for is_named in (True, False):
-            # One at a time: there may be a million.
-            for group in heapq.merge(self._of_media(firsts), self._of_texts(texts), key=_by_place):
-                if group.state & DRAWN if is_named else not group.state:
-                    yield group
-
-    def media_of(self, firsts: Collection[int]) -> frozenset[int]:
-        """All media of these groups."""
-        return frozenset(number for number in range(len(self._first)) if self._find(number) in firsts)
-
-    def join(self, one: int, other: int) -> None:
-        """These two media go together."""
-        if one == other:
-            return
-        first, second = sorted((self._find(one), self._find(other)), key=self._places.__getitem__)
-        self._first[second] = first
-
-    def _state(self, row: Outline, place: int) -> int:
-        share = self._shares.get(row.source, "field")
-        if share == "field":
-            return DRAWN if row.part == "validation" else 0
-        return FULL | (DRAWN if place < share * WHOLE else 0)
-
-    def _of_media(self, firsts: Iterable[int]) -> Iterator[_Group]:
-        for number in firsts:
-            counts = {split: counts[number] for split, counts in self._counts.items()}
-            yield _Group(self._places[number], number, counts, self._states[number])
-
-    def _of_texts(self, places: Iterable[int]) -> Iterator[_Group]:
-        for place in places:
-            yield _Group(place, None, self._texts[place], self._text_states[place])
-
-    def _find(self, number: int) -> int:
-        while self._first[number] != number:
-            self._first[number] = number = self._first[self._first[number]]
-        return number
+    places: Places
+    is_text: Mask
+    counts: Numbers
+    states: NDArray[np.uint8]
+    of_media: Numbers
 
 
-def _by_place(group: _Group) -> int:
-    return group.place
+def _group(rows: Outlines, places: Places, portions: Mapping[str, Portion], roots: Numbers | None) -> _Groups:
+    of_media = _components(rows, len(places), roots)
+    asked = np.unique(rows.asked[rows.is_text])
+    media = int(of_media.max(initial=-1)) + 1
+    where = np.concatenate([np.full(media, np.iinfo(np.uint64).max), asked])
+    np.minimum.at(where, of_media, places)
+    of_records = media + np.searchsorted(asked, rows.asked)
+    with_media = ~rows.is_text
+    of_records[with_media] = of_media[rows.media.values[rows.media.offsets[:-1][with_media]]]
+    counts = np.zeros((len(where), len(SPLITS)), np.int64)
+    for column, split in enumerate(SPLITS):
+        counts[:, column] = np.bincount(of_records[rows.is_in([split])], minlength=len(where))
+    states = np.zeros(len(where), np.uint8)
+    shown, texts = rows.media.rows(), np.flatnonzero(rows.is_text)
+    values = rows.media.values
+    np.bitwise_or.at(states, of_media[values], _states(rows, shown, places[values], portions))
+    np.bitwise_or.at(states, of_records[texts], _states(rows, texts, rows.asked[texts], portions))
+    return _Groups(where, np.arange(len(where)) >= media, counts, states, of_media)
 
 
-def _place_of(row: Outline) -> int:
-    """The place of a record without media in the draw, as a medium's is by its sha256."""
-    return int(row.asked, 16)
+def _states(
+    rows: Outlines, records: Numbers, places: Places, portions: Mapping[str, Portion]
+) -> NDArray[np.uint8]:
+    """What each of these records says of the place beside it, a medium's or its own: DRAWN and FULL."""
+    said = rows.part[records] == PARTS.index("validation")
+    states = np.where(said, DRAWN, 0).astype(np.uint8)
+    for number, name in enumerate(rows.sources):
+        share = portions[name].valid if name in portions else "field"
+        if not isinstance(share, str):
+            own = rows.source[records] == number
+            states[own] = FULL | np.where(below(places[own], share), DRAWN, 0)
+    return states
+
+
+def _components(rows: Outlines, count: int, roots: Numbers | None) -> Numbers:
+    """Of each medium the number of its group: those that records or roots join."""
+    several = rows.take(np.flatnonzero(rows.media.lengths > 1)).media
+    others = several.values.astype(np.int64)
+    ones = np.repeat(others[several.offsets[:-1]], several.lengths)
+    if roots is not None:
+        ones, others = np.append(ones, roots), np.append(others, np.arange(count))
+    firsts = np.arange(count)
+    while (apart := firsts[ones] != firsts[others]).any():
+        ones, others = ones[apart], others[apart]
+        low, high = np.minimum(firsts[ones], firsts[others]), np.maximum(firsts[ones], firsts[others])
+        np.minimum.at(firsts, high, low)
+        while (firsts[firsts] != firsts).any():
+            firsts = firsts[firsts]
+    return np.unique(firsts, return_inverse=True)[1]
+
+
+def _fill(room: Numbers, groups: _Groups) -> Iterator[int]:
+    """Groups that are drawn, as far as there is room, by their places. One that does not fit is passed over: it may be
+    a medium that thousands ask about.
+    """
+    bounded = len(BOUNDED)
+    free = np.flatnonzero((groups.states == 0) & (groups.counts[:, :bounded].sum(axis=1) > 0))
+    free = free[np.lexsort((groups.is_text[free], groups.places[free]))]
+    for begin in range(0, len(free), AT_ONCE):
+        some = free[begin : begin + AT_ONCE]
+        for group in some[(groups.counts[some] <= room).all(axis=1)].tolist():
+            left = room - groups.counts[group]
+            if (left >= 0).all():
+                room = left
+                yield group
+            if not room[:bounded].any():
+                return

@@ -1,7 +1,7 @@
 """Stage `index`: the shards of all sources become one table of media and splits with token lengths in data/index.
 
-In passes over the records' tables, never over media: which samples are held out of training; then the records are
-tokenised in worker processes. Media that several sources have are one. What can't be used goes to quarantine.jsonl
+In passes over the records' tables, never over media: which samples are held out of training; the tokens of each, in
+worker processes; the splits. Media that several sources have are one. What can't be used goes to quarantine.jsonl
 with its reason, and too much of it fails the stage.
 The same shards and parameters give the same bytes, whatever the number of workers.
 """
@@ -11,34 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from videollava.data.pool import Pool
 from videollava.data.prepare.card import write_card
+from videollava.data.prepare.counted import count_records
 from videollava.data.prepare.forgotten import FORGOTTEN, read_forgotten
 from videollava.data.prepare.joined import Joined, join_sources
 from videollava.data.prepare.listed import check_listed
+from videollava.data.prepare.mixed import Sizes, write_splits
 from videollava.data.prepare.mixture import table_of
-from videollava.data.prepare.remembered import drop_unused
-from videollava.data.prepare.row import Row
-from videollava.data.prepare.rows import Task, encode_rows
+from videollava.data.prepare.rows import Encoding, read_turns
 from videollava.data.prepare.splits import Cut, cut_splits
-from videollava.data.prepare.tables import (
-    TEST,
-    TableWriter,
-    base_split,
-    split_writer,
-    valid_part,
-    write_media,
-)
+from videollava.data.prepare.tables import MEDIA, TEST, TableWriter, base_split, media_schema, valid_part
 from videollava.data.records.quarantine import Quarantine
-from videollava.data.records.readers import Rejected
+from videollava.data.records.record import Record
 from videollava.data.text.bounds import Bound, bound_of
 from videollava.data.text.vocabulary import copy_tokenizer, train_tokenizer, training_texts
 from videollava.machine import DEFAULTS, Machine
@@ -51,10 +42,6 @@ INDEX = Path("data/index")
 SHARDS = Path("data/shards")
 QUARANTINE = Path("runs/quarantine.jsonl")
 COUNTS = Path("checkpoints/index")  # lengths of records that were counted before
-RECORDS_A_TASK = 512
-COUNTED = ("text_tokens", "target_tokens", "images", "videos", "tokens")
-
-Advance = Callable[[int], None]
 
 
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
@@ -88,25 +75,27 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
     ):
         joined = join_sources(workspace / SHARDS, list(params.sources), read_forgotten(workspace))
         joined.take_over(quarantine)
-        write_media(building, joined.media())
+        size = _write_media(joined, building)
         write_shards(building, joined.shards)
         cut = cut_splits(joined, params.index)
-        _make_tokenizer(params, joined, cut, building / "tokenizer", Pins(workspace, "index"))
-        bar = progress.add_task("records", total=cut.taken)
-        memory, began = workspace / COUNTS, time.time()
-        tasks = _tasks(params, cut.take(joined.rows()), building / "tokenizer", memory)
-        advance = partial(progress.advance, bar)
-        splits, mixture = _write_splits(tasks, building, pool, quarantine, advance, _bounds(params))
+        tokenizer = building / "tokenizer"
+        _make_tokenizer(params, joined, cut, tokenizer, Pins(workspace, "index"))
+        bounds = _bounds(params)
+        advance = partial(progress.advance, progress.add_task("records", total=int(cut.is_taken.sum())))
+        encoding = Encoding(tokenizer, params.index.tokenizer == "train", bounds)
+        counted = count_records(joined, cut, encoding, workspace / COUNTS, pool, advance)
+        sizes = Sizes(params.model.image_tokens, params.model.video_tokens, bounds)
+        mixed = write_splits(joined, cut, counted, sizes, building, quarantine)
         quarantine.check(params.shards.max_quarantined, workspace / QUARANTINE)
-    drop_unused(memory, began)
-    _say(splits, _bounds(params))
-    _say_held_out(splits, params.index.held_out)
+    _say(mixed.splits, bounds)
+    _say_held_out(mixed.splits, params.index.held_out)
     _say_forgotten(joined.forgotten)
     _say_cut(cut)
-    _say_unlisted(splits, params.evaluate.benchmarks)
-    print(table_of(mixture))
+    _say_unlisted(mixed.splits, params.evaluate.benchmarks)
+    print(table_of(mixed.mixture))
     left = {"near_a_test": cut.near, "thinned": cut.thinned}
-    found = {"splits": splits, "mixture": mixture, "left_out": left, "media": joined.count_media()}
+    media = {**joined.count_media(), "bytes": size}
+    found = {"splits": mixed.splits, "mixture": mixed.mixture, "left_out": left, "media": media}
     summary = {**found, "quarantined": quarantine.summary()}
     summary |= {"forgotten": joined.forgotten} if joined.forgotten else {}
     (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
@@ -130,68 +119,40 @@ def write_shards(building: Path, shards: Iterable[tuple[str, Path]]) -> None:
     (building / "shards.json").write_text(json.dumps(listed, indent=1) + "\n")
 
 
+def _write_media(joined: Joined, building: Path) -> int:
+    """Write media.arrow; how many bytes the media have."""
+    size = 0
+    with TableWriter(building / MEDIA, media_schema()) as writer:
+        for batch in joined.media():
+            writer.write(batch)
+            size += int(batch.column("size").to_numpy().sum())
+    return size
+
+
 def _make_tokenizer(params: Params, joined: Joined, cut: Cut, folder: Path, pins: Pins) -> None:
     if params.index.tokenizer == "train":
-        entries = ((base_split(row.into), row.record) for row in cut.take(joined.rows()))
-        train_tokenizer(training_texts(entries), params.index.vocab_size, folder)
+        train_tokenizer(training_texts(_learned(joined, cut)), params.index.vocab_size, folder)
     else:
         copy_tokenizer(pins.locate(params.index.tokenizer), folder)
     pins.write()
 
 
-def _tasks(params: Params, rows: Iterator[Row], tokenizer: Path, memory: Path) -> Iterator[Task]:
-    trained, model = params.index.tokenizer == "train", params.model
-    task = partial(Task, tokenizer, trained, model.image_tokens, model.video_tokens, _bounds(params))
-    while batch := list(islice(rows, RECORDS_A_TASK)):
-        yield task(batch, memory=memory)
+def _learned(joined: Joined, cut: Cut) -> Iterator[tuple[str, Record]]:
+    """The conversations of all records that go to a split and to no test, and what split they are of."""
+    wanted = cut.is_taken & ~cut.is_asked
+    for part in joined.parts:
+        for begin, batch, kept in part.batches(["split", "conversations", "media"]):
+            rows = np.flatnonzero(kept)
+            rows = rows[wanted[begin : begin + len(rows)]]
+            texts = (batch.column(name).take(rows).to_pylist() for name in ("split", "conversations"))
+            for split, said in zip(*texts, strict=True):
+                yield split, Record("", part.name, read_turns(said))
 
 
 def _bounds(params: Params) -> dict[str, Bound]:
     """By split, what training will cut its samples to."""
     bounds = {split: bound_of(params, split) for split in ("pretrain", "finetune")}
     return {split: bound for split, bound in bounds.items() if bound is not None}
-
-
-def _write_splits(
-    tasks: Iterator[Task],
-    folder: Path,
-    pool: Pool,
-    quarantine: Quarantine,
-    advance: Advance,
-    bounds: Mapping[str, Bound],
-) -> tuple[dict[str, Counter[str]], dict[str, dict[str, Counter[str]]]]:
-    """Write the splits; their totals, and samples and tokens by split and source."""
-    writers: dict[str, TableWriter] = {}
-    totals: dict[str, Counter[str]] = {}
-    mixture: dict[str, dict[str, Counter[str]]] = {}
-    seen: set[int] = set()
-    for size, results in pool.stream(encode_rows, tasks):
-        advance(size)
-        for result in results:
-            if isinstance(result, Rejected):
-                quarantine.reject(result)
-                continue
-            split, row = result
-            if split not in writers:
-                bound = bounds.get(base_split(split))
-                writers[split], totals[split] = split_writer(folder, split, bound), Counter()
-            of_source = mixture.setdefault(split, {}).setdefault(row["source"], Counter())
-            for _ in range(row["copies"]):
-                writers[split].add(row)
-                totals[split].update(_counts(row))
-                of_source.update({"records": 1, "tokens": row["tokens"]})
-            same = hash((split, row["conversations"], *row["media"]))
-            totals[split].update({"repeated": 1} if same in seen else {})
-            seen.add(same)
-    for writer in writers.values():
-        writer.close()
-    return totals, mixture
-
-
-def _counts(row: Mapping[str, Any]) -> dict[str, int]:
-    cut = {"cut_records": 1, "cut_tokens": row["cut_tokens"]} if row["cut_tokens"] else {}
-    words = {"marks_as_words": row["words"]} if row["words"] else {}
-    return {"records": 1, **{name: row[name] for name in COUNTED}, **cut, **words}
 
 
 def _say(splits: Mapping[str, Mapping[str, int]], bounds: Mapping[str, Bound]) -> None:
@@ -239,7 +200,7 @@ def _say_unlisted(splits: Iterable[str], listed: Iterable[str]) -> None:
         print(f"{name}: it has a test that nobody asks: list {name} in evaluate.benchmarks")
 
 
-def _say_held_out(splits: Mapping[str, Counter[str]], most: int) -> None:
+def _say_held_out(splits: Mapping[str, Mapping[str, int]], most: int) -> None:
     held = {split: splits[valid_part(split)]["records"] for split in splits if valid_part(split) in splits}
     told = [f"{n:,} of {n + splits[split]['records']:,} samples of {split}" for split, n in held.items()]
     if told:

@@ -1,43 +1,89 @@
-"""The shards of all sources as one: media numbered once over all of them, records with those numbers."""
+"""The shards of all sources as one: media numbered once over all of them, records with those numbers.
+
+Columns, and batches of rows that are read one at a time: of two million records nothing is held but numbers.
+"""
 
 from __future__ import annotations
 
 import json
-from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videollava.data.prepare.row import Outline, Row
-from videollava.data.prepare.tables import MEDIA, RECORDS, open_table
+import numpy as np
+from numpy.typing import NDArray
+
+from videollava.data.prepare.outlines import Lists, Mask, Outlines, Places, media_of, read_outlines
+from videollava.data.prepare.tables import MEDIA, RECORDS, open_table, read_batches
+from videollava.data.records.marks import KINDS
 from videollava.data.records.quarantine import Quarantine
-from videollava.data.records.record import Medium, Record, Turn
 from videollava.errors import InputError
 
 __all__ = ["LEFT_OUT", "Joined", "Part", "join_sources"]
 
 LEFT_OUT = -1
+SHA256 = 32  # bytes
+
+Hashes = NDArray[np.uint8]  # a row of 32 bytes a medium
 
 
 @dataclass
 class Part:
-    """One source. `numbers`: of each of its media, the number among all, LEFT_OUT of a forgotten one."""
+    """One source. `kinds`: of each of its media, the number in KINDS; `numbers`: its number among all, LEFT_OUT of a
+    forgotten one. `splits`: of its records, of those that are left out too. `begin`: the number of its first record
+    among all that are kept.
+    """
 
     name: str
     folder: Path
-    media: Any
-    records: Any
     summary: Mapping[str, Any]
-    numbers: array[int] = field(default_factory=lambda: array("i"))
+    kinds: NDArray[np.uint8]
+    numbers: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    splits: set[str] = field(default_factory=set)
+    begin: int = 0
     first_shard: int = 0
 
-    def rows(self, columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-        """Its records (or some columns, `media` among them), without those whose media are left out."""
-        for row in _rows(self.records.select(columns) if columns else self.records):
-            if all(self.numbers[number] != LEFT_OUT for number in row["media"]):
-                yield row
+    @property
+    def records(self) -> Path:
+        """The table of its records."""
+        return self.folder / RECORDS
+
+    def batches(self, columns: Sequence[str] = ()) -> Iterator[tuple[int, Any, Mask]]:
+        """Its records: of each batch the number of its first one among all that are kept, its rows (or some columns,
+        `media` among them), and which rows are kept: those that show nothing forgotten.
+        """
+        begin = self.begin
+        forgotten = self.numbers == LEFT_OUT
+        for batch in self.stored("records", columns):
+            kept = media_of(batch).count(forgotten) == 0
+            yield begin, batch, kept
+            begin += int(kept.sum())
+
+    def ids(self) -> Iterator[str]:
+        """Of its records that are kept."""
+        for _, batch, kept in self.batches(["id", "media"]):
+            yield from (
+                text for text, is_kept in zip(batch.column("id").to_pylist(), kept, strict=True) if is_kept
+            )
+
+    def hashes(self) -> Hashes:
+        """The sha256 of each of its media."""
+        found = [_bytes_of(batch.column("sha256")) for batch in self.stored("media", ["sha256"])]
+        return np.concatenate([np.zeros((0, SHA256), np.uint8), *found])
+
+    def looks(self) -> Any:
+        """How each of its media looks (media.look), "" where that is not told; an Arrow array."""
+        import pyarrow as pa
+
+        column = open_table(self.folder / MEDIA, f"shards {self.name}").column("look").fill_null("")
+        return column.combine_chunks() if column.num_chunks else pa.array([], pa.string())
+
+    def stored(self, table: str, columns: Sequence[str] = ()) -> Iterator[Any]:
+        """Batches of its table "media" or "records"."""
+        file = self.folder / {"media": MEDIA, "records": RECORDS}[table]
+        return read_batches(file, columns, f"shards {self.name}")
 
 
 @dataclass
@@ -47,54 +93,46 @@ class Joined:
     """
 
     parts: list[Part]
-    hashes: list[str]
-    kinds: list[str]
+    hashes: Hashes
+    kinds: NDArray[np.uint8]
+    outlines: Outlines
     shards: list[tuple[str, Path]]
-    forgotten: dict[str, dict[str, int]] = field(default_factory=dict)
+    forgotten: dict[str, dict[str, int]]
 
     @property
-    def records(self) -> int:
-        """How many `rows` gives."""
-        whole = sum(part.records.num_rows for part in self.parts)
-        return whole - sum(counts["records"] for counts in self.forgotten.values())
+    def places(self) -> Places:
+        """Of each medium, the first 64 bits of its hash."""
+        return np.ascontiguousarray(self.hashes[:, :8]).view(">u8")[:, 0].astype(np.uint64)
 
-    def media(self) -> Iterator[dict[str, Any]]:
-        """Rows of the index's media.arrow: a medium lies in the first source that has it."""
+    def media(self) -> Iterator[Any]:
+        """The index's media.arrow in batches: a medium lies in the first source that has it."""
+        import pyarrow as pa
+
         following = 0
         for part in self.parts:
-            for row in _rows(part.media):
-                if part.numbers[row["media_id"]] == following:
-                    yield {**row, "media_id": following, "shard": row["shard"] + part.first_shard}
-                    following += 1
+            begin = 0
+            for batch in part.stored("media"):
+                numbers = part.numbers[begin : begin + batch.num_rows]
+                begin += batch.num_rows
+                # Media are numbered as they first come.
+                rows = np.flatnonzero(numbers >= following)
+                own = batch.take(pa.array(rows[np.unique(numbers[rows], return_index=True)[1]]))
+                ids = pa.array(np.arange(following, following + own.num_rows), pa.int32())
+                shards = pa.array(own.column("shard").to_numpy() + part.first_shard, pa.int32())
+                own = own.set_column(0, "media_id", ids)
+                yield own.set_column(own.schema.get_field_index("shard"), "shard", shards)
+                following += own.num_rows
 
-    def outlines(self) -> Iterator[Outline]:
-        """Each record without its text."""
-        for part in self.parts:
-            for row in part.rows(["id", "split", "part", "asked", "media"]):
-                media = tuple(part.numbers[number] for number in row["media"])
-                yield Outline(row["split"], part.name, row["id"], media, row["part"], row["asked"])
+    def looks(self) -> Any:
+        """How each medium looks, as `Part.looks`."""
+        import pyarrow as pa
 
-    def rows(self) -> Iterator[Row]:
-        """All records, in the order of `outlines`."""
-        for part in self.parts:
-            for row in part.rows():
-                yield self._row(part, row)
-
-    def _row(self, part: Part, row: Mapping[str, Any]) -> Row:
-        media = tuple(part.numbers[number] for number in row["media"])
-        turns = tuple(Turn(role, text) for role, text in json.loads(row["conversations"]))
-        shown = tuple(Medium(self.kinds[number], "") for number in media)
-        gold = {"split": row["part"], "answers": tuple(row["answers"]), "choices": tuple(row["choices"])}
-        return Row(row["split"], Record(row["id"], part.name, turns, shown, row["kind"], **gold), media)
-
-    def looks(self) -> list[str]:
-        """How each medium looks (media.look), "" where that is not told."""
-        looks = [""] * len(self.hashes)
-        for part in self.parts:
-            for number, look in zip(part.numbers, part.media.column("look").to_pylist(), strict=True):
-                if number != LEFT_OUT:
-                    looks[number] = look
-        return looks
+        numbers = np.concatenate([np.zeros(0, np.int32), *(part.numbers for part in self.parts)])
+        kept = np.flatnonzero(numbers != LEFT_OUT)
+        place = np.zeros(len(self.kinds), np.int64)
+        place[numbers[kept]] = kept
+        looks = pa.chunked_array([part.looks() for part in self.parts], pa.string())
+        return looks.take(pa.array(place))
 
     def take_over(self, quarantine: Quarantine) -> None:
         """What was quarantined when the shards were cut counts here too."""
@@ -102,13 +140,13 @@ class Joined:
             quarantine.take_over(part.name, part.folder / "quarantine.jsonl", part.summary)
 
     def count_media(self) -> dict[str, Any]:
-        """Totals for the summary."""
+        """Totals for the summary, but for their bytes."""
         counts: Counter[str] = Counter()
         for part in self.parts:
             counts.update({name: part.summary["media"].get(name, 0) for name in ("duplicates", "renamed")})
-        again = sum(part.media.num_rows for part in self.parts) - len(self.hashes)
-        size = sum(row["size"] for row in self.media())
-        found = {"bytes": size, "duplicates": counts["duplicates"] + again, "kinds": Counter(self.kinds)}
+        again = sum(len(part.numbers) for part in self.parts) - len(self.kinds)
+        kinds = {KINDS[kind]: int(n) for kind, n in enumerate(np.bincount(self.kinds)) if n}
+        found = {"duplicates": counts["duplicates"] + again, "kinds": kinds}
         return {**found, "renamed": counts["renamed"]} if counts["renamed"] else found
 
 
@@ -117,49 +155,104 @@ def join_sources(folder: Path, names: Sequence[str], forgotten: Collection[str] 
 
     InputError where a source is missing, or is not what `shards` writes.
     """
-    joined = Joined([], [], [], [])
-    known: dict[tuple[str, bytes], int] = {}
-    for name in names:
-        part = _open(folder / name, name)
-        part.first_shard = len(joined.shards)
-        joined.shards += [(name, file) for file in sorted(part.folder.glob(f"{name}-*.tar"))]
-        for kind, sha256 in zip(
-            *(part.media.column(key).to_pylist() for key in ("kind", "sha256")), strict=True
-        ):
-            if sha256 in forgotten:
-                part.numbers.append(LEFT_OUT)
-                continue
-            number = known.setdefault((kind, bytes.fromhex(sha256)), len(joined.hashes))
-            if number == len(joined.hashes):
-                joined.hashes.append(sha256)
-                joined.kinds.append(kind)
-            part.numbers.append(number)
-        joined.parts.append(part)
-        if LEFT_OUT in part.numbers:
-            joined.forgotten[name] = _count_left_out(part)
-    return joined
-
-
-def _count_left_out(part: Part) -> dict[str, int]:
-    kept = sum(1 for _ in part.rows(["media"]))
-    return {"media": part.numbers.count(LEFT_OUT), "records": part.records.num_rows - kept}
+    parts = [_open(folder / name, name) for name in names]
+    hashes, kinds = _number_media(parts, forgotten)
+    shards: list[tuple[str, Path]] = []
+    for part in parts:
+        part.first_shard = len(shards)
+        shards += [(part.name, file) for file in sorted(part.folder.glob(f"{part.name}-*.tar"))]
+    left: dict[str, dict[str, int]] = {}
+    outlines = read_outlines(names, _outlined(parts, left))
+    return Joined(parts, hashes, kinds, outlines, shards, left)
 
 
 def _open(folder: Path, name: str) -> Part:
     stage = f"shards {name}"
     if not folder.is_dir():
         raise InputError(f"{folder}: not found; run `videollava {stage}`")
-    media, records = (open_table(folder / file, stage) for file in (MEDIA, RECORDS))
     try:
         summary = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder}/summary.json: not what shards writes ({error!r}); run `videollava {stage}` again"
         ) from error
-    return Part(name, folder, media, records, summary)
+    part = Part(name, folder, summary, np.zeros(0, np.uint8))
+    kinds = [_kinds_of(batch.column("kind"), part) for batch in part.stored("media", ["kind"])]
+    part.kinds = np.concatenate([part.kinds, *kinds])
+    return part
 
 
-def _rows(table: Any) -> Iterator[dict[str, Any]]:
-    """Rows of a memory-mapped table, one batch of it at a time."""
-    for batch in table.to_batches():
-        yield from batch.to_pylist()
+def _number_media(parts: Sequence[Part], forgotten: Collection[str]) -> tuple[Hashes, NDArray[np.uint8]]:
+    """Number the media of all parts as they first come; the hash and the kind of each."""
+    keys = [np.column_stack([part.kinds, part.hashes()]) for part in parts]
+    width = 1 + SHA256
+    rows = np.concatenate([np.zeros((0, width), np.uint8), *keys])
+    kept = _kept(rows, forgotten)
+    found = _binary(rows[kept]).dictionary_encode()
+    numbers = np.full(len(rows), LEFT_OUT, np.int32)
+    numbers[kept] = found.indices.to_numpy()
+    begin = 0
+    for part, key in zip(parts, keys, strict=True):
+        part.numbers = numbers[begin : begin + len(key)]
+        begin += len(key)
+    distinct = np.frombuffer(
+        found.dictionary.buffers()[1] or b"", np.uint8, count=width * len(found.dictionary)
+    )
+    distinct = distinct.reshape(-1, width)
+    return distinct[:, 1:].copy(), distinct[:, 0].copy()
+
+
+def _kept(rows: Hashes, forgotten: Collection[str]) -> Mask:
+    """Which of these media, a kind and a hash each, are not forgotten."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not forgotten:
+        return np.ones(len(rows), bool)
+    known = pa.array([bytes.fromhex(text) for text in forgotten], pa.binary(SHA256))
+    return ~pc.is_in(_binary(rows[:, 1:]), value_set=known).to_numpy(zero_copy_only=False)
+
+
+def _binary(rows: Hashes) -> Any:
+    import pyarrow as pa
+
+    kind = pa.binary(rows.shape[1])
+    return pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))])
+
+
+def _outlined(
+    parts: Sequence[Part], forgotten: dict[str, dict[str, int]]
+) -> Iterator[tuple[int, Any, Lists]]:
+    """Batches of the records that are kept; how many are not goes into `forgotten`."""
+    import pyarrow as pa
+
+    following = 0
+    for source, part in enumerate(parts):
+        part.begin = following
+        whole = 0
+        for _, batch, kept in part.batches(["split", "part", "asked", "media"]):
+            whole += batch.num_rows
+            part.splits.update(batch.column("split").unique().to_pylist())
+            if not kept.all():
+                batch = batch.filter(pa.array(kept))
+            media = media_of(batch)
+            following += batch.num_rows
+            yield source, batch, Lists(media.offsets, part.numbers[media.values])
+        if lost := int((part.numbers == LEFT_OUT).sum()):
+            forgotten[part.name] = {"media": lost, "records": whole - (following - part.begin)}
+
+
+def _bytes_of(column: Any) -> Hashes:
+    digits = "".join(column.to_pylist())
+    return np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(-1, SHA256)
+
+
+def _kinds_of(column: Any, part: Part) -> NDArray[np.uint8]:
+    encoded = column.dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    for name in names:
+        if name not in KINDS:
+            raise InputError(
+                f"{part.folder / MEDIA}: a medium of kind {name!r}; run `videollava shards {part.name}` again"
+            )
+    return np.array([KINDS.index(name) for name in names], np.uint8)[encoded.indices.to_numpy()]

@@ -7,51 +7,55 @@ that comes before others takes the place of the last.
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from videollava.data.prepare.row import Outline
+import numpy as np
+from numpy.typing import NDArray
+
+from videollava.data.prepare.outlines import Numbers, Outlines, Places, below
 from videollava.params import Portion
 
-__all__ = ["Samples", "table_of"]
+__all__ = ["copies_of", "table_of"]
 
-WHOLE = 1 << 64
-
-
-class Samples:
-    """The samples of sources that are not taken as they are, by source and split."""
-
-    def __init__(self, portions: Mapping[str, Portion]) -> None:
-        self._portions = {
-            name: portion for name, portion in portions.items() if portion.most or portion.weight != 1.0
-        }
-        self._rows: dict[tuple[str, str], tuple[array[int], array[int], array[int]]] = {}
-
-    def add(self, number: int, row: Outline) -> None:
-        """One more: the `number` of its row in the whole."""
-        if row.source in self._portions:
-            rows, caps, shares = self._rows.setdefault(
-                (row.source, row.split), (array("q"), array("Q"), array("Q"))
-            )
-            digest = hashlib.sha256(f"{row.source}\0{row.id}".encode()).digest()
-            rows.append(number)
-            caps.append(int.from_bytes(digest[:8], "big"))
-            shares.append(int.from_bytes(digest[8:16], "big"))
-
-    def copies(self) -> Iterator[tuple[int, int, str]]:
-        """Of each sample its row's number, how often it is trained on, and its source."""
-        for (source, _), (rows, caps, shares) in self._rows.items():
-            portion = self._portions[source]
-            order = sorted(range(len(rows)), key=caps.__getitem__) if portion.most else range(len(rows))
-            for place, index in enumerate(order):
-                kept = not portion.most or place < portion.most
-                yield rows[index], _times(portion.weight, shares[index]) if kept else 0, source
+DRAWS = 2  # of 64 bits: a sample's place for the cap, and another for the share
 
 
-def _times(weight: float, place: int) -> int:
-    whole = int(weight)
-    return whole + (place < (weight - whole) * WHOLE)
+def copies_of(
+    outlines: Outlines,
+    rows: Numbers,
+    portions: Mapping[str, Portion],
+    ids: Callable[[str], Iterable[str]],
+) -> Iterator[tuple[Numbers, NDArray[np.uint16]]]:
+    """Of the sources that are not taken as they are: samples among `rows`, and how often each is trained on.
+
+    ids: of a source's records, in their order.
+    """
+    for name, portion in portions.items():
+        if name not in outlines.sources or not (portion.most or portion.weight != 1.0):
+            continue
+        own = np.flatnonzero(outlines.source == outlines.sources.index(name))
+        wanted = rows[outlines.source[rows] == outlines.sources.index(name)]
+        draws = _draw(name, ids(name), len(own))[wanted - own[:1]]
+        for split in np.unique(outlines.split[wanted]):
+            of_split = outlines.split[wanted] == split
+            yield wanted[of_split], _copies(portion, draws[of_split])
+
+
+def _draw(name: str, ids: Iterable[str], count: int) -> Places:
+    draws = bytearray()
+    for text in ids:
+        draws += hashlib.sha256(f"{name}\0{text}".encode()).digest()[: 8 * DRAWS]
+    return np.frombuffer(draws, ">u8").astype(np.uint64).reshape(count, DRAWS)
+
+
+def _copies(portion: Portion, draws: Places) -> NDArray[np.uint16]:
+    whole = int(portion.weight)
+    copies = np.full(len(draws), whole, np.uint16)
+    copies += below(draws[:, 1], portion.weight - whole)
+    if portion.most:
+        copies[np.argsort(draws[:, 0], kind="stable")[portion.most :]] = 0
+    return copies
 
 
 def table_of(mixture: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Looks"]
 
-WORD = 16  # hex digits of a frame, as media.look writes them
+AT_ONCE = 1 << 16  # looks that are read from text at a time
 
 Words = NDArray[np.uint64]  # a row a medium: of a clip its middle, first and last frame, of a picture the one
 Numbers = NDArray[np.int64]
@@ -25,16 +25,10 @@ Numbers = NDArray[np.int64]
 class Looks:
     """The looks of media by their number; pictures are compared with pictures, clips with clips."""
 
-    def __init__(self, looks: Sequence[str], near: int) -> None:
+    def __init__(self, looks: Any, near: int) -> None:
+        """looks: hexadecimal text of each, "" where there is none; an Arrow array or a sequence."""
         self._count, self._near = len(looks), near
-        by_length: dict[int, list[int]] = {}
-        for number, look in enumerate(looks if near else ()):
-            if look:
-                by_length.setdefault(len(look), []).append(number)
-        self._groups = [
-            (np.array(numbers, np.int64), _words([looks[n] for n in numbers]))
-            for numbers in by_length.values()
-        ]
+        self._groups = _grouped(looks) if near else []
 
     def roots(self) -> Numbers:
         """Of each medium, the first that it looks like, or that this one looks like, and so on.
@@ -45,7 +39,7 @@ class Looks:
         for numbers, words in self._groups:
             distinct, place = _distinct(words)
             first = np.arange(len(distinct))
-            for asked, found in _alike(distinct, distinct, self._near):
+            for asked, found in _alike_before(distinct, self._near):
                 np.minimum.at(first, asked, found)
             while np.any(first[first] != first):
                 first = first[first]
@@ -68,9 +62,25 @@ class Looks:
         return found
 
 
-def _words(looks: Sequence[str]) -> Words:
-    size = len(looks[0]) // WORD
-    return np.frombuffer(bytes.fromhex("".join(looks)), ">u8").astype(np.uint64).reshape(-1, size)
+def _grouped(looks: Any) -> list[tuple[Numbers, Words]]:
+    """Numbers and words of those that have one look, and of those that have as many frames."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = looks if isinstance(looks, pa.ChunkedArray) else pa.chunked_array([looks], pa.string())
+    lengths = pc.binary_length(texts).to_numpy()
+    groups = []
+    for length in np.unique(lengths[lengths > 0]):
+        numbers = np.flatnonzero(lengths == length)
+        chosen = texts.filter(pa.array(lengths == length))
+        words = [_words(chosen.slice(begin, AT_ONCE)) for begin in range(0, len(chosen), AT_ONCE)]
+        groups.append((numbers, np.concatenate(words)))
+    return groups
+
+
+def _words(looks: Any) -> Words:
+    data = bytes.fromhex("".join(looks.to_pylist()))
+    return np.frombuffer(data, ">u8").astype(np.uint64).reshape(len(looks), -1)
 
 
 def _distinct(words: Words) -> tuple[Words, Numbers]:
@@ -90,14 +100,32 @@ def _alike(asked: Words, known: Words, near: int) -> Iterator[tuple[Numbers, Num
         names, wanted, words = _sorted(asked, mask)
         begin = np.searchsorted(keys, wanted, "left")
         end = np.searchsorted(keys, wanted, "right")
-        rows = np.flatnonzero(begin < end)
-        while rows.size:
-            found = begin[rows]
-            same = (np.bitwise_count(words[rows] ^ looks[found]) <= near).all(axis=1)
-            yield names[rows[same]], order[found[same]]
-            rows = rows[~same]
-            begin[rows] += 1
-            rows = rows[begin[rows] < end[rows]]
+        for rows, found in _near_ones(words, looks, begin, end, near):
+            yield names[rows], order[found]
+
+
+def _alike_before(words: Words, near: int) -> Iterator[tuple[Numbers, Numbers]]:
+    """As `_alike` among the rows themselves: of each row the first that comes before it."""
+    end = np.arange(len(words))
+    for mask in _masks(near):
+        order, keys, looks = _sorted(words, mask)
+        begin = np.maximum.accumulate(np.where(np.append(True, keys[1:] != keys[:-1]), end, 0))
+        for rows, found in _near_ones(looks, looks, begin, end, near):
+            yield order[rows], order[found]
+
+
+def _near_ones(
+    asked: Words, known: Words, begin: Numbers, end: Numbers, near: int
+) -> Iterator[tuple[Numbers, Numbers]]:
+    """Of each row asked, the first of known[begin:end] that is near."""
+    rows = np.flatnonzero(begin < end)
+    while rows.size:
+        found = begin[rows]
+        same = (np.bitwise_count(asked[rows] ^ known[found]) <= near).all(axis=1)
+        yield rows[same], found[same]
+        rows = rows[~same]
+        begin[rows] += 1
+        rows = rows[begin[rows] < end[rows]]
 
 
 def _sorted(words: Words, mask: np.uint64) -> tuple[Numbers, Words, Words]:

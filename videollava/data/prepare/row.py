@@ -1,4 +1,4 @@
-"""A record in the making of the index: its split and its media by number, with its text or without."""
+"""A record whose media are found, and as a row of records.arrow."""
 
 from __future__ import annotations
 
@@ -10,47 +10,16 @@ from typing import Any
 
 from videollava.data.records.record import Record
 
-__all__ = ["Outline", "Row", "record_row"]
+__all__ = ["Row", "record_row"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A record of a split, its media found.
-
-    into: the split of the index that it is written to, `copies` times.
-    """
+    """A record of a split, and its media by number."""
 
     split: str
     record: Record
     media: tuple[int, ...]
-    into: str = ""
-    copies: int = 1
-
-    @property
-    def source(self) -> str:
-        """Of the record."""
-        return self.record.source
-
-    @property
-    def id(self) -> str:
-        """Of the record."""
-        return self.record.id
-
-
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """A record without its text: what is enough to draw by.
-
-    part: what the record says of itself (train, validation, test, or ""). asked: of one without media, sixteen hex
-    digits of what is asked.
-    """
-
-    split: str
-    source: str
-    id: str
-    media: tuple[int, ...]
-    part: str = ""
-    asked: str = ""
 
 
 def record_row(row: Row) -> Mapping[str, Any]:

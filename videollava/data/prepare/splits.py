@@ -14,74 +14,64 @@ before: a new test medium takes its like out of training, not into the test.
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videollava.data.prepare.held_out import SPLITS, draw_held_out
 from videollava.data.prepare.joined import LEFT_OUT, Joined, Part
-from videollava.data.prepare.mixture import Samples
+from videollava.data.prepare.mixture import copies_of
 from videollava.data.prepare.near import Looks
-from videollava.data.prepare.row import Outline, Row
-from videollava.data.prepare.tables import TEST, valid_part
+from videollava.data.prepare.outlines import PARTS, Mask, Numbers, Outlines, Places, below
+from videollava.data.prepare.tables import TEST
 from videollava.errors import InputError
 from videollava.params import Index, Portion
 
-__all__ = ["Cut", "cut_splits"]
+__all__ = ["NEAR", "TESTED", "THINNED", "TRAINED", "VALID", "Cut", "cut_splits"]
 
 SALT = "videollava test\0"
-WHOLE = 1 << 64
 TRAINED, VALID, TESTED, NEAR, THINNED = range(5)
 
 
 @dataclass
 class Cut:
-    """Of each record of `Joined.rows`, in order, where it goes; and by source, how many are not in training, and why.
+    """Of each record, in the order of `Joined.outlines`, where it goes; by source, how many are not in training, and
+    why.
 
     near: samples that are left out since a test asks about their media, or media like them. thinned: those that
     weight and cap leave out. unheeded: those that say they are a test's where a share is drawn instead.
     """
 
-    roles: bytearray
-    copies: array[int]
+    roles: NDArray[np.uint8]
+    copies: NDArray[np.uint16]
+    is_asked: Mask
     near: Counter[str] = field(default_factory=Counter)
     thinned: Counter[str] = field(default_factory=Counter)
     unheeded: Counter[str] = field(default_factory=Counter)
 
-    def take(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The rows that go anywhere, each to its split."""
-        for row, role, copies in zip(rows, self.roles, self.copies, strict=True):
-            if role == TESTED:
-                yield replace(row, into=f"{TEST}{row.source}")
-            elif role == VALID:
-                yield replace(row, into=valid_part(row.split))
-            elif role == TRAINED:
-                yield replace(row, into=row.split, copies=copies)
-
     @property
-    def taken(self) -> int:
-        """How many rows `take` gives."""
-        return len(self.roles) - sum(self.roles.count(role) for role in (NEAR, THINNED))
+    def is_taken(self) -> Mask:
+        """Which records go anywhere. `is_asked`: which of them to a test."""
+        return (self.roles != NEAR) & (self.roles != THINNED)
 
 
 def cut_splits(joined: Joined, chosen: Index) -> Cut:
     """Decide for every record. InputError where a source is named that there is none of, or has a test already."""
     _check_names(joined, chosen)
-    cut = Cut(bytearray(joined.records), array("H", [1]) * joined.records)
-    looks = joined.looks() if chosen.near else [""] * len(joined.hashes)
-    tested, texts = _draw_tests(joined, chosen, cut)
-    alike = Looks(looks, chosen.near)
-    _leave_out(joined, chosen, alike.like(tested), texts, cut)
-    left = (row for number, row in enumerate(joined.outlines()) if cut.roles[number] == TRAINED)
-    roots = alike.roots().tolist() if chosen.near else ()
-    held_out = draw_held_out(left, joined.hashes, chosen.held_out, chosen.sources, roots)
-    for number, row in enumerate(joined.outlines()):
-        if cut.roles[number] == TRAINED and held_out.holds(row):
-            cut.roles[number] = VALID
+    rows = joined.outlines
+    given = ~rows.is_in(SPLITS)
+    cut = Cut(np.zeros(len(rows), np.uint8), np.ones(len(rows), np.uint16), given)
+    asked = _draw_tests(joined, chosen, cut) | given
+    alike = Looks(joined.looks() if chosen.near else [""] * len(joined.kinds), chosen.near)
+    _leave_out(joined, chosen, alike, asked, cut)
+    left = np.flatnonzero((cut.roles == TRAINED) & ~given)
+    roots = alike.roots() if chosen.near else None
+    held_out = draw_held_out(rows.take(left), joined.places, chosen.held_out, chosen.sources, roots)
+    cut.roles[left[held_out.holds(rows.take(left))]] = VALID
+    cut.is_asked = given | (cut.roles == TESTED)
     return cut
 
 
@@ -94,93 +84,85 @@ def _check_names(joined: Joined, chosen: Index) -> None:
             )
 
 
-def _draw_tests(joined: Joined, chosen: Index, cut: Cut) -> tuple[NDArray[np.bool_], set[str]]:
-    """Mark the records that are asked; which media they show, and what those without media ask."""
-    asked_of = _questions(joined)
-    given = {split for part in joined.parts for split in _splits_of(part) if split not in SPLITS}
-    shares = {part.name: chosen.sources.get(part.name, Portion()).test for part in joined.parts}
-    drawn = {
-        part.name: _draw_media(joined, part, share, chosen.near)
-        for part in joined.parts
-        if not isinstance(share := shares[part.name], str)
-    }
-    tested = bytearray(len(joined.hashes))
-    texts: set[str] = set()
-    for number, row in enumerate(joined.outlines()):
-        share = shares[row.source]
-        if row.split in SPLITS:
-            said = row.part == "test"
-            if isinstance(share, str):
-                is_asked = said
-            else:
-                is_asked = _is_drawn(row, share, drawn[row.source])
-                cut.unheeded[row.source] += said and not is_asked
-            if not is_asked:
-                continue
-            if f"{TEST}{row.source}" in given:
-                raise InputError(
-                    f"params.yaml: index.sources.{row.source}.test: there is a test {row.source} already, which the "
-                    "format brings; leave it out, or rename the source"
-                )
-            # Of captions and questions about one medium, the questions are asked.
-            cut.roles[number] = TESTED if row.split == asked_of[row.source] else NEAR
-        for medium in row.media:
-            tested[medium] = 1
-        if not row.media:
-            texts.add(row.asked)
-    return np.frombuffer(tested, np.bool_), texts
+def _draw_tests(joined: Joined, chosen: Index, cut: Cut) -> Mask:
+    """Mark the records that are asked in a source's own test; which these are, and those about the same media."""
+    rows = joined.outlines
+    said = (rows.part == PARTS.index("test")) & rows.is_in(SPLITS)
+    asked = said.copy()
+    for number, part in enumerate(joined.parts):
+        share = chosen.sources.get(part.name, Portion()).test
+        own = np.flatnonzero((rows.source == number) & rows.is_in(SPLITS))
+        if not isinstance(share, str):
+            asked[own] = _is_drawn(rows.take(own), share, _draw_media(joined, part, share, chosen.near))
+            cut.unheeded[part.name] += int((said[own] & ~asked[own]).sum())
+        if not asked[own].any():
+            continue
+        _check_given(joined, part)
+        # Of captions and questions about one medium, the questions are asked.
+        questions = rows.is_in([_questions(part)])[own]
+        cut.roles[own[asked[own]]] = np.where(questions, TESTED, NEAR)[asked[own]]
+    return asked
 
 
-def _questions(joined: Joined) -> Mapping[str, str]:
-    """By source, the split whose records are asked in its test."""
-    return {
-        part.name: next(
-            (split for split in ("finetune", "pretrain", "align") if split in _splits_of(part)), ""
+def _check_given(joined: Joined, part: Part) -> None:
+    if any(f"{TEST}{part.name}" in other.splits for other in joined.parts):
+        raise InputError(
+            f"params.yaml: index.sources.{part.name}.test: there is a test {part.name} already, which the "
+            "format brings; leave it out, or rename the source"
         )
-        for part in joined.parts
-    }
 
 
-def _splits_of(part: Part) -> set[str]:
-    return set(part.records.column("split").unique().to_pylist())
+def _questions(part: Part) -> str:
+    """The split whose records are asked in its test."""
+    return next((split for split in ("finetune", "pretrain", "align") if split in part.splits), "")
 
 
-def _draw_media(joined: Joined, part: Part, share: float, near: int) -> bytearray:
+def _draw_media(joined: Joined, part: Part, share: float, near: int) -> Mask:
     """Which media (by their number) this source's test asks about. A medium that is forgotten still leads its like."""
-    hashes, looks = (part.media.column(name).to_pylist() for name in ("sha256", "look"))
-    drawn = bytearray(len(joined.hashes))
-    for number, root in zip(part.numbers, Looks(looks, near).roots().tolist(), strict=True):
-        if number != LEFT_OUT:
-            drawn[number] = _place(hashes[root]) < share * WHOLE
-    return drawn
+    roots = Looks(part.looks(), near).roots()
+    leading, place = np.unique(roots, return_inverse=True)
+    hashes = part.hashes()[leading]
+    drawn = below(_places(row.tobytes().hex() for row in hashes), share)[place]
+    found = np.zeros(len(joined.kinds), bool)
+    kept = part.numbers != LEFT_OUT
+    found[part.numbers[kept]] = drawn[kept]
+    return found
 
 
-def _is_drawn(row: Outline, share: float, drawn: bytearray) -> bool:
+def _is_drawn(rows: Outlines, share: float, drawn: Mask) -> Mask:
     """Of a record with several media, one that is drawn draws the others with it."""
-    if row.media:
-        return any(drawn[medium] for medium in row.media)
-    return _place(row.asked) < share * WHOLE
+    asked, place = np.unique(rows.asked, return_inverse=True)
+    texts = below(_places(f"{number:016x}" for number in asked.tolist()), share)[place]
+    return np.where(rows.is_text, texts, rows.media.count(drawn) > 0)
+
+
+def _places(contents: Iterable[str]) -> Places:
+    return np.array([_place(content) for content in contents], np.uint64)
 
 
 def _place(content: str) -> int:
     return int(hashlib.sha256((SALT + content).encode()).hexdigest()[:16], 16)
 
 
-def _leave_out(joined: Joined, chosen: Index, tested: NDArray[np.bool_], texts: set[str], cut: Cut) -> None:
+def _leave_out(joined: Joined, chosen: Index, alike: Looks, asked: Mask, cut: Cut) -> None:
     """Take out of training what a test asks about, and then what weights and caps leave out."""
-    samples = Samples(chosen.sources)
-    marked = tested.tobytes()
-    for number, row in enumerate(joined.outlines()):
-        if row.split not in SPLITS or cut.roles[number] == TESTED:
-            continue
-        same = any(marked[medium] for medium in row.media) if row.media else row.asked in texts
-        if same:
-            cut.roles[number] = NEAR
-            cut.near[row.source] += 1
-        else:
-            samples.add(number, row)
-    for number, copies, source in samples.copies():
-        cut.copies[number] = copies
-        if not copies:
-            cut.roles[number] = THINNED
-            cut.thinned[source] += 1
+    rows = joined.outlines
+    tested = np.zeros(len(joined.kinds), bool)
+    tested[rows.take(np.flatnonzero(asked)).media.values] = True
+    texts = np.unique(rows.asked[asked & rows.is_text])
+    same = (rows.media.count(alike.like(tested)) > 0) | (rows.is_text & np.isin(rows.asked, texts))
+    learned = rows.is_in(SPLITS) & (cut.roles != TESTED)
+    cut.roles[same & learned] = NEAR
+    _tally(cut.near, rows, np.flatnonzero(same & learned))
+    left = np.flatnonzero(learned & ~same)
+    parts = {part.name: part for part in joined.parts}
+    for samples, copies in copies_of(rows, left, chosen.sources, lambda name: parts[name].ids()):
+        cut.copies[samples] = copies
+        cut.roles[samples[copies == 0]] = THINNED
+        _tally(cut.thinned, rows, samples[copies == 0])
+
+
+def _tally(counts: Counter[str], rows: Outlines, found: Numbers) -> None:
+    """Count these records by source."""
+    for number, count in enumerate(np.bincount(rows.source[found]).tolist()):
+        counts.update({rows.sources[number]: count} if count else {})

@@ -7,7 +7,8 @@ splits/<split>.arrow of the index: one row a record; of a training split's, <spl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,8 @@ __all__ = [
     "load_split",
     "media_schema",
     "open_table",
+    "read_batch",
+    "read_batches",
     "record_schema",
     "split_names",
     "split_schema",
@@ -106,12 +109,23 @@ def open_table(file: Path, stage: str = "index") -> Any:
     """A memory-mapped pyarrow Table; InputError names the `stage` that writes it."""
     import pyarrow as pa
 
-    try:
+    with _told(file, stage):
         return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-    except FileNotFoundError as error:
-        raise InputError(f"{file}: not found; run `videollava {stage}`") from error
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{file}: not an Arrow file ({error}); run `videollava {stage}` again") from error
+
+
+def read_batches(file: Path, columns: Sequence[str] = (), stage: str = "index") -> Iterator[Any]:
+    """The record batches of a table, or some columns of them, in the table's order; InputError as `open_table`.
+
+    One at a time: what is read is given back, where a memory map would keep it.
+    """
+    reader = _reader(file, stage, columns)
+    for number in range(reader.num_record_batches):
+        yield reader.get_batch(number)
+
+
+def read_batch(file: Path, number: int, columns: Sequence[str]) -> Any:
+    """One of them."""
+    return _reader(file, "index", columns).get_batch(number)
 
 
 def write_media(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -136,9 +150,20 @@ class TableWriter:
         import pyarrow as pa
 
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._schema = schema
+        self.schema = schema
         self._writer = pa.ipc.new_file(str(file), schema)
         self._rows: list[Mapping[str, Any]] = []
+        self._rest: list[Any] = []
+
+    def write(self, batch: Any) -> None:
+        """Append a record batch."""
+        import pyarrow as pa
+
+        whole = pa.Table.from_batches([*self._rest, batch]).combine_chunks()
+        full = whole.num_rows // ROWS * ROWS
+        for begin in range(0, full, ROWS):
+            self._writer.write_table(whole.slice(begin, ROWS))
+        self._rest = whole.slice(full).to_batches()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row."""
@@ -149,6 +174,8 @@ class TableWriter:
     def close(self) -> None:
         """Write what is left and the file's footer."""
         self._flush()
+        for batch in self._rest:
+            self._writer.write_batch(batch)
         self._writer.close()
 
     def __enter__(self) -> TableWriter:
@@ -163,5 +190,26 @@ class TableWriter:
         import pyarrow as pa
 
         if self._rows:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+            self.write(pa.RecordBatch.from_pylist(self._rows, schema=self.schema))
             self._rows.clear()
+
+
+def _reader(file: Path, stage: str, columns: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    with _told(file, stage):
+        schema = pa.ipc.open_file(pa.OSFile(str(file))).schema
+        fields = sorted(schema.get_field_index(name) for name in columns) or None
+        return pa.ipc.open_file(pa.OSFile(str(file)), options=pa.ipc.IpcReadOptions(included_fields=fields))
+
+
+@contextmanager
+def _told(file: Path, stage: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: not found; run `videollava {stage}`") from error
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{file}: not an Arrow file ({error}); run `videollava {stage}` again") from error

@@ -15,15 +15,18 @@ from videollava.origin import PACKAGE, find_packaged
 
 __all__ = [
     "TRAINED",
+    "PlainTokenizer",
     "TrainedTokenizer",
     "copy_tokenizer",
     "load_tokenizer",
     "train_tokenizer",
     "training_texts",
+    "write_plain",
 ]
 
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 TRAINED = "PreTrainedTokenizerFast"
+IDS = "ids.json"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
@@ -112,6 +115,34 @@ def load_tokenizer(name: Path | str) -> Any:
             f"{name}: no tokenizer there ({reason}); params.yaml: index.tokenizer takes train, "
             "a folder or a hub id"
         ) from error
+
+
+def write_plain(tokenizer: Any, folder: Path) -> bool:
+    """Write what PlainTokenizer reads of a tokenizer of transformers; False where that takes transformers itself."""
+    if not getattr(tokenizer, "is_fast", False):
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
+    (folder / IDS).write_text(json.dumps(ids))
+    return True
+
+
+class PlainTokenizer:
+    """A tokenizer as far as prompts.encode needs one: no transformers, which takes seconds and 200 MiB to import."""
+
+    is_fast = True
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.backend_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        ids = json.loads((folder / IDS).read_text())
+        self.bos_token_id: int | None = ids["bos_token_id"]
+        self.eos_token_id: int | None = ids["eos_token_id"]
+
+    def __len__(self) -> int:
+        return int(self.backend_tokenizer.get_vocab_size())
 
 
 class TrainedTokenizer:
