@@ -22,7 +22,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from flows.history.keep import keep, tie
+from flows.history.keep import keep, push_refs, tie
 from flows.history.save import Saved
 from flows.history.snapshot import Snapshot, take_snapshot
 from flows.places.workspace import apply_params, occupy, repository
@@ -91,11 +91,14 @@ def retrain(
         stages = [_stage_task(name)(session, name, push, lock) for name in stage_order(root)]
         saved = save_retraining(session, keeper, before) if before else None
         version = register_version(session, saved)
-        if saved:
-            tag_version(session, keeper, version["number"], saved)
+        name = tag_version(session, keeper, version["number"], saved) if saved else ""
         decision = judge_version(session, version["number"])
         moved = promote_version(session, version["number"]) if promote else None
         _publish(session, decision, version)
+        remote = load_machine(root).push_to
+        if saved and push and remote:
+            unpushed = [stage.stage for stage in stages if stage.unpushed]
+            _push(session, keeper, remote, [saved.ref, *([name] if name else [])], unpushed)
     return {
         "stages": [asdict(stage) for stage in stages],
         "version": version,
@@ -226,17 +229,18 @@ def register_version(session: Session, saved: Saved | None = None) -> dict[str, 
     cache_policy=NO_CACHE,
 )
 @hide_in_failures
-def tag_version(session: Session, keeper: Path, number: int, saved: Saved) -> None:
-    """Name the saved commit after the version, and say it with the version."""
+def tag_version(session: Session, keeper: Path, number: int, saved: Saved) -> str:
+    """Name the saved commit after the version, and say it with the version; the ref, "" where another has that name."""
     try:
         version = registry.find_version(session.root, session.params.tracking, str(number))
         named = tie(keeper, session.root, session.params, version, saved)
     except InputError as error:
         _warn(f"version {number} has no name in git: {error}; `videollava save` makes up for it")
-        return
+        return ""
     if named.note:
         _warn(f"tag: {named.note}")
     get_run_logger().info("%s: %s", named.ref, saved.commit)
+    return "" if named.note else named.ref
 
 
 @task(name="gate", task_run_name="gate", cache_policy=NO_CACHE)
@@ -278,6 +282,40 @@ def promote_version(session: Session, number: int) -> dict[str, Any] | None:
         "champion: %s", f"version {move.to} (was {move.came_from or 'none'})" if move else "unchanged"
     )
     return asdict(move) if move else None
+
+
+def _not_refused(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """A remote that holds another commit of that name says so again; one that is not reached may be, later."""
+    return "[rejected]" not in str(state.result(raise_on_failure=False))
+
+
+@task(
+    name="push",
+    task_run_name="push",
+    retries=2,
+    retry_delay_seconds=[5, 60],
+    retry_condition_fn=_not_refused,
+    cache_policy=NO_CACHE,
+)
+@hide_in_failures
+def push_saved(session: Session, keeper: Path, remote: str, refs: list[str], stages: list[str]) -> None:
+    """What the retraining made to the DVC remote, then its commit and tag to the git remote."""
+    left = [reason for stage in stages if (reason := push_stage(session.root, stage, get_run_logger().info))]
+    if left:
+        raise InputError(
+            f"the DVC remote lacks what was made ({left[0]}), so its commit is not pushed either"
+        )
+    for ref in push_refs(keeper, remote, refs):
+        get_run_logger().info("%s: pushed to %s", ref, remote)
+
+
+def _push(session: Session, keeper: Path, remote: str, refs: list[str], stages: list[str]) -> None:
+    try:
+        push_saved(session, keeper, remote, refs, stages)
+    except InputError as error:
+        _warn(
+            f"not pushed to {remote}: {error}; `dvc push --run-cache` and `videollava save --push {remote}` do it later"
+        )
 
 
 def _publish(session: Session, decision: Decision, version: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ pushed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from flows.history.gather import gather
 from flows.history.made import Made
 from flows.history.save import Saved, save
 from flows.history.snapshot import Snapshot
-from flows.history.tags import Named, name_version
+from flows.history.tags import PRIVATE, Named, name_version
 from flows.places.git import ask_git, run_git
 from videollava import registry
 from videollava.errors import InputError
@@ -19,7 +20,9 @@ from videollava.params import Params, Tracking
 from videollava.tracking.store import Store, connect, find_run
 from videollava.tracking.troubles import is_from_store
 
-__all__ = ["bring_home", "is_kept", "keep", "push", "tie"]
+__all__ = ["bring_home", "is_kept", "keep", "push_refs", "tie"]
+
+SSH = ("GIT_SSH_COMMAND", "GIT_SSH")
 
 
 def keep(
@@ -74,17 +77,24 @@ def tie(home: Path, root: Path, params: Params, version: registry.Version, saved
     return name_version(home, root, params.tracking, version.number, saved.commit)
 
 
-def push(home: Path, remote: str, refs: Sequence[str]) -> None:
-    """Push saved retrainings and tags. InputError, in git's words, where the remote does not take one."""
-    words = (
-        "--quiet",
-        "--no-verify",
-        "--no-follow-tags",
-        "--recurse-submodules=no",
-        "--end-of-options",
-        remote,
-    )
-    run_git(home, "push", *words, *(f"{ref}:{ref}" for ref in refs))
+def push_refs(home: Path, remote: str, refs: Sequence[str]) -> list[str]:
+    """Push saved retrainings and tags, private ones never; which were pushed.
+
+    InputError, in git's words, where the remote is not reached or takes one of them not: it may hold another commit
+    of that name. The others are there then.
+    """
+    public = [ref for ref in refs if not ref.startswith(PRIVATE)]
+    if remote not in run_git(home, "remote").split():
+        raise InputError(
+            f"machine.yaml: push_to is {remote!r}, and git has no such remote here; `git remote` lists them"
+        )
+    words = ("--quiet", "--no-verify", "--no-follow-tags", "--no-signed", "--recurse-submodules=no", remote)
+    # Nobody is there to be asked for a password or a host's key.
+    own = any(os.environ.get(name) for name in SSH) or ask_git(home, "config", "core.sshCommand")
+    settings = {} if own else {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=20"}
+    if public:
+        run_git(home, "push", *words, *(f"{ref}:{ref}" for ref in public), settings=settings)
+    return public
 
 
 def _same_store(home: Path, root: Path) -> bool:

@@ -113,7 +113,9 @@ def open_index(root: Path, folder: Path, tree: str = "") -> Index:
     index = Index(root, Path(name))
     own = Path(run_git(root, "rev-parse", "--path-format=absolute", "--git-path", "index"))
     if not tree and own.is_file():
-        shutil.copy2(own, index.file)  # its time too: git looks into files that changed since only where it is older
+        shutil.copy2(
+            own, index.file
+        )  # its time too: git looks into files that changed since only where it is older
     else:
         index.file.unlink()
         index.git("read-tree", tree or "HEAD")

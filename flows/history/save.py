@@ -17,6 +17,7 @@ from flows.history.current import Graph, Stale, find_stale
 from flows.history.made import FILE, Made, to_text
 from flows.history.plumbing import Index, commit_tree, make_ref, open_index, scratch
 from flows.history.snapshot import LOCKS, Snapshot, take_snapshot
+from flows.history.torn import find_torn
 from flows.places.git import ask_git, run_git
 from videollava.errors import InputError
 from videollava.gate import primary
@@ -49,6 +50,11 @@ def save(root: Path, made: Callable[[], Made], name: str = "", before: Snapshot 
     """
     if name and not NAME.fullmatch(name):
         raise InputError(f"--name {name}: letters, digits, - and _, such as more-clips")
+    for stage, path in find_torn(root).items():
+        raise InputError(
+            f"nothing is saved: {path} was edited while stage {stage} ran, and dvc.lock names the edited one, which "
+            f"may not be what ran; `dvc repro --force --single-item {stage}` makes sure, then `videollava save`"
+        )
     now = take_snapshot(root)
     before = before or now
     with scratch(root) as folder:

@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from flows.history.keep import keep, tie
+from flows.history.keep import keep, push_refs, tie
+from flows.history.save import Saved
 from flows.places.lock import hold
 from videollava import registry
 from videollava.errors import InputError
-from videollava.params import load_params
+from videollava.params import Params, load_params
 
 __all__ = ["add_arguments", "run"]
 
@@ -18,6 +19,9 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `videollava save`."""
     parser.add_argument("--name", default="", help="the experiment's name in `dvc exp list`")
+    parser.add_argument(
+        "--push", metavar="REMOTE", default="", help="push it, and its tag, to this git remote"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,17 +35,25 @@ def run(options: argparse.Namespace) -> int:
         print(
             f"{saved.ref.rpartition('/')[2]}: {saved.commit[:12]} {'saved' if saved.new else '(saved before)'}"
         )
-        try:
-            version = registry.registered(root, params.tracking)
-            if version is None:
-                print("no version yet; `make retrain` registers it, without another training")
-                return 0
-            named = tie(root, root, params, version, saved)
-        except InputError as error:
-            print(f"not named after a version: {error}", file=sys.stderr)
-            return 0
+        refs = [saved.ref, *_name(root, params, saved)]
+    if options.push:
+        print("\n".join(f"pushed: {ref}" for ref in push_refs(root, options.push, refs)))
+    return 0
+
+
+def _name(root: Path, params: Params, saved: Saved) -> list[str]:
+    """The ref of the registered version, where there is one of what lies here."""
+    try:
+        version = registry.registered(root, params.tracking)
+        if version is None:
+            print("no version yet; `make retrain` registers it, without another training")
+            return []
+        named = tie(root, root, params, version, saved)
+    except InputError as error:
+        print(f"not named after a version: {error}", file=sys.stderr)
+        return []
     if named.note:
         print(f"note: {named.note}", file=sys.stderr)
-    else:
-        print(f"{version.reference}: {named.ref.removeprefix('refs/tags/')}")
-    return 0
+        return []
+    print(f"{version.reference}: {named.ref.removeprefix('refs/tags/')}")
+    return [named.ref]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from videollava.params import Tracking
+from flows.local import _make_up
+from videollava.params import Tracking, load_params
 from videollava.registry import champion, list_versions
 from videollava.tracking.store import connect
 
@@ -76,8 +77,16 @@ def tasks_of(checkout: Path) -> list[tuple[str, str]]:
 
 
 def test_a_killed_flow_leaves_nothing_and_goes_on(
-    workspace: Path, mentions: Callable[[str], list[int]]
+    workspace: Path,
+    mentions: Callable[[str], list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    git(tmp_path, "init", "--quiet", "--bare", "shared.git")
+    git(workspace, "remote", "add", "shared", str(tmp_path / "shared.git"))
+    (tmp_path / "machine.yaml").write_text("push_to: shared\n")
+    monkeypatch.setenv("VIDEOLLAVA_MACHINE", str(tmp_path / "machine.yaml"))
     (workspace / "hang").touch()
     running = start(workspace, REPOSITORY)
     deadline = time.monotonic() + 500
@@ -107,6 +116,7 @@ def test_a_killed_flow_leaves_nothing_and_goes_on(
         git(workspace, "rev-parse", version.saved_ref, "refs/videollava/model/videollava/1").split()
         == [version.saved] * 2
     )
+    assert git(tmp_path / "shared.git", "for-each-ref", "--format=%(refname)").split() == [version.saved_ref]
     told = json.loads(git(workspace, "show", f"{version.saved}:made.json"))
     assert set(told["hours"]) == set(told["runs"]) == {"fetch", "finetune", "evaluate"}
     assert told["retraining_run"] == version.run_id
@@ -122,9 +132,9 @@ def test_a_killed_flow_leaves_nothing_and_goes_on(
     (version,) = list_versions(workspace, Tracking())
     assert f"version 1 is saved as {version.saved[:12]}" in again
     assert git(workspace, "rev-parse", "refs/videollava/model/videollava/1").strip() == version.saved
-    third = retrain(workspace, REPOSITORY)
-    assert "nothing to retrain" in third
-    assert "saved" not in third
+    monkeypatch.chdir(workspace)
+    _make_up(workspace, load_params(), version)  # once is enough
+    assert capsys.readouterr().out == ""
     assert len(list_versions(workspace, Tracking())) == 1
 
 

@@ -110,6 +110,10 @@ class Machine(Work):
     download_retries: Whole = Field(
         5, description="attempts in a row of a download that may bring nothing new"
     )
+    push_to: str = Field(
+        "",
+        description='git remote, such as origin, that saved retrainings and tags of versions are pushed to; "": none',
+    )
     stages: Mapping[str, Mapping[str, Any]] = Field(
         {}, description="by stage, values of the above in the place of those for all"
     )

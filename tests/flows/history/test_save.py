@@ -173,6 +173,29 @@ def test_an_edit_in_the_middle_of_a_run_harms_nothing(finished: Path) -> None:
     assert git(finished, "show", f"{saved.commit}:stage.py") == ran
 
 
+def test_code_edited_while_its_stage_ran_is_not_stamped(workspace: Path) -> None:
+    """DVC notes the hash of code when the stage is over."""
+    (workspace / "part.py").write_text("x = 1\n")
+    file, code = workspace / "dvc.yaml", workspace / "stage.py"
+    file.write_text(file.read_text().replace("[data/raw, stage.py]", "[data/raw, stage.py, part.py]"))
+    told = code.read_text()
+    code.write_text(
+        told.replace(
+            "    hang =", "    time.sleep(0.05)\n    open('part.py', 'a').write('y = 2\\n')\n    hang ="
+        )
+    )
+    dvc(workspace, "repro", "-q")
+    assert dvc(workspace, "status") == "Data and pipelines are up to date.\n"
+    with pytest.raises(
+        InputError, match=r"part\.py was edited while stage finetune ran.*--single-item finetune"
+    ):
+        keep(workspace)
+    assert refs(workspace) == []
+    code.write_text(told)
+    dvc(workspace, "repro", "-q")
+    assert keep(workspace).new
+
+
 def test_the_same_is_saved_once(finished: Path) -> None:
     one = keep(finished)
     two = keep(finished)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.history.keep import bring_home
+from flows.history.keep import bring_home, push_refs
 from flows.history.made import Made
 from flows.history.save import Saved, save
 from flows.history.tags import name_version
@@ -131,3 +131,23 @@ def test_dvc_gc_keeps_what_a_tag_names(finished: Path) -> None:
     git(finished, "checkout", "-q", "-f", "model/videollava/1")
     dvc(finished, "checkout", "-q", "--force")
     assert (finished / "models/videollava/model.safetensors").read_text() == "weights after 2"
+
+
+def test_what_is_pushed_and_what_is_not(finished: Path, tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "--bare", "shared.git")
+    git(finished, "remote", "add", "shared", str(tmp_path / "shared.git"))
+    saved = keep(finished)
+    tag, private = "refs/tags/model/videollava/1", "refs/videollava/model/videollava/2"
+    for ref in (tag, private):
+        git(finished, "update-ref", ref, saved.commit)
+    assert push_refs(finished, "shared", [saved.ref, tag, private]) == [saved.ref, tag]
+    assert git(tmp_path / "shared.git", "for-each-ref", "--format=%(refname)").split() == [saved.ref, tag]
+    assert push_refs(finished, "shared", [private]) == []
+    # Another commit has the name there: it stays, and it is said.
+    git(finished, "tag", "-d", "model/videollava/1")
+    git(finished, "tag", "model/videollava/1", "HEAD")
+    with pytest.raises(InputError, match=r"rejected.*model/videollava/1"):
+        push_refs(finished, "shared", [saved.ref, tag])
+    assert git(tmp_path / "shared.git", "rev-parse", tag).strip() == saved.commit
+    with pytest.raises(InputError, match="push_to is 'elsewhere', and git has no such remote"):
+        push_refs(finished, "elsewhere", [saved.ref])
