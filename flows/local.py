@@ -95,9 +95,10 @@ def _nothing_to_do(root: Path, promote: bool) -> bool:
         return False
     live = registry.champion(root, params.tracking, store)
     decision = registry.examine(version, live, params, root, stores(root))
-    moves = registry.trail(root, params.tracking, store)
-    been_champion = any(version.number == move.to for move in moves if move.done)
-    if promote and decision.passed and not been_champion:
+    story = registry.tell(root, params.tracking, store)
+    been_champion = any(version.number == move.to for move in story.moves)
+    asked = story.asked(version.number)
+    if promote and decision.passed and not been_champion and not asked:
         return False
     print("nothing to retrain: data, code and parameters are as they were\n")
     _make_up(root, params, version)
@@ -105,6 +106,8 @@ def _nothing_to_do(root: Path, promote: bool) -> bool:
     for reason in (*decision.reasons, *decision.notes) if promote else ():
         print(f"gate: {reason}")
     print(f"\nmodel {version.reference}{_at(version.aliases)}{_live(live, version.number)}")
+    if asked:
+        print(registry.sentence(asked))
     return True
 
 
@@ -227,6 +230,8 @@ def _report(root: Path, state: Any) -> int:
     live = registry.champion(root, tracking)
     state_words = "new" if result["version"]["new"] else "registered before"
     print(f"\nmodel {version.reference} ({state_words}){_at(version.aliases)}{_live(live, version.number)}")
+    if asked := registry.tell(root, tracking).asked(version.number):
+        print(registry.sentence(asked))
     return 0
 
 

@@ -31,6 +31,7 @@ from flows.shown import hide_in_failures, show_link, show_table, show_text
 from flows.stages.graph import kept_stages, stage_order
 from flows.stages.stage import StageFailed, StageResult, push_stage, run_stage
 from flows.storage import stores
+from flows.triggered import triggered_by
 from videollava import registry
 from videollava.errors import InputError
 from videollava.gate import Decision
@@ -59,13 +60,14 @@ def retrain(
     workspace: str = "",
     commit: str = "",
     push: bool = True,
+    who: str = "",
 ) -> dict[str, Any]:
     """Bring the model up to date with data, code and parameters; register it, and promote it if the gate
     allows.
 
     profile, overrides: written to the workspace's params.yaml first. workspace: a checkout to work in;
     without one a clean clone at `commit` (HEAD) is made. push: share outputs and run-cache where DVC has a
-    remote.
+    remote. who: the person it is for; by default what the server or this machine tells.
     """
     home = repository()
     with ExitStack() as stack:
@@ -93,7 +95,7 @@ def retrain(
         version = register_version(session, saved)
         name = tag_version(session, keeper, version["number"], saved) if saved else ""
         decision = judge_version(session, version["number"])
-        moved = promote_version(session, version["number"]) if promote else None
+        moved = promote_version(session, version["number"], triggered_by(home, who)) if promote else None
         _publish(session, decision, version)
         remote = load_machine(root).push_to
         if saved and push and remote:
@@ -275,13 +277,16 @@ def judge_version(session: Session, number: int) -> Decision:
     cache_policy=NO_CACHE,
 )
 @hide_in_failures
-def promote_version(session: Session, number: int) -> dict[str, Any] | None:
-    """Make it champion if the gate allows; None where it stays as it was. Gated again if another was faster."""
-    _, move = registry.promote(session.root, session.params, str(number), places=stores(session.root))
-    get_run_logger().info(
-        "champion: %s", f"version {move.to} (was {move.came_from or 'none'})" if move else "unchanged"
+def promote_version(session: Session, number: int, who: str) -> dict[str, Any] | None:
+    """Make it champion if the gate allows, or ask for approval where gate.yaml wants it; None where it stays as it was.
+    Gated again if another was faster.
+    """
+    outcome = registry.promote(
+        session.root, session.params, str(number), places=stores(session.root), who=who, approve=False
     )
-    return asdict(move) if move else None
+    get_run_logger().info(registry.result_of(outcome))
+    made = outcome.move or outcome.request
+    return asdict(made) if made else None
 
 
 def _not_refused(_task: Any, _run: Any, state: State[Any]) -> bool:

@@ -213,6 +213,7 @@ def _evaluate_by_own_code(arguments: Arguments) -> int | None:
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--trail", action="store_true", help="every move of the champion instead")
 
 
 def _run_models(arguments: Arguments) -> None:
@@ -223,7 +224,12 @@ def _run_models(arguments: Arguments) -> None:
     from videollava.gate import primary
     from videollava.params import load_params
 
-    versions = registry.list_versions(Path.cwd(), load_params().tracking)
+    tracking = load_params().tracking
+    store = registry.open_store(Path.cwd(), tracking)
+    if arguments.trail:
+        _show_trail(registry.tell(Path.cwd(), tracking, store), arguments.json)
+        return
+    versions = registry.list_versions(Path.cwd(), tracking, store)
     if arguments.json:
         print(json.dumps([asdict(version) for version in versions], indent=2, default=dict))
         return
@@ -236,35 +242,65 @@ def _run_models(arguments: Arguments) -> None:
         print("  ".join([f"{version.reference}{marks}", *(word for word in told if word)]))
     if not versions:
         print("no versions yet; `make retrain` makes one")
+        return
+    story = registry.tell(Path.cwd(), tracking, store)
+    if story.moves:
+        print(f"\n{_dated(story.moves[-1])}  (--trail shows all {len(story.moves)})")
+    for ask in story.asks:
+        print(_dated(ask))
+
+
+def _show_trail(story: Any, as_json: bool) -> None:
+    import json
+    from dataclasses import asdict
+
+    moves = [*story.moves, *story.asks]
+    if as_json:
+        print(json.dumps([asdict(move) for move in moves], indent=2))
+        return
+    for move in moves:
+        print(_dated(move))
+    if not moves:
+        print("no version was ever champion; `videollava promote` makes one")
+
+
+def _dated(move: Any) -> str:
+    from videollava import registry
+
+    return f"{move.when}  {registry.sentence(move)}"
 
 
 def _add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", nargs="?", default="", help="a number, or the newest")
-    parser.add_argument("--force", action="store_true", help="past the gate; the audit trail says so")
+    parser.add_argument("--force", action="store_true", help="past the gate; wants --because")
+    parser.add_argument("--because", default="", metavar="TEXT", help="why; the trail keeps it")
 
 
 def _run_promote(arguments: Arguments) -> int:
     from videollava import registry
     from videollava.params import load_params
 
-    decision, move = registry.promote(Path.cwd(), load_params(), arguments.version, force=arguments.force)
+    outcome = registry.promote(
+        Path.cwd(), load_params(), arguments.version, arguments.force, because=arguments.because
+    )
+    decision, move, request, _ = outcome
     print(decision.table())
     for reason in (*decision.reasons, *decision.notes):
         print(f"- {reason}")
-    print(f"champion: version {move.to} (was {move.came_from or 'none'})" if move else "champion: unchanged")
-    return 0 if decision.passed or move else 1
+    print(registry.result_of(outcome))
+    return 0 if decision.passed or move or request else 1
 
 
 def _add_rollback(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("version", nargs="?", default="", help="a number; default: the champion before")
-    parser.add_argument("--reason", default="", help="for the audit trail")
+    parser.add_argument("--because", default="", metavar="TEXT", help="why; the trail keeps it")
 
 
 def _run_rollback(arguments: Arguments) -> None:
     from videollava import registry
     from videollava.params import load_params
 
-    move = registry.rollback(Path.cwd(), load_params().tracking, arguments.version, arguments.reason)
+    move = registry.rollback(Path.cwd(), load_params().tracking, arguments.version, arguments.because)
     print(f"champion: version {move.to} (was {move.came_from})")
 
 

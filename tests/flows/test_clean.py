@@ -65,7 +65,7 @@ def test_after_it_the_champion_is_there_and_nothing_is_to_be_done(finished: Path
     workspace = finished
     params = load_params(workspace / "params.yaml")
     version, _ = registry.register(workspace, params, "", places=stores(workspace))
-    registry.promote(workspace, params, str(version.number), True, stores(workspace))
+    registry.promote(workspace, params, str(version.number), True, stores(workspace), because="a test")
     clean(workspace)
     assert is_current(workspace)
     live = registry.champion(workspace, Tracking())

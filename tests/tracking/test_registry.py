@@ -6,7 +6,6 @@ import multiprocessing
 import shutil
 import socket
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from videollava.registry import (
     trail,
 )
 from videollava.registry.manifest import Manifest, cache_of, folder_key, materialise, read_manifest
-from videollava.registry.promotion import _promotion_lock
 
 
 def test_the_same_outputs_make_one_version(workspace: Path, params: Params, trained) -> None:
@@ -144,14 +142,14 @@ def test_promotion_gates_moves_and_rolls_back(workspace: Path, params: Params, t
     assert promote(workspace, params, "1")[1].to == 1
     assert promote(workspace, params, "1")[1] is None
     assert promote(workspace, params, "2")[1].came_from == 1
-    refused, move = promote(workspace, params, "3")
+    refused, move, *_ = promote(workspace, params, "3")
     assert move is None
     assert any("below the minimum" in reason for reason in refused.reasons)
     assert any("-40.00 against the champion" in reason for reason in refused.reasons)
     assert champion(workspace, at).number == 2
     promote(workspace, params, "models:/videollava/4")
     assert find_version(workspace, at, "previous").number == 2
-    assert rollback(workspace, at, reason="it stutters").to == 2
+    assert rollback(workspace, at, because="it stutters").to == 2
     assert find_version(workspace, at, "models:/videollava@previous").number == 1
     assert rollback(workspace, at).to == 1
     with pytest.raises(InputError, match="nothing to roll back"):
@@ -163,11 +161,14 @@ def test_promotion_gates_moves_and_rolls_back(workspace: Path, params: Params, t
         ("rollback", 4, 2),
         ("rollback", 2, 1),
     ]
-    assert trail(workspace, at)[3].reasons == ("it stutters",)
+    assert trail(workspace, at)[3].because == "it stutters"
     assert len((workspace / "runs" / "audit.jsonl").read_text().splitlines()) == 5
-    forced, move = promote(workspace, params, "3", force=True)
+    with pytest.raises(InputError, match="--because"):
+        promote(workspace, params, "3", force=True)
+    forced, move, *_ = promote(workspace, params, "3", force=True, because="a demonstration")
     assert not forced.passed
     assert move.forced
+    assert trail(workspace, at)[-1].because == "a demonstration"
     with pytest.raises(InputError, match="not in the registry"):
         promote(workspace, params, "9")
     with pytest.raises(InputError, match="write models"):
@@ -216,24 +217,6 @@ def test_two_promotions_at_once_cannot_both_win(workspace: Path, params: Params,
     winner = next(number for number, result in outcome.items() if result == "won")
     assert champion(workspace, params.tracking).number == winner
     assert len(trail(workspace, params.tracking)) == 1
-
-
-def test_a_lapsed_lock_is_overtaken_and_a_held_one_is_not(
-    workspace: Path, params: Params, monkeypatch
-) -> None:
-    import videollava.registry.promotion as module
-
-    client = open_store(workspace, params.tracking).client
-    monkeypatch.setattr(module, "WAIT_SECONDS", 0.3)
-    client.create_registered_model("videollava.promotion-lock.1", tags={"expires": str(time.time() - 1)})
-    with _promotion_lock(client, "videollava"):
-        assert max(module._locks(client, "videollava")) == 2
-        with (
-            pytest.raises(PromotionConflict, match="is moving the champion"),
-            _promotion_lock(client, "videollava"),
-        ):
-            raise AssertionError("two held the lock")
-    assert module._locks(client, "videollava") == {}
 
 
 def test_an_unpushed_remote_store_is_asked_over_s3_only_where_named(

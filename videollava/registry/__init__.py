@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from videollava.registry.aliases import CHAMPION, PREVIOUS
 from videollava.registry.evidence import comparison_page
 from videollava.registry.promotion import (
     Move,
+    Outcome,
     PromotionConflict,
+    Story,
     champion,
     examine,
     move_champion,
     promote,
+    result_of,
     rollback,
+    tell,
     trail,
 )
 from videollava.registry.registration import (
@@ -22,9 +27,8 @@ from videollava.registry.registration import (
     registered,
 )
 from videollava.registry.store import Store
+from videollava.registry.trail import sentence
 from videollava.registry.versions import (
-    CHAMPION,
-    PREVIOUS,
     Version,
     find_version,
     list_models,
@@ -38,8 +42,10 @@ __all__ = [
     "CHAMPION",
     "PREVIOUS",
     "Move",
+    "Outcome",
     "PromotionConflict",
     "Store",
+    "Story",
     "Version",
     "champion",
     "comparison_page",
@@ -57,7 +63,10 @@ __all__ = [
     "register",
     "registered",
     "resolve",
+    "result_of",
     "rollback",
+    "sentence",
+    "tell",
     "trail",
     "version_manifest",
 ]

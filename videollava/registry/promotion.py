@@ -1,68 +1,86 @@
-"""Which version is live: the alias `champion`, moved by one promotion at a time, with a trail and a way back.
+"""Which version is live: one promotion, approval or rollback at a time, each a record of the trail (trail.py).
 
-The lock is a registered model of its own, because its name is unique in the store whoever asks: no second
-service is needed. It carries its holder and when it lapses; a lapsed one is overtaken by the next number.
+A move is made by the record that says it: whoever writes the one after what everybody has read is first, and the other
+is told so (PromotionConflict). The aliases follow (aliases.py); a process that ends between the two leaves one story.
 """
 
 from __future__ import annotations
 
-import getpass
+import hashlib
+import json
 import logging
-import os
-import socket
-import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from videollava.errors import InputError
-from videollava.gate import Decision, decide, read_pairs
+from videollava.gate import Decision, decide, read_pairs, read_rules
 from videollava.params import Params, Tracking
+from videollava.registry.aliases import exists, settle
 from videollava.registry.evidence import answers_folder
+from videollava.registry.ledger import PromotionConflict, Record
 from videollava.registry.manifest import cache_of, missing_files, model_cache
-from videollava.registry.refusals import answered, is_missing
+from videollava.registry.refusals import answered
 from videollava.registry.store import Store
-from videollava.registry.trail import Move, begin, finish, read_trail, record, titles, withdraw
-from videollava.registry.versions import (
-    CHAMPION,
-    PREVIOUS,
-    Version,
-    find_version,
-    live_number,
-    open_store,
-    read_aliases,
-    version_manifest,
-)
+from videollava.registry.trail import ASK, PROMOTE, ROLLBACK, SETTING, Move, Story, as_line, begin, now, write
+from videollava.registry.versions import Version, find_version, open_store, version_manifest
+from videollava.who import VARIABLE, is_account, name_person, same_person
 
 __all__ = [
     "Move",
+    "Outcome",
     "PromotionConflict",
+    "Story",
     "champion",
     "examine",
     "move_champion",
     "promote",
+    "result_of",
     "rollback",
+    "tell",
     "trail",
 ]
 
-LEASE_SECONDS = 60.0
-WAIT_SECONDS = 30.0
+TRIES = 5  # others' requests in between
 log = logging.getLogger(__name__)
 
 
-class PromotionConflict(InputError):
-    """Somebody else moved the champion, or is moving it."""
+class Outcome(NamedTuple):
+    """What a promotion came to: moved, or asked for another person's approval, or (both None) neither.
+
+    lapsed: a request for the same version that counts no longer, since the champion or the decision changed.
+    """
+
+    decision: Decision
+    move: Move | None = None
+    request: Move | None = None
+    lapsed: Move | None = None
+
+
+def result_of(outcome: Outcome) -> str:
+    """What it came to, in words."""
+    told = ""
+    if outcome.lapsed:
+        told = (
+            f"the request of {outcome.lapsed.who} ({outcome.lapsed.when}) lapsed: the champion or the decision is "
+            "another now\n"
+        )
+    if move := outcome.move:
+        return f"{told}champion: version {move.to} (was {move.came_from or 'none'})"
+    if request := outcome.request:
+        return (
+            f"{told}champion: unchanged; version {request.to} waits for approval, asked for by {request.who}: another "
+            f"person runs `videollava promote {request.to}{' --force' if request.forced else ''}`"
+        )
+    return "champion: unchanged"
 
 
 @answered
 def champion(workspace: Path, tracking: Tracking, store: Any = None) -> Version | None:
-    """The live version, None where there is none (yet, or any more: the version behind the alias was deleted)."""
+    """The live version, None where there is none (yet, or any more: the version was deleted)."""
     store = store or open_store(workspace, tracking)
-    number = live_number(store, tracking.model)
+    number = settle(store.client, tracking.model).champion
     return find_version(workspace, tracking, str(number), store) if number else None
 
 
@@ -96,24 +114,72 @@ def examine(
 
 @answered
 def promote(
-    workspace: Path, params: Params, reference: str, force: bool = False, places: Sequence[Store] = ()
-) -> tuple[Decision, Move | None]:
-    """Gate a version and make it champion. The move is None where the gate refused or it is champion already.
+    workspace: Path,
+    params: Params,
+    reference: str,
+    force: bool = False,
+    places: Sequence[Store] = (),
+    *,
+    because: str = "",
+    who: str = "",
+    approval: bool | None = None,
+    approve: bool = True,
+) -> Outcome:
+    """Gate a version and make it champion, or ask for that where another person has to agree.
 
-    force: move in spite of the gate; the trail says so. places: stores beside those it was registered with.
-    InputError where the version or a file of it is gone; PromotionConflict where the champion changed
-    meanwhile. Nothing moves then.
+    force: move in spite of the gate, `because` of something; the trail keeps it. places: stores beside those it was
+    registered with. who: the person, by default the one at work here. approval: whether another one has to agree, by
+    default what gate.yaml says; their own `promote` of the same version, champion and decision is their agreement.
+    approve: False asks alone, and never agrees to what another asked for (a retraining).
+    InputError where the version or a file of it is gone, or the same person asks twice; PromotionConflict where the
+    champion changed meanwhile. Nothing moves then.
     """
+    if force and not because.strip():
+        raise InputError('--force goes past the gate, and the trail keeps why: --because "..."')
+    model = params.tracking.model
+    who = who or name_person(workspace)
     store = open_store(workspace, params.tracking)
     version = find_version(workspace, params.tracking, reference, store)
-    live = champion(workspace, params.tracking, store)
+    story = _begin(store.client, model)
+    live = find_version(workspace, params.tracking, str(story.champion), store) if story.champion else None
     decision = examine(version, live, params, workspace, places)
-    if (not decision.passed and not force) or (live is not None and live.number == version.number):
-        return decision, None
+    if (not decision.passed and not force) or story.champion == version.number:
+        return Outcome(decision)
     _check_usable(workspace, params.tracking, version, places, store)
-    reasons = decision.reasons or (f"passed the gate: {_scores(decision)}",)
-    forced = force and not decision.passed
-    return decision, move_champion(workspace, params.tracking, version, live, reasons, forced, store)
+    move = Move(
+        PROMOTE,
+        version.number,
+        story.champion,
+        who,
+        now(),
+        decision.reasons or (f"passed the gate: {_scores(decision)}",),
+        forced=not decision.passed,
+        because=because.strip(),
+        decision=_digest(decision, version.number, story.champion),
+    )
+    asked = story.asked(version.number)
+    if read_rules(workspace, model).gate.approval if approval is None else approval:
+        if asked is None or asked.decision != move.decision or asked.forced != move.forced:
+            lapsed = asked or story.lapsed.get(version.number)
+            return Outcome(decision, request=_ask(store.client, model, story, move), lapsed=lapsed)
+        if not approve:
+            return Outcome(decision, request=asked)
+        _check_agreement(asked, who)
+        move = replace(move, asked_by=asked.who)
+    return Outcome(decision, _make(store.client, model, story, move, workspace))
+
+
+def _check_agreement(asked: Move, who: str) -> None:
+    """InputError where `who` may not agree to what was asked for."""
+    if is_account(who):
+        raise InputError(
+            f"version {asked.to} waits for a person's approval, and {who} is none: give who, or set {VARIABLE}"
+        )
+    if same_person(asked.who, who):
+        raise InputError(
+            f"version {asked.to} waits for another person's approval: {asked.who} asked for it at {asked.when} and "
+            f"cannot agree to it too; somebody else runs `videollava promote {asked.to}`"
+        )
 
 
 @answered
@@ -127,18 +193,14 @@ def move_champion(
     store: Any = None,
 ) -> Move:
     """Make `version` the champion if the champion still is `live` (what the gate compared with)."""
-    store = store or open_store(workspace, tracking)
+    client = (store or open_store(workspace, tracking)).client
+    story = _begin(client, tracking.model)
     expected = live.number if live else 0
-    with _promotion_lock(store.client, tracking.model):
-        now = live_number(store, tracking.model)
-        if now != expected:
-            raise PromotionConflict(
-                f"the champion is version {now or 'none'}, the gate compared {expected or 'none'}: gate again"
-            )
-        before = titles(read_trail(store.client, tracking.model, now), now)
-        move = Move("promote", version.number, now, _who(), _now(), tuple(reasons), forced)
-        _apply(store, tracking.model, move, before, workspace)
-    return move
+    if story.champion != expected:
+        raise PromotionConflict(_overtaken(story.champion, expected))
+    who = name_person(workspace)
+    move = Move(PROMOTE, version.number, expected, who, now(), tuple(reasons), forced)
+    return _make(client, tracking.model, story, move, workspace)
 
 
 @answered
@@ -146,8 +208,9 @@ def rollback(
     workspace: Path,
     tracking: Tracking,
     reference: str = "",
-    reason: str = "",
+    because: str = "",
     places: Sequence[Store] = (),
+    who: str = "",
 ) -> Move:
     """Give the title back to the version that had it before (or to `reference`).
 
@@ -155,73 +218,104 @@ def rollback(
     where that version or its files are gone: nothing moves then.
     """
     store = open_store(workspace, tracking)
-    now, target, _ = _way_back(workspace, tracking, store, reference)
+    story = _begin(store.client, tracking.model)
+    target = _way_back(workspace, tracking, store, story, reference)
     _check_usable(workspace, tracking, find_version(workspace, tracking, str(target), store), places, store)
-    with _promotion_lock(store.client, tracking.model):
-        # Asked again: files took their time, and only now nobody else moves it.
-        found, again, left = _way_back(workspace, tracking, store, reference)
-        if (found, again) != (now, target):
-            raise PromotionConflict(
-                f"the champion moved to version {found or 'none'} meanwhile: look and try again"
-            )
-        move = Move("rollback", target, now, _who(), _now(), (reason,) if reason else ())
-        _apply(store, tracking.model, move, left, workspace)
-    return move
+    who = who or name_person(workspace)
+    move = Move(ROLLBACK, target, story.champion, who, now(), because=because.strip())
+    return _make(store.client, tracking.model, story, move, workspace)
 
 
 @answered
 def trail(workspace: Path, tracking: Tracking, store: Any = None) -> list[Move]:
-    """Every move of the champion, oldest first; what was cut short before the champion moved is not `done`."""
+    """Every move of the champion, oldest first."""
+    return list(tell(workspace, tracking, store).moves)
+
+
+@answered
+def tell(workspace: Path, tracking: Tracking, store: Any = None) -> Story:
+    """The whole story: moves, the champion, those before, requests that wait."""
     store = store or open_store(workspace, tracking)
-    return read_trail(store.client, tracking.model, live_number(store, tracking.model))
+    return settle(store.client, tracking.model)
 
 
-def _way_back(workspace: Path, tracking: Tracking, store: Any, reference: str) -> tuple[int, int, list[int]]:
-    """The champion of now, the version to go back to, and the champions before that one."""
-    now = live_number(store, tracking.model)
-    stack = titles(read_trail(store.client, tracking.model, now), now)
-    before = stack[:-1] if now else stack
+def _begin(client: Any, model: str) -> Story:
+    """The story of now, with a trail that can be written to."""
+    story = settle(client, model, strict=True)
+    if story.record is None:
+        begin(client, model, story)
+        story = settle(client, model, strict=True)
+    return story
+
+
+def _ask(client: Any, model: str, story: Story, move: Move) -> Move:
+    """Write the request for a move."""
+    return _write(client, model, story, replace(move, action=ASK))[0]
+
+
+def _make(client: Any, model: str, story: Story, move: Move, workspace: Path) -> Move:
+    """Make a move: its record first, which decides, then the aliases."""
+    made, record = _write(client, model, story, move, (SETTING + "{}",))
+    notes = [(record.number, f"{SETTING}{record.nonce}")]
+    # The champion has moved. Nothing below may say otherwise.
+    for what, act in (
+        ("aliases were", lambda: settle(client, model, notes)),
+        ("line in runs/audit.jsonl was", lambda: _append(workspace, made)),
+    ):
+        try:
+            act()
+        except Exception as error:
+            log.warning("champion is version %d, but its %s not written: %s", made.to, what, error)
+    return made
+
+
+def _write(
+    client: Any, model: str, story: Story, move: Move, marks: tuple[str, ...] = ()
+) -> tuple[Move, Record]:
+    """Write the record, again where only requests came in between. PromotionConflict where the champion moved."""
+    last = story.record
+    for _ in range(TRIES):
+        if record := write(client, model, story, move, marks):
+            return replace(move, number=record.number), record
+        story = settle(client, model, strict=True)
+        if (story.record and story.record.number) != (last and last.number):
+            raise PromotionConflict(_overtaken(story.champion, move.came_from))
+    raise PromotionConflict(f"others write to the trail of {model} all the time; try again")
+
+
+def _overtaken(now_live: int, expected: int) -> str:
+    if now_live == expected:
+        return f"the champion moved, and is version {now_live or 'none'} again: look and try again"
+    return f"the champion is version {now_live or 'none'}, expected was {expected or 'none'}: gate again"
+
+
+def _way_back(workspace: Path, tracking: Tracking, store: Any, story: Story, reference: str) -> int:
+    """The version to go back to."""
+    live, model = story.champion, tracking.model
     if reference:
         target = find_version(workspace, tracking, reference, store).number
-        if target == now:
-            raise InputError(f"version {now} is champion already; name another one (`videollava models`)")
-    elif not before:
-        raise InputError(
-            f"{tracking.model}: no version before {now or 'none'} was champion; nothing to roll back to"
-        )
-    else:
-        target = before[-1]
-        if not now:  # the champion itself was deleted: the last one that is still there
-            target = next(
-                (number for number in reversed(before) if _exists(store, tracking.model, number)), target
-            )
-        _check_there(store, tracking.model, target, before, now)
-    cut = max((at for at, number in enumerate(before) if number == target), default=len(before))
-    return now, target, before[:cut]
+        if target == live:
+            raise InputError(f"version {live} is champion already; name another one (`videollava models`)")
+        return target
+    if not story.before:
+        raise InputError(f"{model}: no version before {live or 'none'} was champion; nothing to roll back to")
+    target = story.before[-1]
+    if not live:  # the champion itself was deleted: the last one that is still there
+        target = next((one for one in reversed(story.before) if exists(store.client, model, one)), target)
+    _check_there(store, model, target, story.before, live)
+    return target
 
 
 def _check_there(store: Any, model: str, target: int, before: Sequence[int], now: int) -> None:
-    if _exists(store, model, target):
+    if exists(store.client, model, target):
         return
     further = (number for number in reversed(before) if number not in (target, now))
-    other = next((number for number in further if _exists(store, model, number)), 0)
+    other = next((number for number in further if exists(store.client, model, number)), 0)
     remedy = f"`videollava rollback {other}` goes to the one before" if other else "there is none before it"
     raise InputError(
         f"version {target}, champion before {now or 'none'}, was deleted from the registry at {store.uri}: "
         f"{remedy}; nothing was moved"
     )
-
-
-def _exists(store: Any, model: str, number: int) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        store.client.get_model_version(model, str(number))
-    except MlflowException as error:
-        if is_missing(error):
-            return False
-        raise
-    return True
 
 
 def _check_usable(
@@ -238,132 +332,18 @@ def _check_usable(
         raise InputError(f"{version.reference} cannot be made champion: {lacking}; nothing was moved")
 
 
-def _apply(store: Any, model: str, move: Move, before: Sequence[int], workspace: Path) -> None:
-    """Write down, move the alias, mark as done. before: champions below the new one, for the alias `previous`."""
-    client = store.client
-    entry = begin(client, model, move)
-    try:
-        client.set_registered_model_alias(model, CHAMPION, str(move.to))
-    except Exception:
-        if live_number(store, model) != move.to:  # a lost answer to a request that was heard is no failure
-            withdraw(client, model, entry)
-            raise
-    # The champion has moved. Nothing below may say otherwise.
-    for what, act in (
-        ("trail", lambda: finish(client, model, entry, move)),
-        ("alias `previous`", lambda: _set_previous(store, model, before)),
-        ("runs/audit.jsonl", lambda: _append(workspace, move)),
-    ):
-        try:
-            act()
-        except Exception as error:
-            log.warning("champion is version %d, but its %s was not written: %s", move.to, what, error)
-
-
-def _set_previous(store: Any, model: str, before: Sequence[int]) -> None:
-    previous = next((number for number in reversed(before) if _exists(store, model, number)), 0)
-    if previous:
-        store.client.set_registered_model_alias(model, PREVIOUS, str(previous))
-    elif PREVIOUS in read_aliases(store.client, model):
-        store.client.delete_registered_model_alias(model, PREVIOUS)
-
-
 def _append(workspace: Path, move: Move) -> None:
     runs = workspace / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / "audit.jsonl").open("a") as stream:
-        stream.write(record(move) + "\n")
+        stream.write(as_line(move) + "\n")
 
 
-@contextmanager
-def _promotion_lock(client: Any, model: str) -> Iterator[None]:
-    mine = _acquire(client, model)
-    try:
-        yield
-    finally:
-        _release(client, model, mine)
-
-
-def _acquire(client: Any, model: str) -> int:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        held = _locks(client, model)
-        newest = max(held, default=0)
-        if newest and held[newest]["expires"] > time.time():
-            if time.monotonic() > deadline:
-                raise PromotionConflict(
-                    f"{held[newest]['holder']} is moving the champion of {model}; try again"
-                )
-            time.sleep(0.2)
-        elif _create(client, model, newest + 1):
-            # Numbers only grow while anybody holds one: ours counts if it is the newest after all.
-            if max(_locks(client, model), default=0) == newest + 1:
-                return newest + 1
-            _delete(client, model, newest + 1)
-
-
-def _release(client: Any, model: str, mine: int) -> None:
-    try:
-        for number in sorted(_locks(client, model)):
-            if number <= mine:
-                _delete(client, model, number)
-    except Exception as error:  # what was done under it is done; the lock lapses
-        log.warning("the promotion lock of %s stays for %.0f s: %s", model, LEASE_SECONDS, error)
-
-
-def _create(client: Any, model: str, number: int) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    tags = {"holder": f"{_who()} {uuid.uuid4().hex[:8]}", "expires": str(time.time() + LEASE_SECONDS)}
-    try:
-        client.create_registered_model(f"{model}.promotion-lock.{number}", tags=tags)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_ALREADY_EXISTS":
-            return False
-        raise
-    return True
-
-
-def _delete(client: Any, model: str, number: int) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.delete_registered_model(f"{model}.promotion-lock.{number}")
-    except MlflowException as error:
-        if not is_missing(error):
-            raise
-
-
-def _locks(client: Any, model: str) -> dict[int, dict[str, Any]]:
-    prefix = f"{model}.promotion-lock."
-    found = client.search_registered_models(f"name LIKE '{prefix}%'")
-    return {
-        int(number): {"holder": item.tags.get("holder", "somebody"), "expires": _expiry(item.tags)}
-        for item in found
-        if (number := item.name.removeprefix(prefix)).isdecimal()
-    }
-
-
-def _expiry(tags: Any) -> float:
-    try:
-        return float(tags.get("expires", 0))
-    except ValueError:  # edited by hand: nobody can say that it is held
-        return 0.0
+def _digest(decision: Decision, version: int, live: int) -> str:
+    """Hash of a decision: who agrees later agrees to this very one. Notes decide nothing and are left out."""
+    said = {**asdict(decision), "notes": (), "version": version, "champion": live}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _scores(decision: Decision) -> str:
     return ", ".join(f"{row['benchmark']} {row['score']} ({row['gain']})" for row in decision.cells())
-
-
-def _who() -> str:
-    if named := os.environ.get("VIDEOLLAVA_USER"):
-        return named
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's uid that has no name
-        name = f"uid-{os.getuid()}"
-    return f"{name}@{socket.gethostname()}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

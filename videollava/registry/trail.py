@@ -1,32 +1,53 @@
-"""Every move of the champion, kept as tags of the registered model, oldest first.
+"""What the log (ledger.py) tells: every move of the champion, who is champion, who was before, who asked for what.
 
-An entry is written before the alias moves, not yet done; afterwards it is marked as done. So after a crash
-between the two the entry, the next one's `came_from` and the alias tell together what really happened.
+The trail decides; the aliases `champion` and `previous` follow it (aliases.py).
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
+from videollava.registry.ledger import Log, Record, append, begin_log, read_log
+from videollava.registry.old_trail import clear_locks, read_old, titles
 from videollava.registry.refusals import is_missing
 from videollava.scrub import scrub
 
-__all__ = ["Move", "begin", "finish", "read_trail", "titles", "withdraw"]
+__all__ = [
+    "ASK",
+    "OUTSIDE",
+    "PROMOTE",
+    "ROLLBACK",
+    "SETTING",
+    "SETTLED",
+    "TAKEN_OVER",
+    "Move",
+    "Story",
+    "as_line",
+    "begin",
+    "now",
+    "read_story",
+    "sentence",
+    "write",
+]
 
-ENTRY = "audit."
+PROMOTE, ROLLBACK, OUTSIDE, TAKEN_OVER, ASK = "promote", "rollback", "moved outside", "taken over", "ask"
+# Notes on a move's record (aliases.py says what for): an alias may yet be set to it; the alias has stood at it.
+SETTING, SETTLED = "setting.", "settled"
+OLD = "old_moves"
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Move:
-    """One move of the champion, as the trail keeps it. Numbers are versions, 0: none.
+    """One move of the champion, or (`ask`) the wish for one. Numbers are versions, 0: none.
 
-    done: the alias moved; an entry that is not was cut short before.
+    reasons: the gate's. because: a person's. decision: hash of the gate's decision. asked_by: who asked, where another
+    person agreed. number: its record in the trail, 0 for one of an earlier release.
     """
 
     action: str
@@ -36,107 +57,164 @@ class Move:
     when: str
     reasons: tuple[str, ...] = ()
     forced: bool = False
-    done: bool = True
+    because: str = ""
+    decision: str = ""
+    asked_by: str = ""
+    number: int = 0
 
 
-def begin(client: Any, model: str, move: Move) -> str:
-    """Write down what is about to happen; the entry's name."""
-    name = f"{ENTRY}{time.time_ns():020d}"
-    client.set_registered_model_tag(model, name, record(replace(move, done=False)))
-    return name
-
-
-def finish(client: Any, model: str, entry: str, move: Move) -> None:
-    """Mark an entry as done."""
-    client.set_registered_model_tag(model, entry, record(replace(move, done=True)))
-
-
-def withdraw(client: Any, model: str, entry: str) -> None:
-    """Take back the entry of a move that was not made."""
-    client.delete_registered_model_tag(model, entry)
-
-
-def record(move: Move) -> str:
-    """A move as one line of JSON."""
-    return json.dumps({**asdict(move), "reasons": [scrub(reason) for reason in move.reasons]})
-
-
-def read_trail(client: Any, model: str, live: int) -> list[Move]:
-    """Every move, oldest first; `done` says whether it really took place, judged by what came after.
-
-    live: the champion of now. Entries that cannot be read are left out, and named in the log.
+@dataclass(frozen=True)
+class Story:
+    """The whole trail. stack: champions, the live one on top where there is one. record: the last move's, None where
+    the trail is not begun. asks: requests since the last move; lapsed: the newest of each version before it.
     """
+
+    log: Log
+    moves: tuple[Move, ...] = ()
+    champion: int = 0
+    stack: tuple[int, ...] = ()
+    record: Record | None = None
+    asks: tuple[Move, ...] = ()
+    lapsed: Mapping[int, Move] = field(default_factory=dict)
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The champions before the one of now, the last of them last."""
+        return self.stack[:-1] if self.champion else self.stack
+
+    def asked(self, version: int) -> Move | None:
+        """The request that waits for this version."""
+        return next((ask for ask in reversed(self.asks) if ask.to == version), None)
+
+
+def read_story(client: Any, model: str) -> Story:
+    """The trail as it is. Where it was never begun: what an earlier release kept, and the alias."""
+    found = read_log(client, model)
+    if not found.records:
+        return _read_before(client, model, found)
+    story = Story(found)
+    for record in found.records:
+        story = _add(story, record, model)
+    return story
+
+
+def begin(client: Any, model: str, story: Story) -> None:
+    """Begin the trail, with what an earlier release kept of it as its first record."""
+    if story.log.records:
+        return
+    if not story.log.there:
+        begin_log(client, model)
+    if story.moves or story.champion:
+        old = [{**asdict(move), "number": 0} for move in story.moves]
+        body = {**_body(Move(TAKEN_OVER, story.champion, 0, "", now())), OLD: old, "stack": story.stack}
+        clear_locks(client, model)
+        # Who comes too late finds it done.
+        append(
+            client,
+            model,
+            story.log,
+            body,
+            sentence(Move(TAKEN_OVER, story.champion, 0, "", now())),
+            (SETTLED,),
+        )
+
+
+def write(client: Any, model: str, story: Story, move: Move, marks: tuple[str, ...] = ()) -> Record | None:
+    """Make a move (or a request) the next one after `story`; None where another came first."""
+    return append(client, model, story.log, _body(move), sentence(move), marks)
+
+
+def sentence(move: Move) -> str:
+    """A move in words."""
+    if move.action == ASK:
+        head = f"version {move.to} waits for another person's approval, asked for by {move.who}"
+    elif move.action == TAKEN_OVER:
+        head = f"trail begun: champion was {_named(move.to)}"
+    elif move.action == OUTSIDE:
+        head = f"champion {_named(move.came_from)} -> {_named(move.to)}, {OUTSIDE} (who is unknown)"
+    else:
+        head = f"champion {_named(move.came_from)} -> {_named(move.to)}, {move.action} by {move.who}"
+    told = [", forced" if move.forced else "", f", asked for by {move.asked_by}" if move.asked_by else ""]
+    why = [f"because {move.because}" if move.because else "", *move.reasons]
+    return scrub(f"{head}{''.join(told)}{': ' if any(why) else ''}{'; '.join(word for word in why if word)}")
+
+
+def now() -> str:
+    """When it is: to be read by people; nothing is decided by it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _named(number: int) -> str:
+    return f"version {number}" if number else "none"
+
+
+def _body(move: Move) -> dict[str, Any]:
+    body = {name: value for name, value in asdict(move).items() if name != "number"}
+    texts = {name: scrub(str(body[name])) for name in ("who", "because", "asked_by")}
+    return {**body, **texts, "reasons": [scrub(reason) for reason in move.reasons]}
+
+
+def _read_before(client: Any, model: str, found: Log) -> Story:
     from mlflow.exceptions import MlflowException
 
     try:
-        tags = client.get_registered_model(model).tags
+        registered = client.get_registered_model(model)
     except MlflowException as error:
         if is_missing(error):
-            return []
+            return Story(found)
         raise
-    moves = []
-    for name in sorted(name for name in tags if name.startswith(ENTRY)):
-        move = _parse(tags[name])
-        if move is None:
-            log.warning(
-                "trail of %s: entry %s cannot be read and is left out: %.80s", model, name, tags[name]
-            )
-        else:
-            moves.append(move)
-    after = [*(move.came_from for move in moves[1:]), live]
-    return [
-        move if move.done else replace(move, done=then == move.to != move.came_from)
-        for move, then in zip(moves, after, strict=False)
-    ]
+    live = int(registered.aliases.get("champion", 0))
+    old = read_old(registered.tags, live)
+    moves = tuple(Move(m.action, m.to, m.came_from, m.who, m.when, m.reasons, m.forced) for m in old)
+    return Story(found, moves, live, tuple(titles(old, live)))
 
 
-def titles(moves: Sequence[Move], live: int) -> list[int]:
-    """The champions so far as a stack, the live one on top: a promotion puts one on, a rollback takes off down to
-    where its target last was.
-
-    What every move came from, and what is live now, set right what the trail does not know: moves that were cut
-    short, an alias moved by hand, entries that are gone.
-    """
-    stack: list[int] = []
-    for move in moves:
-        if not move.done:
-            continue
-        _settle(stack, move.came_from)
-        if move.action == "rollback":
-            below = stack[:-1]
-            stack = [*below[: _last(below, move.to)], move.to] if move.to in below else [*below, move.to]
-        else:
-            _settle(stack, move.to, push=True)
-    _settle(stack, live)
-    return stack
-
-
-def _settle(stack: list[int], live: int, push: bool = False) -> None:
-    """Make `live` the top of the stack: what lies above it never was, or is over. 0: nobody was champion."""
-    if not live or (stack and stack[-1] == live):
-        return
-    if live in stack and not push:
-        del stack[_last(stack, live) + 1 :]
-    else:
-        stack.append(live)
-
-
-def _last(stack: Sequence[int], number: int) -> int:
-    return max(index for index, item in enumerate(stack) if item == number)
-
-
-def _parse(text: str) -> Move | None:
+def _add(story: Story, record: Record, model: str) -> Story:
+    """The story with one more record; one that says nothing that can be read changes nothing."""
     try:
-        fields = json.loads(text)
-        return Move(
-            action=str(fields["action"]),
-            to=int(fields["to"]),
-            came_from=int(fields["came_from"]),
-            who=str(fields.get("who", "")),
-            when=str(fields.get("when", "")),
-            reasons=tuple(map(str, fields.get("reasons") or ())),
-            forced=bool(fields.get("forced", False)),
-            done=bool(fields.get("done", True)),
-        )
+        move = _parse(record.body, record.number)
+        old = tuple(_parse(item, 0) for item in record.body.get(OLD, ()))
+        stack = tuple(int(number) for number in record.body.get("stack", ()))
     except (ValueError, TypeError, KeyError, AttributeError):
-        return None
+        log.warning("trail of %s: record %d cannot be read and is left out", model, record.number)
+        return story
+    if move.action == ASK:
+        return replace(story, asks=(*story.asks, move))
+    lapsed = {**story.lapsed, **{ask.to: ask for ask in story.asks}}
+    lapsed.pop(move.to, None)
+    told = replace(story, champion=move.to, record=record, asks=(), lapsed=lapsed)
+    if move.action == TAKEN_OVER:
+        return replace(told, moves=old, stack=stack)
+    return replace(told, moves=(*story.moves, move), stack=tuple(_stack(story, move)))
+
+
+def _stack(story: Story, move: Move) -> Sequence[int]:
+    """A way back takes off down to where its target last was; whatever else puts its version on."""
+    if not move.to:
+        return story.stack  # nobody is: whoever was champion last is the one to go back to
+    if move.action == ROLLBACK:
+        below = list(story.before)
+        at = max((at for at, number in enumerate(below) if number == move.to), default=len(below))
+        return [*below[:at], move.to]
+    return story.stack if story.stack[-1:] == (move.to,) else [*story.stack, move.to]
+
+
+def _parse(body: Mapping[str, Any], number: int) -> Move:
+    return Move(
+        action=str(body["action"]),
+        to=int(body["to"]),
+        came_from=int(body["came_from"]),
+        who=str(body.get("who", "")),
+        when=str(body.get("when", "")),
+        reasons=tuple(map(str, body.get("reasons") or ())),
+        forced=bool(body.get("forced", False)),
+        because=str(body.get("because", "")),
+        decision=str(body.get("decision", "")),
+        asked_by=str(body.get("asked_by", "")),
+        number=number,
+    )
+
+
+def as_line(move: Move) -> str:
+    """A move as one line of JSON."""
+    return json.dumps(_body(move))

@@ -11,6 +11,8 @@ from typing import Any
 
 from videollava.errors import InputError
 from videollava.params import Tracking, load_params
+from videollava.registry.aliases import CHAMPION, PREVIOUS, read_aliases, settle
+from videollava.registry.ledger import is_log
 from videollava.registry.manifest import Manifest, cache_of, materialise, model_cache
 from videollava.registry.refusals import answered, is_missing, refusal
 from videollava.registry.store import Store
@@ -18,23 +20,17 @@ from videollava.tracking.lineage import Lineage
 from videollava.tracking.troubles import explain, is_from_store
 
 __all__ = [
-    "CHAMPION",
-    "PREVIOUS",
     "Version",
     "find_version",
     "list_models",
     "list_versions",
-    "live_number",
     "open_store",
-    "read_aliases",
     "read_version",
     "resolve",
     "version_code",
     "version_manifest",
 ]
 
-CHAMPION = "champion"
-PREVIOUS = "previous"
 REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+))")
 
 
@@ -89,6 +85,7 @@ def open_store(workspace: Path, tracking: Tracking) -> Any:
 def list_versions(workspace: Path, tracking: Tracking, store: Any = None) -> list[Version]:
     """All versions, newest first, each with its aliases."""
     store = store or open_store(workspace, tracking)
+    settle(store.client, tracking.model)
     found: list[Version] = []
     token = None
     while True:
@@ -106,13 +103,13 @@ def list_versions(workspace: Path, tracking: Tracking, store: Any = None) -> lis
 
 @answered
 def list_models(workspace: Path, tracking: Tracking, store: Any = None) -> list[str]:
-    """Names of all registered models in the registry, whoever made them."""
+    """Names of all registered models in the registry, whoever made them; the trails of others are none."""
     store = store or open_store(workspace, tracking)
     found: list[str] = []
     token = None
     while True:
         page = store.client.search_registered_models(max_results=200, page_token=token)
-        found += [str(item.name) for item in page]
+        found += [str(item.name) for item in page if not is_log(item)]
         token = page.token
         if not token:
             return sorted(found)
@@ -135,6 +132,8 @@ def find_version(workspace: Path, tracking: Tracking, reference: str, store: Any
             )
         return found[0]
     name, alias, number = _parse(reference, tracking.model)
+    if alias in (CHAMPION, PREVIOUS):
+        settle(store.client, name)
     try:
         if alias:
             item = store.client.get_model_version_by_alias(name, alias)
@@ -147,22 +146,6 @@ def find_version(workspace: Path, tracking: Tracking, reference: str, store: Any
             f"{reference}: not in the registry at {store.uri} (never made, or deleted); `videollava models` lists it"
         ) from error
     return _with_aliases(read_version(item), read_aliases(store.client, name))
-
-
-def live_number(store: Any, model: str) -> int:
-    """The version that the alias `champion` names, 0 where there is none of that number (any more)."""
-    from mlflow.exceptions import MlflowException
-
-    number = read_aliases(store.client, model).get(CHAMPION, 0)
-    if not number:
-        return 0
-    try:
-        store.client.get_model_version(model, str(number))
-    except MlflowException as error:
-        if is_missing(error):
-            return 0
-        raise
-    return number
 
 
 def resolve(
@@ -299,19 +282,6 @@ def _remarks(version: Version, broken: bool) -> list[str]:
     told = [] if version.lineage.commit else [f"commit {version.lineage.describe()}"]
     told += ["its scores (tag `metrics`) cannot be read"] if broken else []
     return told + (["archived"] if version.archived else [])
-
-
-def read_aliases(client: Any, name: str) -> dict[str, int]:
-    """The aliases of a model, {} where there is no such model."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = client.get_registered_model(name).aliases
-        return {alias: int(number) for alias, number in found.items()}
-    except MlflowException as error:
-        if is_missing(error):
-            return {}
-        raise
 
 
 def _with_aliases(version: Version, aliases: Mapping[str, int]) -> Version:

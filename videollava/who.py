@@ -1,0 +1,57 @@
+"""Who is at work: a person where one can be told, and otherwise the account and the machine, said as that."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from pathlib import Path
+
+from videollava.tracking.commit import ask_git
+
+__all__ = ["VARIABLE", "is_account", "name_account", "name_person", "same_person"]
+
+VARIABLE = "VIDEOLLAVA_USER"
+ACCOUNT = "worker account "
+
+
+def name_person(workspace: Path) -> str:
+    """VIDEOLLAVA_USER, else git's user.name and user.email in the workspace, else the login name (or the number of
+    an account without one) and the machine. It is what people say of themselves, not a proof.
+    """
+    if named := os.environ.get(VARIABLE, "").strip():
+        return named
+    name, email = (
+        ask_git(workspace, "config", "--get", key)[0].strip() for key in ("user.name", "user.email")
+    )
+    if name or email:
+        return f"{name} <{email}>" if name and email else name or email
+    return f"{_login()}@{socket.gethostname()}"
+
+
+def name_account() -> str:
+    """A process that no person started by hand: VIDEOLLAVA_USER, else the worker's account and machine."""
+    named = os.environ.get(VARIABLE, "").strip()
+    return named or f"{ACCOUNT}{_login()} on {socket.gethostname()}"
+
+
+def is_account(who: str) -> bool:
+    """Whether this names no person."""
+    return who.startswith(ACCOUNT)
+
+
+def same_person(one: str, other: str) -> bool:
+    """Whether two names are one person's: the same words, or the same address for mail."""
+    first, second = (_address(who) or who.casefold().strip() for who in (one, other))
+    return first == second
+
+
+def _address(who: str) -> str:
+    return who.rpartition("<")[2].rstrip("> ").casefold() if who.rstrip().endswith(">") else ""
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's uid that has no name
+        return f"uid-{os.getuid()}"
