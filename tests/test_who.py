@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import getpass
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from videollava.who import name_account, name_person
+from videollava.who import has_ended, name_account, name_person, same_person, this_process
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +42,24 @@ def test_an_account_without_a_name_is_its_number(tmp_path: Path, monkeypatch: An
     monkeypatch.setattr(getpass, "getuser", unknown)
     assert name_person(tmp_path).startswith("uid-")
     assert name_account().startswith("worker account uid-")
+
+
+def test_two_names_of_one_person() -> None:
+    assert same_person("Ann <ann@example.org>", "A. Other <Ann@example.org> ")
+    assert same_person("ann@host", "Ann@host")
+    assert not same_person("Ann <ann@example.org>", "Ann <ann@example.com>")
+    assert not same_person("ann", "ben")
+
+
+def test_a_process_that_ended_is_known_here_alone() -> None:
+    code = "from videollava.who import this_process; print(this_process())"
+    gone = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    assert has_ended(gone)
+    assert not has_ended(this_process())
+    host, *rest = gone.split(" ")
+    for other in (" ".join(["elsewhere", *rest]), "", "1", f"{host} pid:[1] 7 8"):
+        assert not has_ended(other)
+    number = this_process().split(" ")[2]
+    assert has_ended(" ".join([host, rest[0], number, "1"]))  # the number is used again

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from videollava.tracking.commit import ask_git
 
-__all__ = ["VARIABLE", "is_account", "name_account", "name_person", "same_person"]
+__all__ = [
+    "VARIABLE",
+    "has_ended",
+    "is_account",
+    "name_account",
+    "name_person",
+    "same_person",
+    "this_process",
+]
 
 VARIABLE = "VIDEOLLAVA_USER"
 ACCOUNT = "worker account "
@@ -44,6 +52,33 @@ def same_person(one: str, other: str) -> bool:
     """Whether two names are one person's: the same words, or the same address for mail."""
     first, second = (_address(who) or who.casefold().strip() for who in (one, other))
     return first == second
+
+
+def this_process() -> str:
+    """This process among all of this machine's, as `has_ended` knows it again; "" where that cannot be told."""
+    return _process(os.getpid())
+
+
+def has_ended(process: str) -> bool:
+    """Whether a process of this machine (and of this container) is gone; False where nobody here can know."""
+    host, space, pid, _ = (process.split(" ") + [""] * 4)[:4]
+    here = this_process()
+    return (
+        bool(here)
+        and here.split(" ")[:2] == [host, space]
+        and pid.isdecimal()
+        and _process(int(pid)) != process
+    )
+
+
+def _process(pid: int) -> str:
+    """Host, the space its number is of, number, and when it began: numbers are used again."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+        began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+    return f"{socket.gethostname()} {space} {pid} {began}"
 
 
 def _address(who: str) -> str:

@@ -6,7 +6,7 @@ after others have moved on. Three things can lie behind an alias that is not wha
   came from. It is set.
 - A late request set it: some earlier move's record still says that one is under way (a tag `setting.*`, there before
   the request and gone after its sender has looked again). It is set back, and that note is taken away, so that only one
-  such request is expected of it.
+  such request is expected of it. A process of this machine that has ended sends none.
 - Somebody moved it, on MLflow's page or by another program. That enters the trail as what happened.
 The notes are read before the alias, and a move from outside is a record like any other, which only the one who saw the
 last record can write: what somebody else did meanwhile is never taken for a move from outside.
@@ -19,15 +19,17 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from videollava.registry.ledger import PromotionConflict, Record, mark, unmark
+from videollava.registry.ledger import PromotionConflict, Record, again, mark, unmark
 from videollava.registry.refusals import is_missing
 from videollava.registry.trail import OUTSIDE, SETTING, SETTLED, Move, Story, now, read_story, write
+from videollava.who import has_ended, this_process
 
 __all__ = ["CHAMPION", "PREVIOUS", "exists", "read_aliases", "settle"]
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
 TRIES = 20  # looks; more than a few take others who move the champion all the time
+SETTLED_MARK = {SETTLED: "1"}
 log = logging.getLogger(__name__)
 Note = tuple[int, str]
 
@@ -95,13 +97,13 @@ def _agrees(client: Any, model: str, story: Story, notes: list[Note]) -> bool:
             mark(client, model, record.number, SETTLED)
         _set_previous(client, model, story, aliases)
         return True
-    late = _late(story, at)
+    late = _late(client, model, story, at)
     lags = record is not None and not settled and at == int(record.body["came_from"])
     if record is None or (not lags and late is None):
         _enter(client, model, story, at)
     elif not any(number == record.number for number, _ in notes):
         name = f"{SETTING}{uuid.uuid4().hex}"  # said first, looked at again, and then done
-        mark(client, model, record.number, name)
+        mark(client, model, record.number, name, this_process())
         notes.append((record.number, name))
     else:
         _set_champion(client, model, story, at)
@@ -110,32 +112,31 @@ def _agrees(client: Any, model: str, story: Story, notes: list[Note]) -> bool:
     return False
 
 
-def _late(story: Story, at: int) -> Record | None:
-    """An earlier move to `at` whose request to set the alias may still be under way."""
-    last = story.record
-    return next(
-        (
-            record
-            for record in story.log.records
-            if record is not last
-            and record.body.get("to") == at
-            and any(name.startswith(SETTING) for name in record.marks)
-        ),
-        None,
-    )
+def _late(client: Any, model: str, story: Story, at: int) -> tuple[Record, str] | None:
+    """An earlier move to `at` and its note of a request to set the alias that may still be under way. Notes of
+    processes that ended on this machine are taken away on the way.
+    """
+    for record in story.log.records:
+        if record is story.record or record.body.get("to") != at:
+            continue
+        for name in (name for name in record.marks if name.startswith(SETTING)):
+            if not has_ended(record.marks[name]):
+                return record, name
+            unmark(client, model, record.number, name)
+    return None
 
 
-def _forget(client: Any, model: str, late: Record, at: int, notes: list[Note]) -> None:
-    name = next(name for name in late.marks if name.startswith(SETTING))
-    if (late.number, name) in notes:
-        notes.remove((late.number, name))
-    unmark(client, model, late.number, name)
+def _forget(client: Any, model: str, late: tuple[Record, str], at: int, notes: list[Note]) -> None:
+    record, name = late
+    if (record.number, name) in notes:
+        notes.remove((record.number, name))
+    unmark(client, model, record.number, name)
     log.warning(
         "%s: the alias was set back from version %d, where a move that was cut short or slow (record %d of the trail) "
         "may have set it; if you moved it by hand, move it again or `videollava rollback %d`",
         model,
         at,
-        late.number,
+        record.number,
         at,
     )
 
@@ -150,17 +151,17 @@ def _enter(client: Any, model: str, story: Story, at: int) -> None:
         if at
         else "the alias was taken away"
     )
-    write(client, model, story, Move(OUTSIDE, at, story.champion, "", now(), (how,)), (SETTLED,))
+    write(client, model, story, Move(OUTSIDE, at, story.champion, "", now(), (how,)), SETTLED_MARK)
 
 
 def _set_champion(client: Any, model: str, story: Story, at: int) -> None:
     from mlflow.exceptions import MlflowException
 
     if not story.champion:
-        client.delete_registered_model_alias(model, CHAMPION)
+        again(client.delete_registered_model_alias, model, CHAMPION)
         return
     try:
-        client.set_registered_model_alias(model, CHAMPION, str(story.champion))
+        again(client.set_registered_model_alias, model, CHAMPION, str(story.champion))
     except MlflowException as error:
         if not is_missing(error) or exists(client, model, story.champion):
             raise
@@ -173,9 +174,9 @@ def _set_previous(client: Any, model: str, story: Story, aliases: dict[str, int]
         return  # MLflow deletes an alias with its version
     previous = next((number for number in reversed(story.before) if exists(client, model, number)), 0)
     if previous and previous != set_to:
-        client.set_registered_model_alias(model, PREVIOUS, str(previous))
+        again(client.set_registered_model_alias, model, PREVIOUS, str(previous))
     elif not previous and set_to:
-        client.delete_registered_model_alias(model, PREVIOUS)
+        again(client.delete_registered_model_alias, model, PREVIOUS)
 
 
 def _is_refusal(error: Exception) -> bool:

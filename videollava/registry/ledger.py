@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ BODY = "record"
 VOID = "void"
 PAGE = 10_000
 TRIES = 3
+NONE: Mapping[str, str] = {}
 LONGEST = 30_000  # bytes of one tag: MySQL's TEXT holds 65,535, and four may be one letter
 log = logging.getLogger(__name__)
 _named: set[tuple[str, Any]] = set()
@@ -126,16 +127,16 @@ def is_log(registered: Any) -> bool:
 
 
 def append(
-    client: Any, model: str, known: Log, body: Mapping[str, Any], about: str, marks: tuple[str, ...] = ()
+    client: Any, model: str, known: Log, body: Mapping[str, Any], about: str, marks: Mapping[str, str] = NONE
 ) -> Record | None:
     """Make `body` the record after `known`; None where another came first. marks: tags it has from the beginning,
-    `{}` in them being its nonce. about: what MLflow's page says of it.
+    `{}` in their names being its nonce. about: what MLflow's page says of it.
     """
     from mlflow.exceptions import MlflowException
 
     nonce = uuid.uuid4().hex
     tags = _tags({"nonce": nonce, "follows": known.head, **body})
-    tags |= {name.format(nonce): "1" for name in marks}
+    tags |= {name.format(nonce): value for name, value in marks.items()}
     for last in (False,) * (TRIES - 1) + (True,):
         try:
             client.create_model_version(
@@ -158,9 +159,9 @@ def append(
     return next((record for record in now.records if record.nonce == nonce), None)
 
 
-def mark(client: Any, model: str, number: int, name: str) -> None:
+def mark(client: Any, model: str, number: int, name: str, value: str = "1") -> None:
     """Note something about a record."""
-    client.set_model_version_tag(model + SUFFIX, str(number), name, "1")
+    again(client.set_model_version_tag, model + SUFFIX, str(number), name, value)
 
 
 def unmark(client: Any, model: str, number: int, name: str) -> None:
@@ -168,10 +169,24 @@ def unmark(client: Any, model: str, number: int, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.delete_model_version_tag(model + SUFFIX, str(number), name)
+        again(client.delete_model_version_tag, model + SUFFIX, str(number), name)
     except MlflowException as error:
         if not is_missing(error):  # somebody deleted the record
             raise
+
+
+def again(act: Callable[..., Any], *arguments: str) -> None:
+    """Set or delete a tag or an alias, once more where the store refused: of two who do the same at once, one gets an
+    error of its database.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        act(*arguments)
+    except MlflowException as error:
+        if is_missing(error):
+            raise
+        act(*arguments)
 
 
 def _try_mark(client: Any, model: str, number: int) -> None:

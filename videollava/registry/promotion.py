@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from videollava.registry.refusals import answered
 from videollava.registry.store import Store
 from videollava.registry.trail import ASK, PROMOTE, ROLLBACK, SETTING, Move, Story, as_line, begin, now, write
 from videollava.registry.versions import Version, find_version, open_store, version_manifest
-from videollava.who import VARIABLE, is_account, name_person, same_person
+from videollava.who import VARIABLE, is_account, name_person, same_person, this_process
 
 __all__ = [
     "Move",
@@ -42,6 +42,7 @@ __all__ = [
     "trail",
 ]
 
+NONE: Mapping[str, str] = {}
 TRIES = 5  # others' requests in between
 log = logging.getLogger(__name__)
 
@@ -255,7 +256,7 @@ def _ask(client: Any, model: str, story: Story, move: Move) -> Move:
 
 def _make(client: Any, model: str, story: Story, move: Move, workspace: Path) -> Move:
     """Make a move: its record first, which decides, then the aliases."""
-    made, record = _write(client, model, story, move, (SETTING + "{}",))
+    made, record = _write(client, model, story, move, {SETTING + "{}": this_process()})
     notes = [(record.number, f"{SETTING}{record.nonce}")]
     # The champion has moved. Nothing below may say otherwise.
     for what, act in (
@@ -270,7 +271,7 @@ def _make(client: Any, model: str, story: Story, move: Move, workspace: Path) ->
 
 
 def _write(
-    client: Any, model: str, story: Story, move: Move, marks: tuple[str, ...] = ()
+    client: Any, model: str, story: Story, move: Move, marks: Mapping[str, str] = NONE
 ) -> tuple[Move, Record]:
     """Write the record, again where only requests came in between. PromotionConflict where the champion moved."""
     last = story.record

@@ -37,6 +37,7 @@ __all__ = [
 
 PROMOTE, ROLLBACK, OUTSIDE, TAKEN_OVER, ASK = "promote", "rollback", "moved outside", "taken over", "ask"
 # Notes on a move's record (aliases.py says what for): an alias may yet be set to it; the alias has stood at it.
+NONE: Mapping[str, str] = {}
 SETTING, SETTLED = "setting.", "settled"
 OLD = "old_moves"
 log = logging.getLogger(__name__)
@@ -115,11 +116,13 @@ def begin(client: Any, model: str, story: Story) -> None:
             story.log,
             body,
             sentence(Move(TAKEN_OVER, story.champion, 0, "", now())),
-            (SETTLED,),
+            {SETTLED: "1"},
         )
 
 
-def write(client: Any, model: str, story: Story, move: Move, marks: tuple[str, ...] = ()) -> Record | None:
+def write(
+    client: Any, model: str, story: Story, move: Move, marks: Mapping[str, str] = NONE
+) -> Record | None:
     """Make a move (or a request) the next one after `story`; None where another came first."""
     return append(client, model, story.log, _body(move), sentence(move), marks)
 
