@@ -75,7 +75,7 @@ def test_a_version_says_what_it_is_made_of(
         ("bases", "org/base", "0123abcd")
     ]
     assert story.lacks == ()
-    decision, move = registry.promote(twice, params, "2")
+    decision, move, *_ = registry.promote(twice, params, "2")
     assert decision.passed
     assert move is not None
 
