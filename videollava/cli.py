@@ -17,6 +17,7 @@ from videollava.environment import ask_loopback_directly, end_with_supervisor, s
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
 from videollava.parts import add_parts, run_parts
+from videollava.registry_commands import EXPORT
 from videollava.settings import SETTINGS
 from videollava.views import views
 
@@ -463,6 +464,7 @@ COMMANDS = {
     "rollback": Command("make the previous champion champion again", _add_rollback, _run_rollback),
     "track": Command("send journals that MLflow has not seen yet", _nothing, _run_track),
     **SCORING,
+    "export": EXPORT,
     "convert": Command("a checkpoint into another format", _add_convert, _run_convert),
     "merge": Command("an adapter into its base model", _add_merge, _run_merge),
 }

@@ -101,6 +101,24 @@ def store_object() -> Callable[..., str]:
 
 
 @pytest.fixture
+def keep(workspace: Path, store_object) -> Callable[[Path, str], None]:
+    """As `dvc repro` leaves a trained model folder: its files in the cache, dvc.lock, metrics.json."""
+
+    def run(folder: Path, note: str) -> None:
+        cache = workspace / ".dvc" / "cache"
+        rows = [
+            {"md5": store_object(cache, file.read_bytes()), "relpath": file.name}
+            for file in sorted(folder.iterdir())
+        ]
+        key = store_object(cache, json.dumps(rows, sort_keys=True).encode(), ".dir")
+        stages = {"finetune": {"cmd": note, "outs": [{"path": "models/videollava", "md5": key}]}}
+        (workspace / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+        (workspace / "metrics.json").write_text(json.dumps({"easy_vqa": {"accuracy": 50.0}}))
+
+    return run
+
+
+@pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], str]]:
     """Starts what answers every request alike: (status, content type, body) -> its address."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

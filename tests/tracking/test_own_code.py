@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import videollava
 from videollava.errors import InputError
@@ -46,24 +44,6 @@ def copied(tmp_path: Path) -> Callable[[], Path]:
         return target
 
     return copy
-
-
-@pytest.fixture
-def keep(workspace: Path, store_object) -> Callable[[Path, str], None]:
-    """As `dvc repro` leaves a trained model folder: its files in the cache, dvc.lock, metrics.json."""
-
-    def run(folder: Path, note: str) -> None:
-        cache = workspace / ".dvc" / "cache"
-        rows = [
-            {"md5": store_object(cache, file.read_bytes()), "relpath": file.name}
-            for file in sorted(folder.iterdir())
-        ]
-        key = store_object(cache, json.dumps(rows, sort_keys=True).encode(), ".dir")
-        stages = {"finetune": {"cmd": note, "outs": [{"path": "models/videollava", "md5": key}]}}
-        (workspace / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
-        (workspace / "metrics.json").write_text(json.dumps({"easy_vqa": {"accuracy": 50.0}}))
-
-    return run
 
 
 def test_the_same_code_is_the_same_wheel_and_other_code_another(

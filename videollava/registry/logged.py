@@ -23,11 +23,11 @@ def log_model(
     run_id: str,
     manifest: Manifest,
     places: Sequence[Store],
-    wheel: Path,
+    files: Mapping[str, Path],
     tags: Mapping[str, str],
 ) -> Any:
-    """MLflow's ModelInfo of a new logged model that answers by the code in `wheel`."""
-    pins = pin_requirements()
+    """MLflow's ModelInfo of a new logged model. files: what it carries by name, `code` the wheel that it answers by."""
+    pins, wheel = pin_requirements(), files["code"]
     code = {"code": wheel.name, "requirements": pins}
     with warnings.catch_warnings():
         # It warns about its own type hints on import, and asks for an example that it would load the model
@@ -48,7 +48,7 @@ def log_model(
                 flavor=mlflow.pyfunc,
                 run_id=run_id,
                 python_model=str(PYFUNC),
-                artifacts={"code": str(wheel)},
+                artifacts={key: str(file) for key, file in files.items()},
                 model_config=manifest.config(places) | code,
                 signature=_signature(),
                 # pip reads the path from the model's folder, where MLflow starts it.

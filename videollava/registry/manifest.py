@@ -32,6 +32,7 @@ __all__ = [
     "missing_files",
     "model_cache",
     "read_manifest",
+    "read_object",
 ]
 
 MODEL = "models/videollava"
@@ -115,6 +116,12 @@ def read_manifest(cache: Path, key: str) -> Manifest:
             )
         files.append(File(row["relpath"], source.stat().st_size, row["md5"], _sha256(source)))
     return _checked(Manifest(key, tuple(sorted(files, key=lambda file: file.path))))
+
+
+def read_object(cache: Path, manifest: Manifest, path: str) -> bytes | None:
+    """The content of one of a model's files out of a DVC cache; None where the model has no such file."""
+    found = next((file for file in manifest.files if file.path == path), None)
+    return None if found is None else _object(cache, found.md5).read_bytes()
 
 
 def _checked(manifest: Manifest) -> Manifest:

@@ -6,16 +6,18 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from videollava.errors import InputError
 from videollava.params import Params, Tracking
 from videollava.registry.claims import Claim
 from videollava.registry.logged import log_model
-from videollava.registry.manifest import Manifest, cache_of, folder_key, read_manifest
+from videollava.registry.manifest import Manifest, cache_of, folder_key, read_manifest, read_object
 from videollava.registry.refusals import answered, is_missing
 from videollava.registry.store import Store
 from videollava.registry.versions import Version, find_version, open_store
+from videollava.registry.whole.card import card_of, ranges_of, short_card
 from videollava.registry.whole.wheel import code_of, pack_code
 from videollava.scrub import scrub_all
 from videollava.tracking.accepted import origin_key
@@ -104,15 +106,23 @@ def _make_version(
     _make_model(store, params.tracking.model)
     tags = _tags(manifest, lineage, metrics, params) | _evaluation_tag(workspace) | differing_tag(workspace)
     tags |= claim.tags | ({"saved_commit": saved[0], "saved_ref": saved[1]} if saved[0] else {})
-    wheel = pack_code(code_of(workspace), workspace)
-    logged = log_model(store, params.tracking.model, run_id, manifest, places, wheel, {"made": claim.digest})
+    ranges = ranges_of(workspace, metrics)
+    config = read_object(Path(places[0].url), manifest, "config.json")
+    with TemporaryDirectory() as aside:
+        card = Path(aside) / "card.md"
+        told = json.loads(config or b"{}")
+        card.write_text(card_of(workspace, params, metrics, ranges, lineage, told))
+        store.client.log_artifact(run_id, str(card))
+        files = {"code": pack_code(code_of(workspace), workspace), "card": card}
+        made = {"made": claim.digest}
+        logged = log_model(store, params.tracking.model, run_id, manifest, places, files, made)
     created = store.client.create_model_version(
         params.tracking.model,
         source=logged.model_uri,
         run_id=run_id,
         model_id=logged.model_id,
         tags=tags,
-        description=_description(metrics),
+        description=short_card(workspace, params, metrics, ranges),
     )
     return int(created.version)
 
@@ -226,10 +236,3 @@ def _evaluation_tag(workspace: Path) -> dict[str, str]:
         return {"evaluation": folder_key(workspace, "evaluate", "evaluation")}
     except InputError:
         return {}
-
-
-def _description(metrics: Mapping[str, Any]) -> str:
-    from videollava.gate import primary
-
-    scores = {name: primary(values) for name, values in metrics.items()}
-    return ", ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)

@@ -27,6 +27,7 @@ __all__ = [
     "open_store",
     "read_version",
     "resolve",
+    "version_artifact",
     "version_code",
     "version_manifest",
 ]
@@ -207,6 +208,20 @@ def version_code(
         return Path(download_artifacts(f"{version.reference}/artifacts/{wheel}", dst_path=str(folder)))
 
     return wheel, [str(pin) for pin in config.get("requirements") or ()], bring
+
+
+@answered
+def version_artifact(
+    workspace: Path, tracking: Tracking, reference: str, name: str, folder: Path
+) -> Path | None:
+    """A file that a version carries, brought into a folder; None where it carries none of that name."""
+    version = find_version(workspace, tracking, reference)
+    from mlflow.artifacts import download_artifacts, list_artifacts
+
+    there = {item.path for item in list_artifacts(f"{version.reference}/artifacts") or ()}
+    if not any(Path(path).name == name for path in there):
+        return None
+    return Path(download_artifacts(f"{version.reference}/artifacts/{name}", dst_path=str(folder)))
 
 
 def _read_config(version: Version) -> Mapping[str, Any]:
