@@ -49,23 +49,26 @@ def evaluate(
             get_run_logger().warning(lacking)
         tracking = load_params(root / "params.yaml").tracking
         version = registry.find_version(root, tracking, model)
-        folder = bring(root, version.reference)
+        bring(root, version.reference)  # also from remotes that DVC alone reads
         name = f"version-{version.number}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:4]}"
         out = root / "runs" / "evaluate" / name
-        scores = score_version(root, folder, out, benchmarks or [], lock)
+        scores = score_version(root, version.reference, out, benchmarks or [], lock)
         log_scores(root, version, scores, out)
     return scores
 
 
 @task(name="score", task_run_name="score", cache_policy=NO_CACHE, persist_result=False)
 @hide_in_failures
-def score_version(root: Path, folder: Path, out: Path, benchmarks: list[str], lock: int) -> dict[str, Any]:
-    """`videollava evaluate` on a model folder; its metrics.json. lock: held by its processes too."""
+def score_version(root: Path, model: str, out: Path, benchmarks: list[str], lock: int) -> dict[str, Any]:
+    """`videollava evaluate` on a version, by its own code where that is another; its metrics.json.
+
+    lock: held by its processes too.
+    """
     log = get_run_logger()
     environment = stage_environment(root)
     have_questions(root, log.info)
     program = shutil.which("videollava", path=environment["PATH"]) or "videollava"
-    command = [program, "evaluate", "--model", str(folder), "--out", str(out)]
+    command = [program, "evaluate", "--model", model, "--out", str(out)]
     if benchmarks:
         command += ["--benchmarks", ",".join(benchmarks)]
     reading = Reading("evaluate", log.info)

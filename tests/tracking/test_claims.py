@@ -32,7 +32,7 @@ WRITES = {
     ),
     "mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository": ("log_artifact", "log_artifacts"),
 }
-POINTS = 10
+POINTS = 11
 KILLED = 9
 
 
