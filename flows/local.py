@@ -53,19 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _retrain(options: argparse.Namespace) -> int:
     _require("dvc", "prefect", "mlflow")
+    from flows.places.by_hand import await_dvc
     from flows.places.lock import hold
     from flows.places.scm import settle_scm
     from flows.places.workspace import apply_params, checkout
 
     root = checkout(options.workspace)
-    with hold(root):
+    with hold(root) as lock:
+        await_dvc(root)
         if lacking := settle_scm(root):
             print(lacking, file=sys.stderr)
         for change in apply_params(root, options.profile, options.overrides):
             print(f"params.yaml: {scrub(change)} (git shows it; `git checkout params.yaml` takes it back)")
         if _nothing_to_do(root, options.promote):
             return 0
-    return _run_flow(root, options)
+        return _run_flow(root, lock, options)
 
 
 def _require(*packages: str) -> None:
@@ -126,7 +128,7 @@ def _make_up(root: Path, params: Any, version: Any) -> None:
     print("\n".join(line for line in told if line) + "\n")
 
 
-def _run_flow(root: Path, options: argparse.Namespace) -> int:
+def _run_flow(root: Path, lock: int, options: argparse.Namespace) -> int:
     from flows.servers.server import prefect_server
 
     with prefect_server(root) as server:
@@ -144,10 +146,11 @@ def _run_flow(root: Path, options: argparse.Namespace) -> int:
         if own:
             _close_lost_runs()
         module.echo = _echo
+        module.held = root, lock
         watch = _Watch()
         run = module.retrain.with_options(on_running=[watch.begin])
         try:
-            outcome = run(promote=options.promote, workspace=str(root), push=options.push, return_state=True)
+            outcome = run(str(root), options.promote, options.push, return_state=True)
         except (KeyboardInterrupt, TerminationSignal):
             watch.settle()
             raise KeyboardInterrupt from None

@@ -1,7 +1,7 @@
 """The main job as a Prefect flow: every stage of dvc.yaml, then register, gate and promote.
 
 `python -m flows.retrain [--profile NAME] [--set KEY=VALUE]... [--no-promote]`, or the deployment
-`retrain/retrain`.
+`retrain/retrain` (flows/deployed.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if __name__ == "__main__":  # a retraining with nothing to do answers before Pre
     raise SystemExit(main())
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,18 +44,24 @@ from videollava.tracking.packages import differing_packages, in_words
 from videollava.tracking.store import connect, tracking_uri
 from videollava.tracking.troubles import explain, is_from_store
 
-__all__ = ["retrain"]
+__all__ = ["retrain", "work"]
 
 # Downloads fail for reasons that pass; a training that failed would fail again.
 RETRIES = {"fetch": (3, 20)}
 echo: Callable[[str], None] | None = None  # gets the stages' raw output too: set where a person watches
+held: tuple[Path, int] | None = None  # a checkout that this process has to itself already, and its lock
 
 
 @flow(name="retrain", log_prints=False)
 @hide_in_failures
-def retrain(
+def retrain(workspace: str, promote: bool = True, push: bool = True) -> dict[str, Any]:
+    """Bring the model of a checkout up to date with its data, code and parameters: `make retrain`."""
+    return work(promote=promote, workspace=workspace, push=push)
+
+
+def work(
     profile: str = "",
-    overrides: list[str] | None = None,
+    overrides: Sequence[str] = (),
     promote: bool = True,
     workspace: str = "",
     commit: str = "",
@@ -71,12 +77,12 @@ def retrain(
     """
     home = repository()
     with ExitStack() as stack:
-        root, lock = stack.enter_context(occupy(home, workspace, commit))
+        root, lock = stack.enter_context(occupy(home, workspace, commit, held))
         if scrub(str(overrides)) != str(overrides):
             get_run_logger().warning(
                 "overrides: hold a credential, and Prefect keeps a run's parameters; set it in the environment instead"
             )
-        apply_params(root, profile, overrides or [])
+        apply_params(root, profile, overrides)
         params = load_params(root / "params.yaml")
         if not workspace:  # a clone's history belongs to the checkout it is of; so does how fast it goes
             os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(home, params.tracking))

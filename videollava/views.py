@@ -17,7 +17,10 @@ __all__ = ["VIEWS", "views"]
 VIEWS = {
     "lineage": ("flows.history.lineage", "what a version is made of, how it was judged, who promoted it"),
     "diff": ("flows.history.diff", "what differs between two versions: parameters, data, code, answers"),
-    "reproduce": ("flows.history.reproduce", "a version in a fresh folder, restored or made again, and a verdict"),
+    "reproduce": (
+        "flows.history.reproduce",
+        "a version in a fresh folder, restored or made again, and a verdict",
+    ),
     "save": ("flows.history.saving", "write what was retrained as a git commit beside the branch"),
     "accept": ("flows.history.accept", "let a stage's outputs stand for changed code that changes no result"),
     "status": (

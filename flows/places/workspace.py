@@ -79,12 +79,16 @@ def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -
 
 
 @contextmanager
-def occupy(home: Path, workspace: str = "", commit: str = "") -> Iterator[tuple[Path, int]]:
+def occupy(
+    home: Path, workspace: str = "", commit: str = "", held: tuple[Path, int] | None = None
+) -> Iterator[tuple[Path, int]]:
     """(folder, lock) to retrain in: `workspace` as it is, or a clone of `home` at `commit` (HEAD without
     one).
 
     A clone is clean but for what an earlier run left in it to resume from. It shares DVC's cache with `home`,
     so what either made is restored in the other, and its journals (runs/). The last few commits' clones stay.
+    held: a checkout that this process holds already, and the lock: between who wrote params.yaml there and the
+    retraining comes nobody.
     InputError on an unknown commit, or where another retraining is at it.
     """
     if workspace and commit:
@@ -94,6 +98,9 @@ def occupy(home: Path, workspace: str = "", commit: str = "") -> Iterator[tuple[
         )
     if workspace:
         root = checkout(workspace)
+        if held and held[0] == root:
+            yield held
+            return
         with hold(root) as lock:
             settle_scm(root)
             yield root, lock

@@ -9,7 +9,7 @@ import prefect.artifacts
 import pytest
 from prefect.exceptions import ParameterTypeError
 
-import flows.retrain  # sets up Prefect's loggers, so that a handler added afterwards stays
+import flows.deployed  # sets up Prefect's loggers, so that a handler added afterwards stays
 from flows.shown import hide_in_failures, hide_in_logs, show_link, show_table, show_text
 from flows.stages.stage import StageFailed
 from videollava.process import OutputLines
@@ -78,7 +78,7 @@ def test_parameters_of_the_wrong_kind_are_not_repeated_with_their_credentials(
 ) -> None:
     hide_in_failures(lambda: None)
     with pytest.raises(ParameterTypeError) as caught:
-        flows.retrain.retrain.validate_parameters({"profile": [URL], "overrides": URL, "push": URL})
+        flows.deployed.retrain.validate_parameters({"profile": [URL], "changes": URL, "push": URL})
     assert clean(caught.value)
     assert any("Parameter validation failed" in record for record in records)
     assert clean(records)

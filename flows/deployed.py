@@ -1,0 +1,35 @@
+"""What `prefect deploy` puts on a server: flows whose parameters are typed, checked before a run is made of them.
+
+They work in clones of this checkout: nobody names a folder from afar, and no parameter loosens the gate.
+"""
+
+# Annotations are values here: Prefect looks for what they name beside what wraps the flow.
+from typing import Any, Literal
+
+from prefect import flow
+
+from flows.retrain import work
+from flows.shown import hide_in_failures
+from videollava.params import profile_names
+from videollava.params.changes import Changes, as_overrides
+
+__all__ = ["retrain"]
+
+Profile = Literal["", *profile_names()]  # type: ignore[valid-type]  # "": as params.yaml is
+
+
+@flow(name="retrain", log_prints=False)
+@hide_in_failures
+def retrain(
+    profile: Profile = "",
+    changes: Changes = Changes(),  # noqa: B008
+    promote: bool = True,
+    commit: str = "",
+    push: bool = True,
+) -> dict[str, Any]:
+    """Bring the model up to date with data, code and parameters; register it, and promote it if the gate allows.
+
+    profile: a preset in the place of params.yaml. changes: parameters that are to be others. commit: of this
+    repository; without one, HEAD. push: share outputs and run-cache where DVC has a remote.
+    """
+    return work(profile, as_overrides(changes), promote, commit=commit, push=push)
