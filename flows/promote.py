@@ -10,10 +10,12 @@ from prefect.states import Completed, Failed
 from flows.places.workspace import checkout
 from flows.shown import hide_in_failures, show_table
 from flows.storage import stores
+from flows.telling import tell
 from flows.triggered import triggered_by
 from videollava import registry
 from videollava.errors import InputError
 from videollava.params import load_params
+from videollava.registry import news
 from videollava.scrub import scrub
 
 __all__ = ["promote"]
@@ -49,5 +51,7 @@ def promote(
         get_run_logger().info("gate: %s", note)
     if move is None and request is None and not decision.passed:
         return Failed(message=scrub("refused by the gate: " + "; ".join(decision.reasons)))
+    if made := move or request:
+        tell(root, params.tracking, news.moved(root, params.tracking, made, decision))
     told = registry.result_of(outcome) if move or request else f"version {version} is champion already"
     return Completed(message=scrub(told))

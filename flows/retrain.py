@@ -31,6 +31,7 @@ from flows.shown import hide_in_failures, show_link, show_table, show_text
 from flows.stages.graph import kept_stages, stage_order
 from flows.stages.stage import StageFailed, StageResult, push_stage, run_stage
 from flows.storage import stores
+from flows.telling import tell, telling_failure
 from flows.triggered import triggered_by
 from videollava import registry
 from videollava.errors import InputError
@@ -38,6 +39,7 @@ from videollava.gate import Decision
 from videollava.machine import VARIABLE, find_machine, load_machine
 from videollava.needs import find_lacks
 from videollava.params import load_params
+from videollava.registry import news
 from videollava.scrub import scrub
 from videollava.tracking.lineage import read_lineage
 from videollava.tracking.packages import differing_packages, in_words
@@ -90,6 +92,8 @@ def work(
                 os.environ[VARIABLE] = str(file)
         load_machine(root)  # a mistake in it shows before anything is done
         stores(root)  # settings of DVC that cannot be right end it here
+        person = triggered_by(home, who)
+        stack.enter_context(telling_failure(root, params.tracking, person))
         session = stack.enter_context(open_session(root, params))
         _look_ahead(session)
         keeper = (
@@ -101,7 +105,8 @@ def work(
         version = register_version(session, saved)
         name = tag_version(session, keeper, version["number"], saved) if saved else ""
         decision = judge_version(session, version["number"])
-        moved = promote_version(session, version["number"], triggered_by(home, who)) if promote else None
+        moved = promote_version(session, version["number"], person) if promote else None
+        _tell(session, decision, version["number"], moved, person)
         _publish(session, decision, version)
         remote = load_machine(root).push_to
         if saved and push and remote:
@@ -115,7 +120,7 @@ def work(
         "reasons": list(decision.reasons),
         "notes": list(decision.notes),
         "table": decision.table(),
-        "promoted": moved,
+        "promoted": asdict(moved) if moved else None,
     }
 
 
@@ -283,7 +288,7 @@ def judge_version(session: Session, number: int) -> Decision:
     cache_policy=NO_CACHE,
 )
 @hide_in_failures
-def promote_version(session: Session, number: int, who: str) -> dict[str, Any] | None:
+def promote_version(session: Session, number: int, who: str) -> registry.Move | None:
     """Make it champion if the gate allows, or ask for approval where gate.yaml wants it; None where it stays as it was.
     Gated again if another was faster.
     """
@@ -291,8 +296,15 @@ def promote_version(session: Session, number: int, who: str) -> dict[str, Any] |
         session.root, session.params, str(number), places=stores(session.root), who=who, approve=False
     )
     get_run_logger().info(registry.result_of(outcome))
-    made = outcome.move or outcome.request
-    return asdict(made) if made else None
+    return outcome.move or outcome.request
+
+
+def _tell(session: Session, decision: Decision, number: int, moved: registry.Move | None, who: str) -> None:
+    root, tracking = session.root, session.params.tracking
+    if moved:
+        tell(root, tracking, news.moved(root, tracking, moved, decision))
+    elif not decision.passed:
+        tell(root, tracking, news.refused(root, tracking, number, decision, who))
 
 
 def _not_refused(_task: Any, _run: Any, state: State[Any]) -> bool:

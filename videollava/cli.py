@@ -281,14 +281,17 @@ def _run_promote(arguments: Arguments) -> int:
     from videollava import registry
     from videollava.params import load_params
 
+    params = load_params()
     outcome = registry.promote(
-        Path.cwd(), load_params(), arguments.version, arguments.force, because=arguments.because
+        Path.cwd(), params, arguments.version, arguments.force, because=arguments.because
     )
     decision, move, request, _ = outcome
     print(decision.table())
     for reason in (*decision.reasons, *decision.notes):
         print(f"- {reason}")
     print(registry.result_of(outcome))
+    if made := move or request:
+        _tell(params.tracking, made, decision)
     return 0 if decision.passed or move or request else 1
 
 
@@ -301,8 +304,17 @@ def _run_rollback(arguments: Arguments) -> None:
     from videollava import registry
     from videollava.params import load_params
 
-    move = registry.rollback(Path.cwd(), load_params().tracking, arguments.version, arguments.because)
-    print(f"champion: version {move.to} (was {move.came_from})")
+    tracking = load_params().tracking
+    move = registry.rollback(Path.cwd(), tracking, arguments.version, arguments.because)
+    print(f"champion: version {move.to} (was {move.came_from or 'none'})")
+    _tell(tracking, move)
+
+
+def _tell(tracking: Any, move: Any, decision: Any = None) -> None:
+    from videollava.registry import news
+
+    for trouble in news.announce(Path.cwd(), tracking, news.moved(Path.cwd(), tracking, move, decision)):
+        print(trouble, file=sys.stderr)
 
 
 def _run_track(arguments: Arguments) -> int:

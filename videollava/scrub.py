@@ -111,7 +111,7 @@ _SHAPES = re.compile(
 _DOCKER = re.compile(r"(\"auth\"\s*:\s*\")[A-Za-z0-9+/=]{8,}(?=\")")
 _FIGURE = re.compile(r"\d{1,7}(?:\.\d+)?")
 _VARIABLE = re.compile(r"\$\{\w+\}")
-_SECRET_NAME = re.compile(rf"(?:^|_)(?:{_NAMES}|key|pass|auth_string)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(rf"(?:^|_)(?:{_NAMES}|key|pass|auth_string|webhook(?:_url)?)$", re.IGNORECASE)
 
 
 def scrub(text: str) -> str:
@@ -215,6 +215,7 @@ def _environment_secrets() -> Iterator[str]:
     """Values of secret variables, and as they stand in addresses; longer ones first."""
     # PWD is where a shell is, and no password; some name the file that holds what is secret.
     values = {value.strip() for name, value in os.environ.items() if is_secret_name(name) and name != "PWD"}
+    values |= {word for value in values if "://" in value for word in re.split(r"[\s,]+", value)}  # a list of them
     secret = {value for value in values if len(value) >= SHORTEST and not _is_place(value)}
     found = {form for value in secret for form in _forms(value)}
     return iter(sorted(found, key=len, reverse=True))

@@ -96,3 +96,42 @@ def test_a_request_shows_and_survives_another(
     assert main(["models", "--trail"]) == 0
     assert "champion none -> version 1, promote by Ben, asked for by Ann: passed" in capsys.readouterr().out
     assert find_version(workspace, params.tracking, "champion").number == 1
+
+
+@pytest.mark.usefixtures("versions")
+def test_people_are_told_and_nothing_ends_for_it(
+    workspace: Path, params: Params, monkeypatch: Any, capsys: pytest.CaptureFixture[str], server: Any
+) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        "videollava.registry.news.send", lambda notice, targets: sent.append((notice, targets)) or []
+    )
+    monkeypatch.setenv("TEAM_HOOK", "https://chat.example.org/hooks/abc123")
+    (workspace / "gate.yaml").write_text("videollava: {approval: true, notify: [TEAM_HOOK]}\n")
+    monkeypatch.chdir(workspace)
+    for who, version in (("Ann", "1"), ("Ben", "1")):
+        monkeypatch.setenv("VIDEOLLAVA_USER", who)
+        assert main(["promote", version]) == 0
+    monkeypatch.setenv("VIDEOLLAVA_USER", "Ann")
+    assert main(["promote", "2"]) == 0
+    assert [(notice.event, notice.who, notice.version) for notice, _ in sent] == [
+        ("approval", "Ann", 1),
+        ("moved", "Ben", 1),
+        ("approval", "Ann", 2),
+    ]
+    asked, targets = sent[0]
+    assert targets == ["https://chat.example.org/hooks/abc123"]
+    assert asked.text.startswith(
+        "videollava: version 1 waits for another person's approval, asked for by Ann: passed"
+    )
+    assert asked.scores == {"easy_vqa": 80.0}
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("VIDEOLLAVA_USER", "Ben")
+    monkeypatch.setenv("VIDEOLLAVA_WEBHOOK", server((404, "text/plain", "no")))
+    (workspace / "gate.yaml").write_text("videollava: {approval: true}\n")
+    capsys.readouterr()
+    assert main(["promote", "2"]) == 0
+    said = capsys.readouterr()
+    assert "champion: version 2 (was 1)" in said.out
+    assert said.err.splitlines() == ["no notice to 127.0.0.1: it answered 404"]

@@ -92,7 +92,7 @@ class Registry:
         """The same store with a model of its own in it."""
         self.store.client.create_registered_model(name)
         for _ in range(COUNT):
-            self.store.client.create_model_version(name, source="dummy:x", await_creation_for=0)
+            self.store.client.create_model_version(name, source="dummy:/x", await_creation_for=0)
         return replace(self, params=self.params.replace(tracking=self.at.replace(model=name)))
 
     def through(self, client: Any) -> None:

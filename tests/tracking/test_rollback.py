@@ -191,9 +191,9 @@ def test_torn_and_foreign_records_are_passed_over_and_named(
     workspace: Path, params: Params, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = f"{MODEL}.trail"
-    client.create_model_version(log, source="trail:x", tags={"record": "{torn"})
-    client.create_model_version(log, source="trail:x", tags={"record": '{"nonce": 1, "follows": [3, ""]}'})
-    client.create_model_version(log, source="trail:x")
+    client.create_model_version(log, source="trail:/x", tags={"record": "{torn"})
+    client.create_model_version(log, source="trail:/x", tags={"record": '{"nonce": 1, "follows": [3, ""]}'})
+    client.create_model_version(log, source="trail:/x")
     assert [move[2] for move in moves(workspace, params)] == [1, 2, 3]
     assert "record 4 cannot be read" in caplog.text
     assert rollback(workspace, params.tracking).to == 2

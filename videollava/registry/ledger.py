@@ -141,7 +141,7 @@ def append(
         try:
             client.create_model_version(
                 model + SUFFIX,
-                source=f"trail:{model}",  # MLflow wants one
+                source="trail:/moves",  # MLflow wants one, and a server an absolute path
                 tags=tags,
                 description=about[:1000],
                 await_creation_for=0,
