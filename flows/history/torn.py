@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.history.snapshot import LOCKS
+from videollava.tracking.accepted import origin_key
 from videollava.tracking.journal import read_events
 from videollava.tracking.lineage import entry_keys, read_yaml
-from videollava.tracking.spent import find_journal
 
 __all__ = ["find_torn"]
 
@@ -27,13 +27,23 @@ def find_torn(root: Path) -> dict[str, str]:
     found = {}
     for stage, entry in stages.items():
         inputs, key = entry_keys(stage, entry)
-        ran = None if find_journal(root, stage, inputs) else _last_run(root / "runs" / stage, key)
+        folder = root / "runs" / stage
+        began = any(_began(folder, one) for one in (inputs, origin_key(root, stage)))
+        ran = None if began else _last_run(folder, key)
         if ran is None:
             continue
         for path in (str(dep["path"]) for dep in entry.get("deps") or ()):
             if path not in made and not path.startswith(f"{LOCKS}/") and _edited(root / path, *ran):
                 found[stage] = path
     return found
+
+
+def _began(folder: Path, inputs: str) -> bool:
+    """Whether a finished run began with these inputs."""
+    for path in folder.glob(f"{inputs[:16]}-*.jsonl") if inputs else ():
+        if any(event["event"] == "end" and event["status"] == "FINISHED" for event in _events(path)):
+            return True
+    return False
 
 
 def _last_run(folder: Path, key: str) -> tuple[int, int] | None:
