@@ -26,10 +26,11 @@ def retrain(
     promote: bool = True,
     commit: str = "",
     push: bool = True,
+    who: str = "",
 ) -> dict[str, Any]:
     """Bring the model up to date with data, code and parameters; register it, and promote it if the gate allows.
 
     profile: a preset in the place of params.yaml. changes: parameters that are to be others. commit: of this
-    repository; without one, HEAD. push: share outputs and run-cache where DVC has a remote.
+    repository; without one, HEAD. push: share outputs and run-cache where DVC has a remote. who: the person it is for.
     """
-    return work(profile, as_overrides(changes), promote, commit=commit, push=push)
+    return work(profile, as_overrides(changes), promote, commit=commit, push=push, who=who)
