@@ -8,7 +8,6 @@ The same shards and parameters give the same bytes, whatever the number of worke
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +26,7 @@ from videollava.data.prepare.mixed import Sizes, write_splits
 from videollava.data.prepare.mixture import table_of
 from videollava.data.prepare.rows import Encoding, read_turns
 from videollava.data.prepare.splits import Cut, cut_splits
+from videollava.data.prepare.sums import Sums
 from videollava.data.prepare.tables import MEDIA, TEST, TableWriter, base_split, media_schema, valid_part
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.record import Record
@@ -42,6 +42,8 @@ INDEX = Path("data/index")
 SHARDS = Path("data/shards")
 QUARANTINE = Path("runs/quarantine.jsonl")
 COUNTS = Path("checkpoints/index")  # lengths of records that were counted before
+
+SUMS = Path("checkpoints/shard_sums.json")
 
 
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
@@ -76,7 +78,7 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
         joined = join_sources(workspace / SHARDS, list(params.sources), read_forgotten(workspace))
         joined.take_over(quarantine)
         size = _write_media(joined, building)
-        write_shards(building, joined.shards)
+        write_shards(building, joined.shards, workspace / SUMS)
         cut = cut_splits(joined, params.index)
         tokenizer = building / "tokenizer"
         _make_tokenizer(params, joined, cut, tokenizer, Pins(workspace, "index"))
@@ -102,20 +104,17 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
     write_card(building)
 
 
-def write_shards(building: Path, shards: Iterable[tuple[str, Path]]) -> None:
+def write_shards(building: Path, shards: Iterable[tuple[str, Path]], memory: Path | None = None) -> None:
     """Write shards.json of sources and their files: training finds a shard by its sum, wherever it lies.
 
-    Its md5 is what DVC calls it.
+    memory: a file of the sums that were found before.
     """
-    listed = []
-    for source, file in shards:
-        sums = {name: hashlib.new(name, usedforsecurity=False) for name in ("sha256", "md5")}
-        with file.open("rb") as data:
-            while block := data.read(1 << 22):
-                for digest in sums.values():
-                    digest.update(block)
-        entry = {"source": source, "file": file.name, "size": file.stat().st_size}
-        listed.append({**entry, **{name: digest.hexdigest() for name, digest in sums.items()}})
+    sums = Sums(memory)
+    listed = [
+        {"source": source, "file": file.name, "size": file.stat().st_size, **sums.of(file)}
+        for source, file in shards
+    ]
+    sums.keep()
     (building / "shards.json").write_text(json.dumps(listed, indent=1) + "\n")
 
 
