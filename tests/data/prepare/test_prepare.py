@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 import tarfile
 import zipfile
 from pathlib import Path
@@ -361,7 +362,7 @@ def test_stray_files_and_folders_are_reported(tmp_path: Path) -> None:
     ]
 
 
-def die(media: list[Any]) -> list[Inspected]:
+def die(media: list[Any], known: Any = None) -> list[Inspected]:
     """As inspect_all, with a decoder that p/2.png kills."""
     if any(member.name == "p/2.png" for member, _ in media):
         os.abort()
@@ -499,6 +500,33 @@ def test_one_name_in_two_archives_is_used_where_it_is_the_same_and_else_refused(
     assert "'other.png' of one.tar and of two.tar have one name and other contents" in entries[2]["detail"]
 
 
+def open_none(media: list[Any], known: Any = None) -> list[Inspected]:
+    raise AssertionError(f"{media} are opened again")
+
+
+def test_the_same_bytes_of_two_archives_are_opened_once(tmp_path: Path) -> None:
+    """A second archive with the media of the first, by other names and with one more, a broken one among them."""
+    media = {"a.png": png(1), "b.mp4": mp4(1), "c.png": b"no picture"}
+    first = tar(tmp_path / "one/media.tar", media), [llava("a", image="a.png"), llava("c", image="c.png")]
+    more = {**{f"x/{name}": data for name, data in media.items()}, "new.png": png(2)}
+    records = [llava("c", image="x/c.png"), llava("a", image="x/a.png"), llava("n", image="new.png")]
+    second = tar(tmp_path / "two/media.tar", more), records
+    for number, (archive, notes) in enumerate((first, second)):
+        file = lines(archive.with_name("notes.jsonl"), notes)
+        chosen = params(archive_source(archive, file, name=f"s{number}"), max_quarantined=0.9)
+        fetch(chosen, tmp_path)
+        run(chosen, tmp_path)
+        base = sqlite3.connect(tmp_path / "checkpoints/verdicts/own.sqlite")
+        if not number:  # what is taken over can be told from what is found
+            base.execute("update seen set width = 77 where member = 'a.png'")
+            base.execute("update seen set detail = 'as before' where member = 'c.png'")
+            base.commit()
+        base.close()
+    sides = [row["width"] for row in Shards(tmp_path / "data/index").media.to_pylist()]
+    assert sides == [77, 20]
+    assert [entry["detail"] for entry in quarantined(tmp_path / "data/shards/s1")] == ["x/c.png: as before"]
+
+
 def test_parts_that_were_opened_elsewhere_are_not_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,7 +537,7 @@ def test_parts_that_were_opened_elsewhere_are_not_opened_again(
     opened = [probe_part(chosen, tmp_path, Machine(workers=1), "mine", (part, 3)) for part in (1, 2, 3)]
     assert sum(opened) == len(MEDIA | BROKEN) - 1  # one that no record asks for
     assert min(opened) > 0
-    monkeypatch.setattr(probing, "inspect_all", None)  # whoever opens one more fails
+    monkeypatch.setattr(probing, "inspect_all", open_none)
     run(chosen, tmp_path)
     assert {entry["record"]: entry["reason"] for entry in quarantined(tmp_path / "data/index")} == REASONS
 

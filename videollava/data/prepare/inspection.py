@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import signal
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from videollava.data.archives.listing import DAMAGED, Member, read_member
 from videollava.data.records.marks import MediumKind
 from videollava.errors import InputError
 
-__all__ = ["Inspected", "Wanted", "inspect", "inspect_all"]
+__all__ = ["Inspected", "Known", "Wanted", "inspect", "inspect_all"]
 
 Wanted = tuple[Member, MediumKind]
 LONGEST = 120  # seconds that one medium may take
@@ -32,26 +33,31 @@ class Inspected:
     look: str = ""
 
 
-def inspect_all(media: list[Wanted]) -> list[Inspected]:
-    """`inspect` each member of its archive, in order.
+Known = Callable[[str, MediumKind], Inspected | None]  # by sha256: what was found of the same bytes
+
+
+def inspect_all(media: list[Wanted], known: Known | None = None) -> list[Inspected]:
+    """`inspect` each member of its archive, in order, but those whose content is known already.
 
     A decoder that hangs is ended together with its worker process, as one that crashes ends it.
     """
     if multiprocessing.parent_process() is None:
-        return [_inspect_member(member, kind) for member, kind in media]
+        return [_inspect_member(member, kind, known) for member, kind in media]
     results = []
     for member, kind in media:
         signal.alarm(LONGEST)
-        results.append(_inspect_member(member, kind))
+        results.append(_inspect_member(member, kind, known))
         signal.alarm(0)
     return results
 
 
-def _inspect_member(member: Member, kind: MediumKind) -> Inspected:
+def _inspect_member(member: Member, kind: MediumKind, known: Known | None) -> Inspected:
     try:
         data = read_member(member)
     except DAMAGED as error:
         return Inspected(member.name, kind, reason="unreadable member", detail=str(error))
+    if known and (seen := known(hashlib.sha256(data).hexdigest(), kind)):
+        return replace(seen, name=member.name)
     return inspect(member.name, kind, data)
 
 

@@ -55,9 +55,9 @@ def probe(opened: Opened, verdicts: Verdicts, pool: Pool, part: Part = (1, 1)) -
                 owners.append(group)
                 yield task
 
-    for found in pool.stream(
-        inspect_all, tasks(), crashed=partial(_inspect_apart, pool), window=4 * pool.workers
-    ):
+    inspect_new = partial(inspect_all, known=verdicts.contents)
+    apart = partial(_inspect_apart, pool)
+    for found in pool.stream(inspect_new, tasks(), crashed=apart, window=4 * pool.workers):
         group = owners.popleft()
         verdicts.add(group.digest, found)
         group.known.update({seen.name: seen for seen in found})

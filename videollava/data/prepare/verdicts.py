@@ -1,21 +1,24 @@
 """What was found when a medium was opened, kept by its content: it is opened once ever.
 
 A folder of SQLite files: each process that finds something writes its own, all are read. Beside the verdicts stand
-the contents of the members of archives, so that a member of an archive that was seen before is not even read.
+the contents of the members of archives, so that a member of an archive that was seen before is not even read; one of
+another archive with the same bytes is read, and not decoded.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, fields
+from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
 from videollava.data.prepare.inspection import Inspected
 from videollava.data.prepare.remembered import digest_of_code
+from videollava.data.records.marks import MediumKind
 
-__all__ = ["Verdicts"]
+__all__ = ["Contents", "Verdicts"]
 
 # What opens media, and so decides: others may find otherwise.
 OPENERS = ("decord", "av", "pillow")
@@ -40,7 +43,8 @@ class Verdicts:
         own = folder / f"{writer}.sqlite"
         self._own = _open(own)
         self._all = [self._own, *(_open(file) for file in sorted(folder.glob("*.sqlite")) if file != own)]
-        self._opener = digest_of_code(("media",), OPENERS)
+        self._opener = _opener()
+        self.contents = Contents(folder)
 
     def __enter__(self) -> Verdicts:
         return self
@@ -66,14 +70,6 @@ class Verdicts:
                     known[name] = Inspected(name, kind, *values)  # type: ignore[arg-type]
         return known
 
-    def of_content(self, sha256: str, kind: str) -> Inspected | None:
-        """What is known of a content, whatever it was called."""
-        asked = f"select member, {', '.join(COLUMNS)} from seen where sha256 = ? and kind = ? and opener = ? limit 1"
-        for base in self._all:
-            if found := base.execute(asked, (sha256, kind, self._opener)).fetchone():
-                return Inspected(found[0], kind, *found[1:])  # type: ignore[arg-type]
-        return None
-
     def add(self, archive: str, found: Iterable[Inspected]) -> None:
         """Keep what was found of members of an archive."""
         names = [field.name for field in fields(Inspected)]
@@ -84,6 +80,37 @@ class Verdicts:
                 f"values (:archive, :name, :kind, :opener, {', '.join(f':{name}' for name in COLUMNS)})",
                 [{**row, "archive": archive, "opener": self._opener} for row in rows],
             )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is known of contents, whatever they were called: for processes that open media and write no verdicts."""
+
+    folder: Path
+
+    def __call__(self, sha256: str, kind: MediumKind) -> Inspected | None:
+        """What was found of the same bytes, taken for the same kind, by the openers of today."""
+        asked = f"select member, {', '.join(COLUMNS)} from seen where sha256 = ? and kind = ? and opener = ? limit 1"
+        for base in _readers(self.folder):
+            try:
+                found = base.execute(asked, (sha256, kind, _opener())).fetchone()
+            except sqlite3.Error:  # another process is about to make it
+                continue
+            if found:
+                return Inspected(found[0], kind, *found[1:])
+        return None
+
+
+@lru_cache(maxsize=1)
+def _readers(folder: Path) -> list[sqlite3.Connection]:
+    return [
+        sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=60)
+        for file in sorted(folder.glob("*.sqlite"))
+    ]
+
+
+def _opener() -> str:
+    return digest_of_code(("media",), OPENERS)
 
 
 def _open(file: Path) -> sqlite3.Connection:
