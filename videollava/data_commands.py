@@ -81,10 +81,12 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
 def _run_remove(arguments: Arguments) -> None:
     from videollava.data.adding.add import remove_source
 
-    remove_source(Path.cwd(), arguments.name)
+    name = arguments.name
+    portion = f" (index.sources.{name}, what of it was tested and trained on, too)"
+    had_portion = remove_source(Path.cwd(), name)
     print(
-        f"{arguments.name}: taken out of params.yaml, dvc.yaml and locks/; what was fetched stays in "
-        f"data/raw/{arguments.name} and data/shards/{arguments.name}"
+        f"{name}: taken out of params.yaml{portion if had_portion else ''}, dvc.yaml and locks/; what was fetched "
+        f"stays in data/raw/{name} and data/shards/{name}"
     )
 
 

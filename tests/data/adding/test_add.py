@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -126,6 +127,37 @@ def test_comments_and_what_follows_stay(tmp_path: Path) -> None:
     ) == ["new"]
     with pytest.raises(InputError, match="no entry 'one'"):
         take_entry(file, "one")
+
+
+PORTIONS = {
+    "index: {near: 0, sources: {mine: {test: 0.1}, toy_clips: {weight: 2.0}}}": (
+        "index: {near: 0, sources: {toy_clips: {weight: 2.0}}}"
+    ),
+    "index: {near: 0, sources: {toy_clips: {weight: 2.0}, mine: {test: 0.1}}}": (
+        "index: {near: 0, sources: {toy_clips: {weight: 2.0}}}"
+    ),
+    "index:\n  sources: {mine: {test: 0.1}}  # mine\n  # how near\n  near: 0": "index:\n  # how near\n  near: 0",
+    "index:\n  sources:\n    mine:\n      test: 0.1  # a tenth\n\n    # of clips\n    toy_clips: {weight: 2.0}": (
+        "index:\n  sources:\n\n    # of clips\n    toy_clips: {weight: 2.0}"
+    ),
+    "index: {sources: {mine: {test: 0.1}}}\n# the end": "# the end",
+}
+
+
+@pytest.mark.parametrize("written", PORTIONS)
+def test_what_is_drawn_of_a_source_goes_with_it(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], written: str
+) -> None:
+    monkeypatch.chdir(workspace)
+    file = workspace / "params.yaml"
+    assert main(["data", "add", "mine", "own"]) == 0
+    before = re.sub(r"^index:.*\n(?:[ \t]+.*\n)*", "", file.read_text(), flags=re.MULTILINE)
+    file.write_text(f"{before}\n{written}\n")
+    assert main(["data", "remove", "mine"]) == 0
+    assert "taken out of params.yaml (index.sources.mine, what of it" in capsys.readouterr().out
+    assert file.read_text().endswith(f"\n{PORTIONS[written]}\n")
+    assert "mine" not in file.read_text()
+    assert set(load_params(file).index.sources) <= {"toy_clips"}
 
 
 def test_an_entry_that_is_not_valid_is_not_written(workspace: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from videollava.data.acquire.addresses import is_address
 from videollava.data.acquire.lock import LOCKS, Lock, read_lock
 from videollava.data.acquire.look import lock_source
-from videollava.data.adding.entries import put_entry, take_entry
+from videollava.data.adding.entries import put_entry, take_entry, take_portion
 from videollava.data.adding.sight import Sight, look_into
 from videollava.data.prepare.listed import join_params
 from videollava.errors import InputError
@@ -73,11 +73,21 @@ def add_source(workspace: Path, name: str, entry: Mapping[str, Any]) -> Added:
     return Added(params.sources[name], lock, sight)
 
 
-def remove_source(workspace: Path, name: str) -> None:
-    """Take a source's entry, lines and lock away; what was fetched stays. InputError where there is none."""
-    params = take_entry(workspace / "params.yaml", name)
-    join_params(workspace, params)
+def remove_source(workspace: Path, name: str) -> bool:
+    """Take a source's entry, lines and lock away; what was fetched stays. Whether index.sources named it too, which
+    goes with it. InputError where there is none.
+    """
+    file = workspace / "params.yaml"
+    text = file.read_text() if file.is_file() else ""
+    take_entry(file, name)
+    try:
+        had_portion = take_portion(file, name)
+        join_params(workspace, load_params(file))
+    except BaseException:
+        file.write_text(text)
+        raise
     (workspace / LOCKS / f"{name}.json").unlink(missing_ok=True)
+    return had_portion
 
 
 def lock_again(workspace: Path, name: str, *, forget: bool = False) -> Relocked:

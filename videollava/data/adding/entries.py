@@ -12,7 +12,7 @@ import yaml
 from videollava.errors import InputError
 from videollava.params import Params, load_params
 
-__all__ = ["put_entry", "take_entry"]
+__all__ = ["put_entry", "take_entry", "take_portion"]
 
 WIDTH = 110
 _SOURCES = re.compile(r"^sources:[ \t]*(?P<inline>\{\s*\})?[ \t]*(?P<comment>#.*)?$", re.MULTILINE)
@@ -60,6 +60,46 @@ def take_entry(file: Path, name: str) -> Params:
     if not re.search(r"^[ \t]+[^#\s]", left, re.MULTILINE):
         head = re.sub(r"sources:(?=[^\n]*\Z)", "sources: {}", head)
     return _written(file, text, head + left + text[start + len(block) :])
+
+
+def take_portion(file: Path, name: str) -> bool:
+    """Take index.sources.NAME out, and what is empty then; whether there was one."""
+    text = file.read_text()
+    path: list[tuple[yaml.MappingNode, int]] = []
+    node = yaml.compose(text, yaml.SafeLoader)
+    for key in ("index", "sources", name):
+        if not isinstance(node, yaml.MappingNode):
+            return False
+        keys = [pair[0].value for pair in node.value]
+        if key not in keys:
+            return False
+        path.append((node, keys.index(key)))
+        node = node.value[keys.index(key)][1]
+    while len(path) > 1 and len(path[-1][0].value) == 1:
+        path.pop()
+    start, end = _span(text, *path[-1])
+    _written(file, text, text[:start] + text[end:])
+    return True
+
+
+def _span(text: str, mapping: yaml.MappingNode, place: int) -> tuple[int, int]:
+    """Where a key and its value stand: whole lines, or within braces with a comma."""
+    pairs = mapping.value
+    key, value = pairs[place]
+    if not mapping.flow_style:
+        end = text.find("\n", _last(value).end_mark.index)
+        return text.rfind("\n", 0, key.start_mark.index) + 1, end + 1 if end >= 0 else len(text)
+    if place + 1 < len(pairs):
+        return key.start_mark.index, pairs[place + 1][0].start_mark.index
+    start = pairs[place - 1][1].end_mark.index if place else key.start_mark.index
+    return start, value.end_mark.index
+
+
+def _last(node: yaml.Node) -> yaml.Node:
+    """The last of what a node is made of: a block ends, for YAML, where the next one begins, comments between."""
+    while isinstance(node, yaml.CollectionNode) and node.value and not node.flow_style:
+        node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
+    return node
 
 
 def _find_sources(file: Path, text: str) -> re.Match[str] | None:
