@@ -4,7 +4,7 @@ They work in clones of this checkout: nobody names a folder from afar, and no pa
 """
 
 # Annotations are values here: Prefect looks for what they name beside what wraps the flow.
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow
 
@@ -15,7 +15,10 @@ from videollava.params.changes import Changes, as_overrides
 
 __all__ = ["retrain"]
 
-Profile = Literal["", *profile_names()]  # type: ignore[valid-type]  # "": as params.yaml is
+if TYPE_CHECKING:
+    Profile = str
+else:
+    Profile = Literal["", *profile_names()]  # "": as params.yaml is
 
 
 @flow(name="retrain", log_prints=False)

@@ -152,7 +152,7 @@ def _is_code(path: Path) -> bool:
 
 def _whole(error: BaseException) -> str:
     """DVC's error with what it came from, on one line."""
-    told = []
+    told: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
         told += [text] if (text := " ".join(str(cause).split())) and text not in "".join(told) else []

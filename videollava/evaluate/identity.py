@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from videollava.data.load.shards import Shards
-from videollava.evaluate.benchmarks.reading import looks_like_data
+from videollava.data.prepare.golds import looks_like_data
 from videollava.evaluate.questions import Item, Medium, QuestionSet
 
 __all__ = ["SHORT", "hash_questions", "short_sums", "sum_media"]

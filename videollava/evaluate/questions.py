@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from videollava.data.acquire.unpacked import unpack_fetched
+from videollava.data.prepare.golds import gold_entries
 from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
 from videollava.evaluate.benchmarks import Benchmark, Question, own, tiny
-from videollava.evaluate.benchmarks.reading import looks_like_data
 from videollava.evaluate.benchmarks.video_qa import SUFFIXES
 from videollava.params import Evaluate
 
@@ -168,7 +168,7 @@ def read_split(prepared: Path, name: str) -> Iterator[Item]:
 def _read_folder(one: Benchmark, folder: Path, unpacked: Path, workspace: Path) -> QuestionSet:
     if not folder.is_dir():
         raise InputError(f"evaluate.folders.{one.id}: {folder}: no such folder")
-    gold = tuple(_gold(folder))
+    gold = tuple(gold_entries(folder))
     if not gold:
         raise InputError(f"{folder}: no question files (JSON, JSON lines or tables) in it")
     names = [name for question in one.questions(gold) for name in question.media]
@@ -183,16 +183,6 @@ def _read_folder(one: Benchmark, folder: Path, unpacked: Path, workspace: Path) 
             f"({names[0]}, ..); put them into a folder in it"
         )
     return QuestionSet(one, tuple(_item(question, workspace) for question in questions), gold)
-
-
-def _gold(folder: Path) -> Iterator[Path]:
-    """Files with data, and folders that hold some: what the benchmark reads, media folders left out."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        inside = [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file())
-        if any(looks_like_data(file) for file in inside):
-            yield path
 
 
 def _media_folder(folder: Path, names: Sequence[str]) -> Path | None:

@@ -59,7 +59,8 @@ def compute_lock(pins: str) -> str:
 
     InputError where one of `COMPUTE` is not pinned.
     """
-    versions = dict(found.groups() for line in pins.splitlines() if (found := PIN.match(line.strip())))
+    found = [PIN.match(line.strip()) for line in pins.splitlines()]
+    versions = {one[1]: one[2] for one in found if one}
     if lacking := [name for name in COMPUTE if name not in versions]:
         raise InputError(f"{PINS}: does not pin {', '.join(lacking)}; `make lock` writes it again")
     # Quoted: 2.10 would be read as the number 2.1.

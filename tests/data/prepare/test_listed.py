@@ -55,6 +55,27 @@ def test_what_a_stage_no_longer_reads_goes(workspace: Path) -> None:
     assert not [dep for dep in deps(workspace, "evaluate") if dep.startswith("data/raw")]
 
 
+def test_gold_files_of_ones_own_are_dependencies_and_media_are_not(workspace: Path) -> None:
+    folder = workspace / "my bench"
+    (folder / "videos").mkdir(parents=True)
+    (folder / "videos/a.mp4").write_bytes(b"\0\0\0 ftyp")
+    (folder / "test_q.json").write_text("[]")
+    (folder / "more").mkdir()
+    (folder / "more/test_a.json").write_text("[]")
+    before = deps(workspace, "evaluate")
+    asked = PARAMS.replace("/elsewhere", "my bench, mme: /nowhere") + "  benchmarks: [pope, mme]\n"
+    (workspace / "params.yaml").write_text(asked)
+    assert join_params(workspace, load_params())
+    assert not join_params(workspace, load_params())
+    added = set(deps(workspace, "evaluate")) - set(before)
+    assert added == {"data/raw/more", "my bench/test_q.json", "my bench/more"}
+    (folder / "test_q.json").unlink()
+    assert join_params(workspace, load_params())
+    (workspace / "params.yaml").write_text(PARAMS)
+    assert join_params(workspace, load_params())
+    assert set(deps(workspace, "evaluate")) == {"data/raw/more", *before}
+
+
 def test_all_else_stays_to_the_byte(workspace: Path) -> None:
     text = (workspace / "dvc.yaml").read_text()
     mine = listed_sources(workspace)

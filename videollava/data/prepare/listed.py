@@ -1,17 +1,19 @@
 """The sources that dvc.yaml's stages read, one line each: DVC takes no list from params.yaml.
 
-`index` reads the shards of every source, `evaluate` what was fetched for a benchmark (evaluate.folders). A dependency
-must be exactly one output of another stage. Of a folder above them DVC would not notice that a source is gone, and in
-a fresh clone it would pull none of the others.
+`index` reads the shards of every source, `evaluate` what was fetched for a benchmark, and gold files that lie elsewhere
+(evaluate.folders). A dependency must be exactly one output of another stage. Of a folder above them DVC would not
+notice that a source is gone, and in a fresh clone it would pull none of the others.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from videollava.data.acquire.lock import place_locks
+from videollava.data.prepare.golds import gold_entries
 from videollava.errors import InputError
 from videollava.params import Params, read_mapping
 
@@ -20,12 +22,14 @@ __all__ = ["benchmark_sources", "check_listed", "join_params", "list_sources", "
 GRAPH = "dvc.yaml"
 RAW = "data/raw"
 SHARDS = "data/shards"
-NAME = r"([A-Za-z0-9][A-Za-z0-9_-]*)"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+MARK = "# of evaluate.folders"
+MARKED = re.compile(rf"^ *- (\S.*{MARK})\n", re.MULTILINE)
 
 
 def listed_sources(workspace: Path) -> list[str]:
     """Names of the sources whose shards dvc.yaml lists as dependencies."""
-    return _listed(workspace, "index", SHARDS)
+    return [Path(path).name for path in _listed(workspace, "index", _line(SHARDS))]
 
 
 def list_sources(workspace: Path, names: Iterable[str]) -> bool:
@@ -36,7 +40,7 @@ def list_sources(workspace: Path, names: Iterable[str]) -> bool:
     names = list(names)
     if (workspace / GRAPH).is_file():
         place_locks(workspace, names)
-    return _list(workspace, "index", SHARDS, names)
+    return _list(workspace, "index", _line(SHARDS), [f"{SHARDS}/{name}" for name in names])
 
 
 def join_params(workspace: Path, params: Params) -> bool:
@@ -44,7 +48,9 @@ def join_params(workspace: Path, params: Params) -> bool:
     changed it; InputError where a benchmark's folder is that of an unknown source.
     """
     sources = list_sources(workspace, params.sources)
-    return _list(workspace, "evaluate", RAW, benchmark_sources(params)) or sources
+    raw = _list(workspace, "evaluate", _line(RAW), [f"{RAW}/{name}" for name in benchmark_sources(params)])
+    gold = [f"{_quoted(path)}  {MARK}" for path in benchmark_files(workspace, params)]
+    return _list(workspace, "evaluate", MARKED, gold) or raw or sources
 
 
 def benchmark_sources(params: Params) -> list[str]:
@@ -61,6 +67,21 @@ def benchmark_sources(params: Params) -> list[str]:
             )
         named[parts[2]] = benchmark
     return [name for name in params.sources if name in named]
+
+
+def benchmark_files(workspace: Path, params: Params) -> list[str]:
+    """Question and gold files of the benchmarks that are asked, where no stage makes them; folders that hold some.
+
+    Another gold file evaluates again; media, which may be large, are compared at the evaluation itself.
+    """
+    found: dict[str, None] = {}
+    for name in params.evaluate.benchmarks:
+        folder = params.evaluate.folders.get(name, RAW)
+        if Path(folder).parts[:2] != ("data", "raw") and (workspace / folder).is_dir():
+            found |= dict.fromkeys(
+                (Path(folder) / path.name).as_posix() for path in gold_entries(workspace / folder)
+            )
+    return list(found)
 
 
 def check_listed(workspace: Path, names: Iterable[str]) -> None:
@@ -81,24 +102,24 @@ def check_listed(workspace: Path, names: Iterable[str]) -> None:
         )
 
 
-def _listed(workspace: Path, stage: str, folder: str) -> list[str]:
+def _listed(workspace: Path, stage: str, line: re.Pattern[str]) -> list[str]:
     file = workspace / GRAPH
     found = _stage(file.read_text(), stage) if file.is_file() else None
-    return [line[1] for line in _line(folder).finditer(found[0])] if found else []
+    return [one[1] for one in line.finditer(found[0])] if found else []
 
 
-def _list(workspace: Path, stage: str, folder: str, names: list[str]) -> bool:
+def _list(workspace: Path, stage: str, line: re.Pattern[str], wanted: list[str]) -> bool:
     file = workspace / GRAPH
-    if not file.is_file() or _listed(workspace, stage, folder) == names:
+    if not file.is_file() or _listed(workspace, stage, line) == wanted:
         return False
     text = file.read_text()
     found = _stage(text, stage)
     if not found:
         raise InputError(f"{file}: no stage {stage} with deps; restore it: `git checkout dvc.yaml`")
-    first = _line(folder).search(found[0])
+    first = line.search(found[0])
     place = found.start() + first.start() if first else found.end("head")
-    lines = "".join(f"{found['indent']}  - {folder}/{name}\n" for name in names)
-    rest = _line(folder).sub("", text[place : found.end()])
+    lines = "".join(f"{found['indent']}  - {one}\n" for one in wanted)
+    rest = line.sub("", text[place : found.end()])
     half = file.with_name(f"{GRAPH}.tmp")
     half.write_text(text[:place] + lines + rest + text[found.end() :])
     half.replace(file)
@@ -106,7 +127,11 @@ def _list(workspace: Path, stage: str, folder: str, names: list[str]) -> bool:
 
 
 def _line(folder: str) -> re.Pattern[str]:
-    return re.compile(rf"^ *- {folder}/{NAME} *\n", re.MULTILINE)
+    return re.compile(rf"^ *- ({folder}/{NAME}) *\n", re.MULTILINE)
+
+
+def _quoted(path: str) -> str:
+    return path if re.fullmatch(r"[\w./-]+", path) else json.dumps(path)
 
 
 def _stage(text: str, name: str) -> re.Match[str] | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from videollava.data.prepare.golds import looks_like_data
 from videollava.errors import InputError
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "absent",
     "documents",
     "find",
-    "looks_like_data",
     "named",
     "parse",
     "pick",
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 _used: ContextVar[set[Path] | None] = ContextVar("used", default=None)
-SNIFFED = 4096
 NAMED = 4
 ID_KEYS = ("question_id", "id", "questionId", "image")
 TEXT_KEYS = ("text", "prediction", "pred", "answer")
@@ -254,14 +253,6 @@ def _text(value: Any) -> str | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return None
-
-
-def looks_like_data(path: Path) -> bool:
-    """Whether a file is JSON or a table, by how it begins."""
-    with path.open("rb") as file:
-        head = file.read(SNIFFED)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    return start in (b"{", b"[") or (b"\t" in head.partition(b"\n")[0] and b"\0" not in head)
 
 
 def _parse_json(path: Path, text: str, lenient: bool) -> Document:
