@@ -115,17 +115,14 @@ def _nothing_to_do(root: Path, promote: bool) -> bool:
 
 def _make_up(root: Path, params: Any, version: Any) -> None:
     """Save in git what an earlier retraining could not, or made before there was such a thing."""
-    from flows.history.keep import is_kept, keep, tie
+    from flows.history.keep import make_up
 
-    if is_kept(root, version.saved):
-        return
     try:
-        saved = keep(root, root, params)
-        named = tie(root, root, params, version, saved)
-        told = [*saved.notes, named.note or f"version {version.number} is saved as {saved.commit[:12]}"]
+        told = make_up(root, params, version)
     except InputError as error:
         told = [f"version {version.number} is not saved in git: {error}"]
-    print("\n".join(line for line in told if line) + "\n")
+    if told:
+        print("\n".join(told) + "\n")
 
 
 def _run_flow(root: Path, lock: int, options: argparse.Namespace) -> int:

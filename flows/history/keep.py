@@ -12,7 +12,7 @@ from flows.history.gather import gather
 from flows.history.made import Made
 from flows.history.save import Saved, save
 from flows.history.snapshot import Snapshot
-from flows.history.tags import PRIVATE, Named, name_version
+from flows.history.tags import PRIVATE, Named, name_version, version_refs
 from flows.places.git import ask_git, run_git
 from videollava import registry
 from videollava.errors import InputError
@@ -20,7 +20,7 @@ from videollava.params import Params, Tracking
 from videollava.tracking.store import Store, connect, find_run
 from videollava.tracking.troubles import is_from_store
 
-__all__ = ["bring_home", "is_kept", "keep", "push_refs", "tie"]
+__all__ = ["bring_home", "is_kept", "keep", "make_up", "push_refs", "tie"]
 
 SSH = ("GIT_SSH_COMMAND", "GIT_SSH")
 
@@ -68,6 +68,20 @@ def bring_home(home: Path, root: Path, ref: str) -> None:
 def is_kept(home: Path, commit: str) -> bool:
     """Whether a saved retraining is in this repository."""
     return bool(commit) and ask_git(home, "cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+
+def make_up(root: Path, params: Params, version: registry.Version) -> list[str]:
+    """Save and name the version of what lies in `root`, where that was not done (or cut short); what was, in words.
+
+    InputError where it cannot be saved.
+    """
+    names = version_refs(version.name, version.number)
+    kept = is_kept(root, version.saved)
+    if kept and any(ask_git(root, "rev-parse", "--verify", "--quiet", ref) for ref in names):
+        return []
+    saved = Saved(version.saved, version.saved_ref) if kept else keep(root, root, params)
+    named = tie(root, root, params, version, saved)
+    return [*saved.notes, named.note or f"version {version.number} is saved as {saved.commit[:12]}"]
 
 
 def tie(home: Path, root: Path, params: Params, version: registry.Version, saved: Saved) -> Named:

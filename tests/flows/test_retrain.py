@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.local import _make_up
+from flows.history.keep import make_up
 from videollava.params import Tracking, load_params
 from videollava.registry import champion, list_versions
 from videollava.tracking.store import connect
@@ -81,7 +81,6 @@ def test_a_killed_flow_leaves_nothing_and_goes_on(
     mentions: Callable[[str], list[int]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     git(tmp_path, "init", "--quiet", "--bare", "shared.git")
     git(workspace, "remote", "add", "shared", str(tmp_path / "shared.git"))
@@ -133,8 +132,12 @@ def test_a_killed_flow_leaves_nothing_and_goes_on(
     assert f"version 1 is saved as {version.saved[:12]}" in again
     assert git(workspace, "rev-parse", "refs/videollava/model/videollava/1").strip() == version.saved
     monkeypatch.chdir(workspace)
-    _make_up(workspace, load_params(), version)  # once is enough
-    assert capsys.readouterr().out == ""
+    assert make_up(workspace, load_params(), version) == []  # once is enough
+    git(
+        workspace, "update-ref", "-d", "refs/videollava/model/videollava/1"
+    )  # as if killed before it was named
+    assert make_up(workspace, load_params(), version) == [f"version 1 is saved as {version.saved[:12]}"]
+    assert git(workspace, "rev-parse", "refs/videollava/model/videollava/1").strip() == version.saved
     assert len(list_versions(workspace, Tracking())) == 1
 
 
