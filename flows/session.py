@@ -29,6 +29,7 @@ from videollava.tracking.lineage import (
 from videollava.tracking.packages import package_tags
 from videollava.tracking.spent import find_journal
 from videollava.tracking.store import connect, find_run, tracking_uri
+from videollava.tracking.tidy import tidy
 from videollava.tracking.troubles import is_from_store
 
 __all__ = ["Session", "open_session"]
@@ -133,6 +134,7 @@ def open_session(root: Path, params: Params) -> Iterator[Session]:
         for name in stage_order(root):
             close_abandoned(runs, name)  # stages that were ended with this process
         follower.stop(patience)
+        tidy(runs)
 
 
 def _number(text: str) -> bool:

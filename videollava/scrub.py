@@ -215,7 +215,9 @@ def _environment_secrets() -> Iterator[str]:
     """Values of secret variables, and as they stand in addresses; longer ones first."""
     # PWD is where a shell is, and no password; some name the file that holds what is secret.
     values = {value.strip() for name, value in os.environ.items() if is_secret_name(name) and name != "PWD"}
-    values |= {word for value in values if "://" in value for word in re.split(r"[\s,]+", value)}  # a list of them
+    values |= {
+        word for value in values if "://" in value for word in re.split(r"[\s,]+", value)
+    }  # a list of them
     secret = {value for value in values if len(value) >= SHORTEST and not _is_place(value)}
     found = {form for value in secret for form in _forms(value)}
     return iter(sorted(found, key=len, reverse=True))

@@ -47,7 +47,9 @@ def _copy(path: Path, files: list[Path], store: Path) -> Path:
     for name, content in contents:
         state.update(f"{name}\0{len(content)}\0".encode() + content)
     folder = store / state.hexdigest()[:16]
-    if not folder.is_dir():
+    if folder.is_dir():
+        os.utime(folder)  # named again: tidy.py leaves it be
+    else:
         aside = store / f"copying-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         for name, content in contents:
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
