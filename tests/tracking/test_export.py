@@ -121,7 +121,7 @@ def test_nothing_is_overwritten_and_half_an_export_is_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_write_sums", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(InputError, match=r"empty: not written: .*No space"):
             export(version, empty, workspace, params.tracking)
     assert list(empty.iterdir()) == []
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".empty")]

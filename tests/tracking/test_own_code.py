@@ -211,3 +211,15 @@ def test_a_version_of_an_earlier_release_is_answered_by_this_code_and_that_is_sa
     assert "carries no code of its own" in own.notes[0]
     with pytest.raises(InputError, match="not in the registry"):
         version_code(workspace, params.tracking, "7")
+
+
+def test_a_version_whose_wheel_was_deleted_says_so(
+    workspace: Path, params: Params, trained, tmp_path: Path
+) -> None:
+    trained("first", 90.0)
+    version, _ = register(workspace, params)
+    for wheel in (workspace / ".mlflow" / "artifacts").rglob("*.whl"):
+        wheel.unlink()
+    _, _, bring = version_code(workspace, params.tracking, version.reference)
+    with pytest.raises(InputError, match="videollava/1: its code cannot be had"):
+        bring(tmp_path)

@@ -205,7 +205,12 @@ def version_code(
     def bring(folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 
-        return Path(download_artifacts(f"{version.reference}/artifacts/{wheel}", dst_path=str(folder)))
+        try:
+            return Path(download_artifacts(f"{version.reference}/artifacts/{wheel}", dst_path=str(folder)))
+        except Exception as error:
+            if not is_from_store(error):
+                raise
+            raise InputError(f"{version.reference}: its code cannot be had: {explain(error).text}") from error
 
     return wheel, [str(pin) for pin in config.get("requirements") or ()], bring
 

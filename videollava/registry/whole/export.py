@@ -70,8 +70,8 @@ def export(
     folder = resolve(version.reference, workspace, tracking, places)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
+        aside.mkdir(parents=True)
         _copy_model(folder, aside)
         notes = _add_code(version.reference, workspace, tracking, aside)
         notes += _add_card(version.reference, workspace, tracking, aside)
@@ -79,6 +79,8 @@ def export(
         if target.is_dir():
             target.rmdir()
         aside.rename(target)
+    except OSError as error:
+        raise InputError(f"{target}: not written: {error}; nothing is left of it") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return notes
