@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flows.history.gather import gather
@@ -85,7 +86,13 @@ def make_up(root: Path, params: Params, version: registry.Version) -> list[str]:
 
 
 def tie(home: Path, root: Path, params: Params, version: registry.Version, saved: Saved) -> Named:
-    """Name the commit after its version in git, and the commit in the registry."""
+    """Name the commit after its version in git, and the commit in the registry. A version stays what it was saved as,
+    as long as that commit is here: saved once more beside other edits, it is the same retraining.
+    """
+    if version.saved != saved.commit and is_kept(home, version.saved):
+        named = name_version(home, root, params.tracking, version.number, version.saved)
+        told = f"version {version.number} stays the commit it was saved as first, {version.saved[:12]}"
+        return replace(named, note=named.note or told)
     if version.saved != saved.commit:
         registry.note_saved(root, params.tracking, version, saved.commit, saved.ref)
     return name_version(home, root, params.tracking, version.number, saved.commit)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from flows.history.keep import bring_home, push_refs
+from flows.history.keep import bring_home, push_refs, tie
 from flows.history.made import Made
 from flows.history.save import Saved, save
 from flows.history.tags import name_version
 from flows.places.clones import have_clone
 from flows.storage import share
 from videollava.errors import InputError
-from videollava.params import Tracking
+from videollava.params import Tracking, load_params
+from videollava.registry import Version
 
 SERVER = "http://127.0.0.1:9"
 
@@ -76,6 +77,17 @@ def test_a_tag_never_moves(finished: Path) -> None:
     named = name_version(finished, finished, Tracking(uri=SERVER), 1, keep(finished).commit)
     assert named.note.startswith(f"model/videollava/1 is another commit already ({there[:12]})")
     assert git(finished, "rev-parse", "model/videollava/1") == there
+
+
+def test_a_version_stays_what_it_was_saved_as(finished: Path) -> None:
+    first = keep(finished)
+    version = Version("videollava", 1, "", 0, saved=first.commit, saved_ref=first.ref)
+    (finished / "stage.py").chmod(0o755)  # an edit that changes no stage
+    second = keep(finished)
+    assert second.commit != first.commit
+    named = tie(finished, finished, load_params(finished / "params.yaml"), version, second)
+    assert named.note == f"version 1 stays the commit it was saved as first, {first.commit[:12]}"
+    assert git(finished, "rev-parse", named.ref).strip() == first.commit
 
 
 def test_a_name_that_git_does_not_take(finished: Path) -> None:
