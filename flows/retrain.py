@@ -22,6 +22,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
+from flows.evaluate import answer_as_champion
 from flows.history.keep import keep, push_refs, tie
 from flows.history.save import Saved
 from flows.history.snapshot import Snapshot, take_snapshot
@@ -104,6 +105,7 @@ def work(
         saved = save_retraining(session, keeper, before) if before else None
         version = register_version(session, saved)
         name = tag_version(session, keeper, version["number"], saved) if saved else ""
+        answer_as_champion(root, params, version["number"], lock, stores(root))
         decision = judge_version(session, version["number"])
         moved = promote_version(session, version["number"], person) if promote else None
         _tell(session, decision, version["number"], moved, person)
@@ -271,6 +273,7 @@ def judge_version(session: Session, number: int) -> Decision:
         log.warning("gate: %s", reason)
     for note in decision.notes:
         log.info("gate: %s", note)
+    registry.note_decision(session.root, tracking, version, decision)
     try:
         if page := registry.comparison_page(session.root, session.params, version, live, places):
             session.journal.artifact(page)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from videollava.errors import InputError
+from videollava.gate import Bar, Gate
 from videollava.params import Params, load_params, markdown, parse_params, profile_names, profile_text, schema
 
 ROOT = Path(__file__).parents[1]
@@ -59,9 +61,9 @@ def test_a_mistake_names_the_key_and_the_remedy(raw: dict[str, object], message:
 def test_overrides_and_numbers_without_a_dot(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("finetune: {learning_rate: 2e-5}\n")
-    params = load_params(file, ["finetune.epochs=3", "gate.minimum.gqa=50", "finetune.lora.r=8"])
+    params = load_params(file, ["finetune.epochs=3", "evaluate.folders.gqa=here", "finetune.lora.r=8"])
     assert params.finetune.learning_rate == 2e-5
-    assert (params.finetune.epochs, params.finetune.lora.r, params.gate.minimum["gqa"]) == (3, 8, 50.0)
+    assert (params.finetune.epochs, params.finetune.lora.r, params.evaluate.folders["gqa"]) == (3, 8, "here")
     with pytest.raises(InputError, match=r"write SECTION\.KEY=VALUE"):
         load_params(file, ["epochs"])
 
@@ -86,8 +88,6 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         ({"finetune": {"learning_rate": float("inf")}}, "finetune.learning_rate must be a finite number"),
         ({"finetune": {"learning_rate": True}}, "finetune.learning_rate must be float, not True"),
         ({"finetune": {"batch_size": 0}}, "finetune.batch_size must be at least 1, not 0"),
-        ({"gate": {"significance": 5}}, "gate.significance must be less than 1, not 5"),
-        ({"gate": {"minimum": {"easy_vqa": "high"}}}, "gate.minimum.easy_vqa must be float, not 'high'"),
         ({"finetune": {"warmup_ratio": 1.5}}, "finetune.warmup_ratio must be at most 1, not 1.5"),
         ({"evaluate": {"blind": "yes"}}, "evaluate.blind must be bool"),
         ({"evaluate": {"benchmarks": ["gqa", "gqa"]}}, "evaluate.benchmarks names gqa twice"),
@@ -111,8 +111,7 @@ def test_every_number_has_bounds() -> None:
     loose = [
         f"{section}.{name}" for section, name, field in numbers(json.loads(schema())) if not bounded(field)
     ]
-    # A gain or a distance may be below zero: whoever sets -100 switches it off. model.feature_layer counts both ways.
-    free = ["Gate.minimum_gain", "Gate.minimum_gains", "Gate.minimum_over_blind", "Model.feature_layer"]
+    free = ["Model.feature_layer"]  # counts both ways
     assert sorted(loose) == free
 
 
@@ -153,7 +152,8 @@ def test_what_yaml_would_drop_in_silence_is_refused(tmp_path: Path, text: str, m
 
 
 @pytest.mark.parametrize(
-    "twice", [("seed=1", "seed=2"), ("gate.minimum={gqa: 1}", "gate.minimum.gqa=2"), ("seed=1", "seed=1")]
+    "twice",
+    [("seed=1", "seed=2"), ("evaluate.folders={gqa: a}", "evaluate.folders.gqa=b"), ("seed=1", "seed=1")],
 )
 def test_two_overrides_of_one_parameter_are_refused(tmp_path: Path, twice: tuple[str, str]) -> None:
     file = tmp_path / "params.yaml"
@@ -169,3 +169,29 @@ def test_a_changed_copy_is_checked_too() -> None:
         train.replace(epochs=0)
     with pytest.raises(ValidationError, match="Extra inputs"):
         train.replace(epoch=3)
+
+
+def test_an_older_files_gate_is_told_what_to_write_into_gate_yaml() -> None:
+    old = {
+        "gate": {
+            "minimum": {"easy_vqa": 60.0},
+            "minimum_gains": {"mine": 1.0},
+            "allowed_regressions": {"easy_vqa": 2.0},
+            "allowed_regression": 1.5,
+            "significance": 0.01,
+        },
+        "tracking": {"model": "ours"},
+    }
+    with pytest.raises(InputError) as caught:
+        parse_params(old)
+    head, _, text = str(caught.value).partition("\n")
+    assert "gate moved to gate.yaml" in head
+    gate = Gate.model_validate(yaml.safe_load(text)["ours"])
+    assert gate == Gate(
+        benchmarks={
+            "easy_vqa": Bar(minimum=60.0, allowed_regression=2.0),
+            "mine": Bar(minimum_gain=1.0),
+        },
+        allowed_regression=1.5,
+        level=0.01,
+    )

@@ -91,6 +91,11 @@ def _stage(name: str) -> Command:
                 "--champion", type=Path, help="with --model: an evaluation folder to compare with"
             )
             parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
+            parser.add_argument(
+                "--keep",
+                action="store_true",
+                help="with --model models:/..: scores and answers stay with the version, for the gate",
+            )
 
     def run(arguments: Arguments) -> int:
         settle_torch()
@@ -154,6 +159,8 @@ def _parts(name: str, params: Any, source: str) -> list[tuple[str, tuple[str, ..
 
 def _check_evaluation(arguments: Arguments) -> None:
     """Before hours of answers: what goes with --model alone, and a champion to compare with."""
+    if arguments.keep and not (arguments.model or "").startswith("models:/"):
+        raise InputError("--keep: only a registered version keeps an evaluation: give --model models:/NAME/N")
     alone = [f"--{name}" for name in ("out", "champion") if getattr(arguments, name)]
     if alone and not arguments.model:
         raise InputError(
@@ -192,10 +199,18 @@ def _plot(name: str, workspace: Path) -> None:
 
 
 def _evaluate_other(params: Any, machine: Any, workspace: Path, arguments: Arguments) -> None:
-    from videollava.evaluate.others import evaluate_other
+    from videollava.evaluate.others import evaluate_other, folder_of
 
-    chosen = bool(arguments.benchmarks)
-    evaluate_other(params, workspace, arguments.model, arguments.out, machine, arguments.champion, chosen)
+    chosen, given = bool(arguments.benchmarks), arguments.model
+    out = arguments.out or workspace / folder_of(given)
+    scores = evaluate_other(params, workspace, given, out, machine, arguments.champion, chosen)
+    if not arguments.keep or not scores:  # on ranks other than 0 there are none
+        return
+    from videollava import registry
+
+    version = registry.find_version(workspace, params.tracking, given)
+    for trouble in registry.note_evaluation(workspace, params.tracking, version, scores, out):
+        print(f"warning: {trouble}; the scores are in {out}", file=sys.stderr)
 
 
 def _evaluate_by_own_code(arguments: Arguments) -> int | None:

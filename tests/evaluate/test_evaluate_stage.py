@@ -27,8 +27,7 @@ from videollava.evaluate.benchmarks.interface import SHORT
 from videollava.evaluate.predict import Settings
 from videollava.evaluate.results import read_results
 from videollava.evaluate.stage import evaluate, run
-from videollava.gate import decide, read_pairs
-from videollava.params import Gate
+from videollava.gate import Gate, Rules, decide, read_pairs
 
 YES, NO = "{'pred': 'yes', 'score': 4}", "{'pred': 'no', 'score': 1}"
 IMAGES = 6
@@ -234,9 +233,11 @@ def test_a_judge_over_http(workspace: Path, model_folder: Path, shared: Path, ca
         other = evaluate(
             params(**common, judge=judged_by(log, model="b")), workspace, model_folder, workspace / "b"
         )
-    refused = decide(other, metrics, Gate())
-    assert "graded by b fake-0613" in refused.reasons[0]
-    assert read_pairs(workspace / "b", out) == {}
+    pairs, unlike = read_pairs(workspace / "b", [out])
+    assert not pairs
+    refused = decide(other, metrics, Rules(Gate(minimum_over_blind=0.0)), pairs, unlike)
+    assert "msvd: no comparison with the champion: graded in" in refused.reasons[0]
+    assert "by b fake-0613" in refused.reasons[0]
 
 
 def test_a_question_too_long_for_the_model_counts_as_unanswered(
@@ -286,8 +287,12 @@ def test_images_inside_the_table_and_a_limit(workspace: Path, model_folder: Path
     assert metrics["mmbench"]["accuracy"] == read_results(workspace / "few")["mmbench"].score.value
     assert not (workspace / "few/submissions").exists()
     assert "missing_media" not in metrics["mmbench"]
-    whole = {"mmbench": {"circular": 50.0, "headline": "circular"}}
-    assert "scored on a part" in decide(metrics, whole, Gate()).reasons[0]
+    whole = evaluate(params(**common), workspace, model_folder, workspace / "all")
+    assert whole["mmbench"]["questions"] != metrics["mmbench"]["questions"]
+    pairs, unlike = read_pairs(workspace / "few", [workspace / "all"])
+    refused = decide(metrics, whole, Rules(Gate()), pairs, unlike)
+    assert "mmbench: no comparison with the champion: other questions, media or gold" in refused.reasons[0]
+    assert refused.unanswered == ("mmbench",)
 
 
 def _rank(rank: int, port: int, size: int, chosen: Any, workspace: Path, out: Path, fatal: int = 0) -> int:
@@ -353,7 +358,8 @@ def test_ranks_are_one_bit_equal_and_a_killed_one_is_resumed(broken: Path, monke
     assert metrics["easy_vqa"]["missing_media"] == 6
     assert _run_ranks(2, chosen, broken, "two") == [0, 0]
     _assert_same_files(broken / "one", broken / "two")
-    assert decide(metrics, metrics, Gate(), read_pairs(broken / "two", broken / "one")).rows[0].p == 1.0
+    pairs, _ = read_pairs(broken / "two", [broken / "one"])
+    assert decide(metrics, metrics, Rules(Gate()), pairs).rows[0].p == 1.0
     first, *others = _run_ranks(3, chosen, broken, "three", fatal=4)
     assert others == [1, -signal.SIGKILL]
     assert first == 1
@@ -412,8 +418,10 @@ def test_compared_with_a_champion(
     monkeypatch.setattr(predict_module, "decode", lambda *_: "blue")
     wrong = evaluate(chosen, workspace, model_folder, workspace / "out", champion=workspace / "champion")
     assert "worse than the champion" in (workspace / "out/report.html").read_text()
-    pairs = read_pairs(workspace / "out", workspace / "champion")
-    decision = decide(wrong, right, Gate(), pairs)
+    pairs, unlike = read_pairs(workspace / "out", [workspace / "champion"])
+    assert not unlike
+    decision = decide(wrong, right, Rules(Gate()), pairs)
+    assert decision.rows[0].questions == wrong["easy_vqa"]["questions"]
     assert not decision.passed
     assert decision.rows[0].p == 2 * 0.5**6  # fifteen questions about six pictures
 

@@ -162,12 +162,9 @@ def test_the_whole_pipeline_on_micro_parameters(
     monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "train"))
     from micro import MICRO, sources
 
-    settings = [
-        *MICRO,
-        sources(checkout.parent / "pictures"),
-        "gate.minimum={}",
-        "gate.minimum_over_blind=-100",
-    ]
+    (checkout / "gate.yaml").write_text("videollava: {minimum_over_blind: -100.0}\n")
+    git(checkout, "commit", "--quiet", "-am", "loosen the gate")
+    settings = [*MICRO, sources(checkout.parent / "pictures")]
     output = retrain(checkout, checkout, *(word for item in settings for word in ("--set", item)))
     for stage in STAGES:
         assert f"\n{stage} " in output

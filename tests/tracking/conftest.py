@@ -45,11 +45,29 @@ def train(workspace: Path, weights: str, accuracy: float, blind: float = 20.0) -
     stages = {
         "prepare": {"cmd": "p", "outs": [{"path": "data/index", "md5": "d.dir"}]},
         "finetune": {"cmd": "f", "outs": [{"path": "models/videollava", "md5": key}]},
-        "evaluate": {"cmd": "e", "outs": [{"path": "evaluation", "md5": f"{accuracy}.dir"}]},
+        "evaluate": {"cmd": "e", "outs": [{"path": "evaluation", "md5": answer(cache, accuracy)}]},
     }
     (workspace / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
     scores = {"accuracy": accuracy, "blind_accuracy": blind}
     (workspace / "metrics.json").write_text(json.dumps({"easy_vqa": scores}))
+
+
+def answer(cache: Path, accuracy: float) -> str:
+    """An evaluation of 400 questions, so many percent of them answered rightly, in the cache; its hash."""
+    lines = [
+        {
+            "question_id": str(number),
+            "question": "what color is it?",
+            "answer": "red",
+            "prediction": "red" if number < 4 * accuracy else "blue",
+            "correct": number < 4 * accuracy,
+            "media": [],
+        }
+        for number in range(400)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    rows = [{"md5": put(cache, text.encode()), "relpath": "predictions/easy_vqa.jsonl"}]
+    return put(cache, json.dumps(rows).encode(), ".dir")
 
 
 @pytest.fixture(scope="session")
@@ -77,13 +95,16 @@ def workspace(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
     (folder / ".mlflow").mkdir()
     shutil.copy(empty_store, folder / ".mlflow" / "mlflow.db")
     (folder / "params.yaml").write_text("seed: 1\nfinetune: {epochs: 2}\n")
+    (folder / "gate.yaml").write_text(
+        "default: {minimum_over_blind: 10.0, benchmarks: {easy_vqa: {minimum: 60.0}}}\n"
+    )
     (folder / "dvc.yaml").write_text("stages: {finetune: {cmd: f, params: [finetune], deps: [], outs: []}}\n")
     return folder
 
 
 @pytest.fixture
 def params() -> Params:
-    return parse_params({"seed": 1, "finetune": {"epochs": 2}, "gate": {"minimum": {"easy_vqa": 60.0}}})
+    return parse_params({"seed": 1, "finetune": {"epochs": 2}})
 
 
 @pytest.fixture

@@ -50,19 +50,19 @@ def test_another_person_agrees(workspace: Path, params: Params) -> None:
 
 @pytest.mark.usefixtures("versions")
 def test_a_request_lapses_where_champion_or_decision_changed(workspace: Path, params: Params) -> None:
-    def ask(version: str, who: str, using: Params = params, **more: Any) -> Any:
-        return promote(workspace, using, version, who=who, approval=True, **more)
+    def ask(version: str, who: str, **more: Any) -> Any:
+        return promote(workspace, params, version, who=who, approval=True, **more)
 
     ask("2", ANN)
     promote(workspace, params, "1", approval=False)
     second = ask("2", BEN)
     assert second.move is None
     assert (second.lapsed.who, second.request.who) == (ANN, BEN)
-    stricter = params.replace(gate=params.gate.replace(minimum={"easy_vqa": 85.0}, minimum_over_blind=95.0))
-    third = ask("2", ANN, stricter, force=True, because="they have to")  # refused now: another decision
+    (workspace / "gate.yaml").write_text("default: {minimum_over_blind: 95.0}\n")
+    third = ask("2", ANN, force=True, because="they have to")  # refused now: another decision
     assert (third.move, third.lapsed.who, third.request.forced) == (None, BEN, True)
-    assert ask("2", BEN, stricter)[1:] == (None, None, None)  # the gate refuses those who do not force
-    assert ask("2", BEN, stricter, force=True, because="so be it").move.because == "so be it"
+    assert ask("2", BEN)[1:] == (None, None, None)  # the gate refuses those who do not force
+    assert ask("2", BEN, force=True, because="so be it").move.because == "so be it"
     assert champion(workspace, params.tracking).number == 2
 
 
@@ -70,9 +70,6 @@ def test_a_request_lapses_where_champion_or_decision_changed(workspace: Path, pa
 def test_a_request_shows_and_survives_another(
     workspace: Path, params: Params, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (workspace / "params.yaml").write_text(
-        "seed: 1\nfinetune: {epochs: 2}\ngate: {minimum: {easy_vqa: 60.0}}\n"
-    )
     (workspace / "gate.yaml").write_text(
         "videollava: {approval: true, benchmarks: {easy_vqa: {minimum: 60.0}}}\n"
     )

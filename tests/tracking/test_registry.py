@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from videollava.errors import InputError
-from videollava.params import Gate, Params, Tracking
+from videollava.params import Params, Tracking
 from videollava.registry import (
     PromotionConflict,
     Store,
@@ -250,9 +250,10 @@ def test_the_newest_version_is_the_default(workspace: Path, params: Params, trai
     assert find_version(workspace, params.tracking, "").number == 2
 
 
-def test_gate_is_taken_from_params(workspace: Path, params: Params, trained) -> None:
+def test_gate_is_taken_from_gate_yaml(workspace: Path, params: Params, trained) -> None:
 
     trained("a", 80.0, blind=75.0)
     register(workspace, params)
     assert promote(workspace, params, "1")[1] is None
-    assert promote(workspace, params.replace(gate=Gate(minimum_over_blind=5.0)), "1")[1] is not None
+    (workspace / "gate.yaml").write_text("videollava: {minimum_over_blind: 5.0}\n")
+    assert promote(workspace, params, "1")[1] is not None

@@ -333,7 +333,8 @@ def test_artifacts_and_tags_that_are_gone_or_edited(workspace: Path, params: Par
     client.set_model_version_tag(MODEL, "3", "evaluation", "../../../etc/passwd")
     client.delete_model_version_tag(MODEL, "2", "key")
     decision = examine(*(find_version(workspace, params.tracking, n) for n in "31"), params, workspace)
-    assert "compared by figures alone" in decision.notes[-1]
+    assert "version 3: its answers are in no store" in decision.notes[-1]
+    assert "no comparison with the champion: this version's answers are in no store" in decision.reasons[-1]
     assert rollback(workspace, params.tracking).to == 2
     shutil.rmtree(workspace / ".mlflow/artifacts")
     with pytest.raises(InputError, match=r"models:/videollava/1: its list of files cannot be read"):

@@ -88,6 +88,18 @@ class Bound:
             return 1.0
         return float(stdtr(self.media - 1, -(self.mean - self.shift - threshold) / self.error))
 
+    def needed(self, allowed: float) -> int:
+        """About how many such media would show a loss of `allowed`, four times in five where there is none."""
+        if self.reach <= allowed or allowed <= 0 or not math.isfinite(self.error):
+            return self.media
+        often = (self.reach - self.shift) / self.error
+        single = self.shift**2 / LOST
+        spread = self.error**2 - single
+        times = 1.0
+        while self.shift / times + often * math.sqrt(spread / times + single / times**2) > allowed:
+            times *= 1.05
+        return math.ceil(self.media * times)
+
 
 def bootstrap(
     values: Sequence[float],

@@ -19,7 +19,6 @@ from videollava.params.bounds import (
     Fraction,
     Listed,
     Name,
-    Number,
     OneOrMore,
     Positive,
     Rate,
@@ -35,7 +34,6 @@ __all__ = [
     "Bases",
     "Encoder",
     "Evaluate",
-    "Gate",
     "Index",
     "Judge",
     "Language",
@@ -422,21 +420,6 @@ class Evaluate(Section):
     judge: Judge = Field(Judge(), description="who grades open answers")
 
 
-class Gate(Section):
-    """When a new version may become champion: gains and losses in points (percent)."""
-
-    minimum: Mapping[str, Amount] = Field({}, description="the least score by benchmark")
-    minimum_gain: Number = Field(0.0, description="of the mean over all benchmarks")
-    minimum_gains: Mapping[str, Number] = Field({}, description="the least gain by benchmark")
-    allowed_regression: Amount = Field(1.0, description="the most that a benchmark may lose")
-    allowed_regressions: Mapping[str, Amount] = Field({}, description="by benchmark, in the place of that")
-    significance: Fraction = Field(
-        0.05,
-        description="a difference counts only if equal models would show it less often; 0: figures as they are",
-    )
-    minimum_over_blind: Number = Field(10.0, description="the least distance over the model without media")
-
-
 class Tracking(Section):
     """Where MLflow is."""
 
@@ -480,7 +463,6 @@ class Params(Section):
     pretrain: Pretrain = Field(Pretrain(), description="stage 1: the projector learns")
     finetune: Train = Field(Train(), description="stage 2: projector and language model learn")
     evaluate: Evaluate = Field(Evaluate(), description="stage: scores and report")
-    gate: Gate = Field(Gate(), description="when a version becomes champion")
     tracking: Tracking = Field(Tracking(), description="where runs and versions are written down")
 
     @model_validator(mode="after")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from videollava.registry.aliases import CHAMPION, PREVIOUS
 from videollava.registry.evidence import comparison_page
+from videollava.registry.judging import examine, note_decision
 from videollava.registry.promotion import (
     Move,
     Outcome,
     PromotionConflict,
     Story,
     champion,
-    examine,
     move_champion,
     promote,
     result_of,
@@ -54,6 +54,7 @@ __all__ = [
     "list_models",
     "list_versions",
     "move_champion",
+    "note_decision",
     "note_evaluation",
     "note_saved",
     "open_store",

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videollava.errors import InputError
-from videollava.gate import Decision, decide, read_pairs, read_rules
+from videollava.gate import Decision, read_rules
 from videollava.params import Params, Tracking
 from videollava.registry.aliases import exists, settle
-from videollava.registry.evidence import answers_folder
+from videollava.registry.judging import examine, note_decision
 from videollava.registry.ledger import PromotionConflict, Record
 from videollava.registry.manifest import cache_of, missing_files, model_cache
 from videollava.registry.refusals import answered
@@ -33,7 +33,6 @@ __all__ = [
     "PromotionConflict",
     "Story",
     "champion",
-    "examine",
     "move_champion",
     "promote",
     "result_of",
@@ -85,34 +84,6 @@ def champion(workspace: Path, tracking: Tracking, store: Any = None) -> Version 
     return find_version(workspace, tracking, str(number), store) if number else None
 
 
-def examine(
-    version: Version, live: Version | None, params: Params, workspace: Path, places: Sequence[Store] = ()
-) -> Decision:
-    """The gate's decision on a version, against the champion it would replace, answer by answer where both
-    versions' answers are at hand (in DVC's cache, in `places`); where they are not, a note says so.
-    """
-    if live is None or live.number == version.number:
-        return decide(version.metrics, None, params.gate)
-    mine, theirs = (answers_folder(workspace, params.tracking, one, places) for one in (version, live))
-    pairs, lacking = {}, "answers of one are in no store"
-    if mine and theirs:
-        try:
-            pairs, lacking = read_pairs(mine, theirs), ""
-        except InputError as error:  # an old version that cannot be read must not bar every new one
-            lacking = str(error)
-    decision = decide(version.metrics, live.metrics, params.gate, pairs)
-    if not live.metrics:  # nothing to lose against is not the same as nothing lost
-        why = ", ".join(live.remarks) or "it has none"
-        reason = (
-            f"champion {live.number}: no scores to compare with ({why}); mend its tags, or promote by --force"
-        )
-        decision = replace(decision, passed=False, reasons=(*decision.reasons, reason))
-    if lacking:
-        note = f"version {version.number} and champion {live.number} are compared by figures alone: {lacking}"
-        decision = replace(decision, notes=(*decision.notes, note))
-    return decision
-
-
 @answered
 def promote(
     workspace: Path,
@@ -144,6 +115,7 @@ def promote(
     story = _begin(store.client, model)
     live = find_version(workspace, params.tracking, str(story.champion), store) if story.champion else None
     decision = examine(version, live, params, workspace, places)
+    note_decision(workspace, params.tracking, version, decision)
     if (not decision.passed and not force) or story.champion == version.number:
         return Outcome(decision)
     _check_usable(workspace, params.tracking, version, places, store)
@@ -341,8 +313,18 @@ def _append(workspace: Path, move: Move) -> None:
 
 
 def _digest(decision: Decision, version: int, live: int) -> str:
-    """Hash of a decision: who agrees later agrees to this very one. Notes decide nothing and are left out."""
-    said = {**asdict(decision), "notes": (), "version": version, "champion": live}
+    """Hash of a decision: who agrees later agrees to this very one. Notes, how often its questions judged others
+    meanwhile, and another commit with the same gate.yaml decide nothing and are left out.
+    """
+    rows = [{**row, "decided": 0} for row in decision.as_dict()["rows"]]
+    said = {
+        **asdict(decision),
+        "rows": rows,
+        "notes": (),
+        "rules": decision.rules.get("sha256"),
+        "version": version,
+        "champion": live,
+    }
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,7 @@ from videollava.registry.logged import log_model
 from videollava.registry.manifest import Manifest, cache_of, folder_key, read_manifest, read_object
 from videollava.registry.refusals import answered, is_missing
 from videollava.registry.store import Store
-from videollava.registry.versions import Version, find_version, open_store
+from videollava.registry.versions import LATER, Version, find_version, open_store
 from videollava.registry.whole.card import card_of, ranges_of, short_card
 from videollava.registry.whole.wheel import code_of, pack_code
 from videollava.scrub import scrub_all
@@ -130,11 +131,14 @@ def _make_version(
 def note_evaluation(
     workspace: Path, tracking: Tracking, version: Version, scores: Mapping[str, Any], out: Path
 ) -> list[str]:
-    """Keep a later evaluation with a version: its scores on the version and its run, `out`/report.html with the
-    run. What the store refuses comes back in words: one refusal keeps nothing else from arriving.
+    """Keep a later evaluation with a version: its scores on the version and its run, `out`/report.html and the answers
+    with the run, where the gate finds them. What the store refuses comes back in words: one refusal keeps nothing
+    else from arriving.
     """
     client = open_store(workspace, tracking).client
-    stamp, report = int(time.time()), out / "report.html"
+    stamp = int(time.time())
+    while str(stamp) in version.later:
+        stamp += 1
     tag = json.dumps(scrub_all(scores))
 
     def on_run() -> None:
@@ -146,14 +150,17 @@ def note_evaluation(
 
     steps: dict[str, Callable[[], object]] = {
         "its scores were not kept with the version": lambda: client.set_model_version_tag(
-            version.name, str(version.number), f"evaluated.{stamp}", tag
+            version.name, str(version.number), f"{LATER}{stamp}", tag
         ),
         "its scores were not kept with the run": on_run,
     }
-    if report.is_file():
-        steps["its report was not kept with the run"] = lambda: client.log_artifact(
-            version.run_id, str(report), f"evaluated/{out.name}"
-        )
+    for name, what in (("report.html", "report"), ("metrics.json", "figures"), ("predictions", "answers")):
+        if (out / name).exists():
+            keep = client.log_artifacts if (out / name).is_dir() else client.log_artifact
+            place = f"evaluated/{stamp}" + (f"/{name}" if (out / name).is_dir() else "")
+            steps[f"its {what} were not kept with the run"] = partial(
+                keep, version.run_id, str(out / name), place
+            )
     refused = []
     for what, step in steps.items():
         try:

@@ -20,6 +20,8 @@ from videollava.tracking.lineage import Lineage
 from videollava.tracking.troubles import explain, is_from_store
 
 __all__ = [
+    "DECISION",
+    "LATER",
     "Version",
     "find_version",
     "list_models",
@@ -32,6 +34,8 @@ __all__ = [
     "version_manifest",
 ]
 
+DECISION = "decision"  # tag: the gate's last decision on it
+LATER = "evaluated."  # tags: evaluations after it was registered, by their time
 REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+))")
 
 
@@ -60,6 +64,20 @@ class Version:
     tags: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     archived: bool = False
+
+    @property
+    def later(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Scores of evaluations after it was registered, by their stamp."""
+        return {
+            name.removeprefix(LATER): _metrics(text) or {}
+            for name, text in self.tags.items()
+            if name.startswith(LATER)
+        }
+
+    @property
+    def decision(self) -> dict[str, Any]:
+        """The gate's last decision on it (gate.Decision.as_dict), {} where it was never judged."""
+        return _decision(self.tags.get(DECISION))
 
     @property
     def reference(self) -> str:
@@ -294,6 +312,14 @@ def _metrics(text: str | None) -> dict[str, dict[str, Any]] | None:
         isinstance(scores, dict) and isinstance(scores.get("headline", ""), str) for scores in found.values()
     )
     return found if whole else None
+
+
+def _decision(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _remarks(version: Version, broken: bool) -> list[str]:
