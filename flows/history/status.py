@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(_table(states))
     if differing:
-        print(_wrap(f"\npackages that are installed otherwise: {in_words(differing)}", ""))
+        print("\n" + _wrap(f"packages that are installed otherwise: {in_words(differing)}", ""))
     return 0
 
 
@@ -124,7 +124,9 @@ def _table(states: Sequence[StageState]) -> str:
     lines = [f"{'stage':<{wide}}{'':<{STATE}}made"]
     for one in states:
         lines.append(f"{one.stage:<{wide}}{WORDS[one.state]:<{STATE}}{_made(one.made)}".rstrip())
-        lines += [_wrap(reason.text, "    ") for reason in one.reasons]
+        lines += [_wrap(reason.text, "    ") for reason in one.reasons if reason.kind != "earlier"]
+        if earlier := [reason.what for reason in one.reasons if reason.kind == "earlier"]:
+            lines.append(_wrap(f"after {', '.join(earlier)}", "    "))
     used = dict.fromkeys(one.state for one in states)
     lines += ["", *(f"{WORDS[state]}: {TOLD[state]}" for state in TOLD if state in used)]
     return "\n".join(lines).rstrip()
