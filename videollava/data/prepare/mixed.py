@@ -63,14 +63,14 @@ def write_splits(
     writers: dict[str, TableWriter] = {}
     said: dict[str, list[Places]] = {}
     mixed = Mixed()
-    for part, batch, numbers in _kept(joined, cut, counted, quarantine):
-        for split, rows in _by_split(joined, cut, numbers):
+    for part, batch, rows, numbers in _kept(joined, cut, counted, quarantine):
+        for split, chosen in _by_split(joined, cut, numbers):
             if split not in writers:
                 writers[split] = split_writer(folder, split, sizes.bounds.get(base_split(split)))
-            own = numbers[rows]
-            samples = _samples(part, batch, rows, counted.counts[own], sizes)
+            own = numbers[chosen]
+            samples = _samples(part, batch, rows[chosen], counted.counts[own], sizes)
             copies = np.where(cut.roles[own] == TRAINED, cut.copies[own], 1)
-            _write(writers[split], samples, np.repeat(np.arange(len(rows)), copies))
+            _write(writers[split], samples, np.repeat(np.arange(len(own)), copies))
             mixed.add(split, part.name, _totals(samples, copies))
             said.setdefault(split, []).append(_digests(samples))
     for split, writer in writers.items():
@@ -83,8 +83,6 @@ def write_splits(
 
 def _kept(joined: Joined, cut: Cut, counted: Counted, quarantine: Quarantine) -> Iterator[Numbered]:
     """Records that go to a split; those that can't be used are told to the quarantine."""
-    import pyarrow as pa
-
     is_used = cut.is_taken
     is_used[list(counted.refused)] = False
     for part in joined.parts:
@@ -93,7 +91,7 @@ def _kept(joined: Joined, cut: Cut, counted: Counted, quarantine: Quarantine) ->
             numbers = np.arange(begin, begin + len(rows))
             used = is_used[numbers]
             _reject(part, batch, rows[~used], numbers[~used], counted, quarantine)
-            yield part, batch.take(pa.array(rows[used])), numbers[used]
+            yield part, batch, rows[used], numbers[used]
 
 
 def _reject(
@@ -106,7 +104,7 @@ def _reject(
 
 
 def _by_split(joined: Joined, cut: Cut, numbers: Numbers) -> Iterator[tuple[str, Numbers]]:
-    """Names of splits, in the order in which they come first, and rows of the batch that go there."""
+    """Names of splits, in the order in which they come first, and which of these records go there."""
     splits, roles = joined.outlines.split[numbers], cut.roles[numbers]
     keys, firsts, place = np.unique(np.stack([splits, roles]), axis=1, return_index=True, return_inverse=True)
     for key in np.argsort(firsts):
@@ -118,10 +116,11 @@ def _by_split(joined: Joined, cut: Cut, numbers: Numbers) -> Iterator[tuple[str,
 
 @dataclass(frozen=True)
 class _Samples:
-    """Rows of a batch that go to one split: the texts of the batch, media numbered over all sources, and counts."""
+    """`rows` of a batch that go to one split: media numbered over all sources, and counts."""
 
     source: str
     batch: Any
+    rows: Numbers
     media: Lists
     counts: NDArray[Any]
     images: Numbers
@@ -130,15 +129,13 @@ class _Samples:
 
 
 def _samples(part: Part, batch: Any, rows: Numbers, counts: NDArray[Any], sizes: Sizes) -> _Samples:
-    import pyarrow as pa
-
     media = media_of(batch).take(rows)
     videos = media.count(part.kinds == VIDEO)
     # Other kinds of pictures (depth, thermal) take as many tokens as an image.
     images = media.lengths - videos
     tokens = counts["text"] + images * sizes.image_tokens + videos * sizes.video_tokens
     everywhere = Lists(media.offsets, part.numbers[media.values])
-    return _Samples(part.name, batch.take(pa.array(rows)), everywhere, counts, images, videos, tokens)
+    return _Samples(part.name, batch, rows, everywhere, counts, images, videos, tokens)
 
 
 def _write(writer: TableWriter, samples: _Samples, rows: Numbers) -> None:
@@ -155,7 +152,7 @@ def _write(writer: TableWriter, samples: _Samples, rows: Numbers) -> None:
         "videos": samples.videos[rows],
         "tokens": samples.tokens[rows],
     }
-    texts = samples.batch.take(pa.array(rows))
+    texts = samples.batch.take(pa.array(samples.rows[rows]))
     columns = [
         _column(own[name] if name in own else texts.column(name), kind)
         for name, kind in zip(writer.schema.names, writer.schema.types, strict=True)
