@@ -27,7 +27,8 @@ COUNTED = ("records", "text_tokens", "target_tokens", "images", "videos", "token
 MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, and its bits are as good as random
 VIDEO = KINDS.index("video")
 
-Numbered = tuple[
+# A batch of a source's records, rows that are kept, and their numbers among all.
+Numbered = tuple[Part, Any, Numbers, Numbers]
     Part, Any, Numbers
 ]  # a batch of a source's records that are kept, and their numbers among all
 
