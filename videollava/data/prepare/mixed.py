@@ -29,8 +29,6 @@ VIDEO = KINDS.index("video")
 
 # A batch of a source's records, rows that are kept, and their numbers among all.
 Numbered = tuple[Part, Any, Numbers, Numbers]
-    Part, Any, Numbers
-]  # a batch of a source's records that are kept, and their numbers among all
 
 
 @dataclass(frozen=True)
