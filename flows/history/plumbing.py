@@ -99,11 +99,15 @@ def scratch(root: Path) -> Iterator[Path]:
     What a killed one left in there is removed first. InputError where `root` is not the top of a git repository.
     """
     place = _git_folder(root) / "videollava"
-    with hold_file(place / "lock", f"{root}: another process is saving a retraining here"):
-        for left in place.glob("work-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix="work-", dir=place) as folder:
-            yield Path(folder)
+    try:
+        place.mkdir(exist_ok=True)
+        with hold_file(place / "lock", f"{root}: another process is saving a retraining here"):
+            for left in place.glob("work-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix="work-", dir=place) as folder:
+                yield Path(folder)
+    except OSError as error:  # a full disk, a repository that is only read: a training is not lost for it
+        raise InputError(f"{place}: {error.strerror or error}") from error
 
 
 def open_index(root: Path, folder: Path, tree: str = "") -> Index:
@@ -158,9 +162,7 @@ def _git_folder(root: Path) -> Path:
         raise InputError(
             f"{root}: is a folder of the repository at {top}, not its top; work in a clone of its own"
         )
-    folder = Path(run_git(root, "rev-parse", "--absolute-git-dir"))
-    (folder / "videollava").mkdir(exist_ok=True)
-    return folder
+    return Path(run_git(root, "rev-parse", "--absolute-git-dir"))
 
 
 def _split(text: str) -> list[str]:

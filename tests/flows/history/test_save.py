@@ -277,6 +277,12 @@ def test_no_git_and_no_commit_are_said(finished: Path) -> None:
         keep(finished)
 
 
+def test_a_repository_that_cannot_be_written_to_is_said(finished: Path) -> None:
+    (finished / ".git/videollava").write_text("in the way")
+    with pytest.raises(InputError, match=r"\.git/videollava: File exists"):
+        keep(finished)
+
+
 def test_a_folder_of_a_larger_repository_is_said(finished: Path) -> None:
     shutil.rmtree(finished / ".git")
     git(finished.parent, "init", "-q")
