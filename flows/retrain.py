@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -24,6 +25,7 @@ from prefect.states import State
 
 from flows.evaluate import answer_as_champion
 from flows.history.keep import keep, push_refs, tie
+from flows.history.lineage import write_pages
 from flows.history.save import Saved
 from flows.history.snapshot import Snapshot, take_snapshot
 from flows.places.workspace import apply_params, occupy, repository
@@ -109,6 +111,7 @@ def work(
         decision = judge_version(session, version["number"])
         moved = promote_version(session, version["number"], person) if promote else None
         _tell(session, decision, version["number"], moved, person)
+        _keep_lineage(session, keeper, version["reference"])
         _publish(session, decision, version)
         remote = load_machine(root).push_to
         if saved and push and remote:
@@ -342,6 +345,18 @@ def _push(session: Session, keeper: Path, remote: str, refs: list[str], stages: 
         _warn(
             f"not pushed to {remote}: {error}; `dvc push --run-cache` and `videollava save --push {remote}` do it later"
         )
+
+
+def _keep_lineage(session: Session, keeper: Path, reference: str) -> None:
+    """What the version is made of, as a picture and as JSON, on its run's page."""
+    with TemporaryDirectory() as folder:
+        try:
+            pages = write_pages(keeper, reference, Path(folder))
+        except InputError as error:
+            _warn(f"no picture of the lineage: {error}")
+            return
+        for page in pages:
+            session.journal.artifact(page)
 
 
 def _publish(session: Session, decision: Decision, version: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from flows.history.story import Story, tell
 from videollava.command import file_to_write
 from videollava.gate import primary
 
-__all__ = ["add_arguments", "as_json", "as_text", "run"]
+__all__ = ["add_arguments", "as_json", "as_text", "run", "write_pages"]
 
 Rows = Sequence[Sequence[str]]
 SHORT = 12  # digits of a sum that are shown
@@ -36,6 +36,15 @@ def run(options: argparse.Namespace) -> int:
         options.picture.write_text(draw(story))
     print(json.dumps(as_json(story), indent=2) if options.json else as_text(story))
     return 0
+
+
+def write_pages(root: Path, reference: str, folder: Path) -> list[Path]:
+    """The story of a version as lineage.svg and lineage.json in `folder`."""
+    story = tell(root, reference)
+    picture, text = folder / "lineage.svg", folder / "lineage.json"
+    picture.write_text(draw(story))
+    text.write_text(json.dumps(as_json(story), indent=2))
+    return [picture, text]
 
 
 def as_json(story: Story) -> dict[str, Any]:
