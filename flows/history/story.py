@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
+from flows.history.find import find_commit
 from flows.history.made import Made, read_made
-from flows.history.tags import PRIVATE, TAGS, version_refs
+from flows.history.tags import PRIVATE, TAGS
 from flows.places.git import ask_git
 from videollava import registry
 from videollava.errors import InputError
@@ -93,26 +94,21 @@ def tell(root: Path, reference: str) -> Story:
     """
     params = load_params(root / "params.yaml")
     version, moves, trouble = _ask_registry(root, params, reference)
-    commit, ref = _find_commit(root, params, reference, version)
+    commit, known, lacking = _find(root, params, reference, version)
     if version is None and not commit:
-        raise InputError(trouble or f"{reference}: neither a version nor a saved retraining")
-    name, number = (version.name, version.number) if version is not None else _named(ref, params)
-    lacks = [trouble] if trouble and version is None else []
-    made = None
+        raise InputError(trouble if trouble == lacking else f"{lacking}; {trouble}")
+    name, _, number = (f"{version.name}/{version.number}" if version is not None else known).rpartition("/")
+    made, lacks = None, [line for line in (trouble, lacking) if line]
     if commit:
         try:
             made = read_made(root, commit)
         except InputError as error:
             lacks.append(str(error))
-    else:
-        lacks.append(
-            "no saved retraining is here: its tag was not fetched (`git fetch --tags`), or none was made"
-        )
     return Story(
-        name=name,
-        number=number,
+        name=name or params.tracking.model,
+        number=int(number or 0),
         commit=commit,
-        ref=ref,
+        ref=_ref(root, commit) if commit else "",
         baseline=ask_git(root, "rev-parse", "--verify", f"{commit}^") or "" if commit else "",
         subject=ask_git(root, "log", "-1", "--format=%s", f"{commit}^") or "" if commit else "",
         changed=_changed(root, commit) if commit else (),
@@ -122,7 +118,7 @@ def tell(root: Path, reference: str) -> Story:
         data=_read_data(root, commit) if commit else (),
         bases=_read_bases(root, commit) if commit else (),
         decision=_decision(version),
-        moves=tuple(move for move in moves if move.to == number),
+        moves=tuple(move for move in moves if move.to == int(number or 0)),
         lacks=tuple(lacks),
     )
 
@@ -134,8 +130,8 @@ def read_params(root: Path, commit: str) -> dict[str, Any]:
 
 def _ask_registry(root: Path, params: Params, reference: str) -> tuple[Version | None, Sequence[Move], str]:
     """The version, the trail, and why there is none."""
-    if reference.startswith((f"{TAGS}/", f"{PRIVATE}/", "model/")):
-        reference = _as_number(reference, params)
+    if reference.startswith("model/"):  # a tag's name
+        reference = f"models:/{reference.removeprefix('model/')}"
     try:
         version = registry.find_version(root, params.tracking, reference)
         tracking = params.tracking.model_copy(update={"model": version.name})
@@ -144,41 +140,23 @@ def _ask_registry(root: Path, params: Params, reference: str) -> tuple[Version |
         return None, (), str(error)
 
 
-def _as_number(reference: str, params: Params) -> str:
-    name, number = _named(_full(reference), params)
-    return f"models:/{name}/{number}"
+def _find(root: Path, params: Params, reference: str, version: Version | None) -> tuple[str, str, str]:
+    """The saved retraining, what version git says it is of ("NAME/N"), and why there is no such commit here."""
+    try:
+        found = find_commit(root, params.tracking, version.reference if version is not None else reference)
+    except InputError as error:
+        return "", "", str(error)
+    return found.commit, found.version, ""
 
 
-def _full(reference: str) -> str:
-    return f"refs/tags/{reference}" if reference.startswith("model/") else reference
-
-
-def _find_commit(root: Path, params: Params, reference: str, version: Version | None) -> tuple[str, str]:
-    """The saved retraining of a version, and the ref that holds it; "" where there is none here."""
-    name, number = params.tracking.model, reference
-    if version is not None:
-        name, number = version.name, str(version.number)
-    elif reference.startswith("models:/"):
-        name, _, number = reference.removeprefix("models:/").rpartition("/")
-    wanted = [_full(reference)] if version is None else []
-    wanted += version_refs(name, int(number)) if number.isdigit() else ()
-    for ref in wanted:
-        if commit := ask_git(
-            root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"
-        ):
-            return commit, ref
-    saved = version.saved if version is not None else ""
-    if saved and ask_git(root, "cat-file", "-e", f"{saved}^{{commit}}") is not None:
-        return saved, ""
-    return "", ""
-
-
-def _named(ref: str, params: Params) -> tuple[str, int]:
-    for start in (TAGS, PRIVATE):
-        name, _, number = ref.removeprefix(f"{start}/").rpartition("/")
-        if ref.startswith(f"{start}/") and number.isdigit():
-            return name, int(number)
-    return params.tracking.model, 0
+def _ref(root: Path, commit: str) -> str:
+    """What names the commit in git: a version's name before an experiment's."""
+    said = ask_git(
+        root, "for-each-ref", "--format=%(refname)", f"--points-at={commit}", TAGS, PRIVATE, "refs/exps"
+    )
+    return next(
+        (ref for start in (TAGS, PRIVATE, "") for ref in (said or "").split() if ref.startswith(start)), ""
+    )
 
 
 def _changed(root: Path, commit: str) -> tuple[str, ...]:
