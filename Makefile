@@ -57,6 +57,7 @@ ui: $(STAMP)  ## serve the Prefect and MLflow pages over this checkout's history
 docs: $(STAMP)  ## write the pages that are made from the code
 	@$(BIN)/videollava params --schema > docs/params.schema.json
 	@$(BIN)/videollava params --markdown > docs/parameters.md
+	@$(BIN)/python -c "from videollava.gate.rules import schema; print(schema(), end='')" > docs/gate.schema.json
 
 lock:  ## resolve pyproject.toml into requirements.lock again, and write the part that results depend on
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-package torch --no-annotate --no-header \
