@@ -104,7 +104,7 @@ def work(
         )  # a clone is dropped one day: what is saved goes to the checkout it is of
         before = _note_code(root)
         stages = [_stage_task(name)(session, name, push, lock) for name in stage_order(root)]
-        saved = save_retraining(session, keeper, before) if before else None
+        saved = save_retraining(session, keeper, before, person) if before else None
         version = register_version(session, saved)
         name = tag_version(session, keeper, version["number"], saved) if saved else ""
         answer_as_champion(root, params, version["number"], lock, stores(root))
@@ -196,11 +196,11 @@ def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 @task(name="save", task_run_name="save", cache_policy=NO_CACHE, persist_result=False)
 @hide_in_failures
-def save_retraining(session: Session, keeper: Path, before: Snapshot) -> Saved | None:
+def save_retraining(session: Session, keeper: Path, before: Snapshot, who: str) -> Saved | None:
     """The retraining as a commit in `keeper`; None, and a warning, where it cannot be: the training is kept."""
     session.run_id()  # stages' runs are known to MLflow then
     try:
-        saved = keep(session.root, keeper, session.params, "", before, session.journal.identity)
+        saved = keep(session.root, keeper, session.params, "", before, session.journal.identity, who)
     except InputError as error:
         _warn(f"not saved in git: {error}")
         return None

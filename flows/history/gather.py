@@ -36,9 +36,10 @@ def gather(
     params: Params,
     find_run: Callable[[str, str], str] = lambda journal, key: "",
     retraining_run: str = "",
+    who: str = "",
 ) -> Made:
     """What is known of the retraining in `root`. find_run: the MLflow run of a journal's identity, or of a stage's
-    key; "" where there is none or MLflow does not answer.
+    key; "" where there is none or MLflow does not answer. who: the person it is for; by default whoever runs this.
     """
     lock = read_yaml(root / "dvc.lock").get("stages") or {}
     found = {stage: _from_journal(root, stage, *entry_keys(stage, entry)) for stage, entry in lock.items()}
@@ -55,7 +56,7 @@ def gather(
         hours={stage: made.hours for stage, made in stages.items() if made.hours is not None},
         runs={stage: made.run for stage, made in stages.items() if made.run},
         retraining_run=retraining_run,
-        who=who_am_i(root),
+        who=who or who_am_i(root),
         python=platform.python_version(),
         packages={name: installed for name, (_, installed) in differing_packages(root).items()},
         accepted=tuple(Accepted(**one.record()) for one in standing(root)),

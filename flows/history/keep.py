@@ -33,11 +33,12 @@ def keep(
     name: str = "",
     before: Snapshot | None = None,
     retraining: str = "",
+    who: str = "",
 ) -> Saved:
     """Save the retraining in `root`, and have the repository `home` hold it: `root` may be a clone that is dropped.
 
     A retraining whose version is saved already stays what it was. before: the code when it began. retraining: the
-    identity of its journal. InputError where it cannot be saved.
+    identity of its journal. who: the person it is for. InputError where it cannot be saved.
     """
     known = _kept_version(root, home, params.tracking) if before is not None else None
     if known:
@@ -45,7 +46,7 @@ def keep(
 
     def made() -> Made:
         find = _finder(_store(root, params.tracking))
-        return gather(root, params, find, find(retraining, "") if retraining else "")
+        return gather(root, params, find, find(retraining, "") if retraining else "", who)
 
     saved = save(root, made, name, before)
     bring_home(home, root, saved.ref)
