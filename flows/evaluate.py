@@ -103,7 +103,8 @@ def answer_as_champion(
     log.info("%s: answers %s first, for a fair gate", live.reference, ", ".join(asked))
     out = root / "runs" / "evaluate" / f"version-{live.number}-for-{number}-{uuid.uuid4().hex[:4]}"
     try:
-        scores = score_version(root, bring(root, live.reference), out, asked, lock)
+        bring(root, live.reference)
+        scores = score_version(root, live.reference, out, asked, lock)
         log_scores(root, live, scores, out)
     except (InputError, StageFailed) as error:
         log.warning("%s could not answer %s: %s", live.reference, ", ".join(asked), error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -204,10 +205,15 @@ def _evaluate_other(params: Any, machine: Any, workspace: Path, arguments: Argum
     chosen, given = bool(arguments.benchmarks), arguments.model
     out = arguments.out or workspace / folder_of(given)
     scores = evaluate_other(params, workspace, given, out, machine, arguments.champion, chosen)
-    if not arguments.keep or not scores:  # on ranks other than 0 there are none
-        return
-    from videollava import registry
+    if arguments.keep and scores:  # on ranks other than 0 there are none
+        _keep_scores(workspace, given, scores, out)
 
+
+def _keep_scores(workspace: Path, given: str, scores: Any, out: Path) -> None:
+    from videollava import registry
+    from videollava.params import load_params
+
+    params = load_params(workspace / "params.yaml")
     version = registry.find_version(workspace, params.tracking, given)
     for trouble in registry.note_evaluation(workspace, params.tracking, version, scores, out):
         print(f"warning: {trouble}; the scores are in {out}", file=sys.stderr)
@@ -222,9 +228,13 @@ def _evaluate_by_own_code(arguments: Arguments) -> int | None:
     from videollava.registry.whole.own_code import run_by_own_code
 
     workspace = Path.cwd()
-    out = [] if arguments.out else [f"--out={workspace / folder_of(arguments.model)}"]
-    words = _with_model(arguments, str(resolve(arguments.model, workspace)), *out)
-    return run_by_own_code(arguments.model, words, workspace)
+    out = arguments.out or workspace / folder_of(arguments.model)
+    more = [] if arguments.out else [f"--out={out}"]
+    words = _with_model(arguments, str(resolve(arguments.model, workspace)), *more)
+    status = run_by_own_code(arguments.model, [word for word in words if word != "--keep"], workspace)
+    if status == 0 and arguments.keep:
+        _keep_scores(workspace, arguments.model, json.loads((out / "metrics.json").read_text()), out)
+    return status
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
@@ -233,7 +243,6 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_models(arguments: Arguments) -> None:
-    import json
     from dataclasses import asdict
 
     from videollava import registry
@@ -267,7 +276,6 @@ def _run_models(arguments: Arguments) -> None:
 
 
 def _show_trail(story: Any, as_json: bool) -> None:
-    import json
     from dataclasses import asdict
 
     moves = [*story.moves, *story.asks]
