@@ -125,8 +125,7 @@ def test_people_are_told_and_nothing_ends_for_it(
     monkeypatch.undo()
     monkeypatch.chdir(workspace)
     monkeypatch.setenv("VIDEOLLAVA_USER", "Ben")
-    monkeypatch.setenv("VIDEOLLAVA_WEBHOOK", server((404, "text/plain", "no")))
-    (workspace / "gate.yaml").write_text("videollava: {approval: true}\n")
+    monkeypatch.setenv("TEAM_HOOK", server((404, "text/plain", "no")))
     capsys.readouterr()
     assert main(["promote", "2"]) == 0
     said = capsys.readouterr()
