@@ -127,8 +127,10 @@ def _machine(machine: Mapping[str, str]) -> Iterator[str]:
 
 def _gate(decision: Mapping[str, Any]) -> str:
     rules = decision.get("rules")
-    where = rules.get("source", "") if isinstance(rules, Mapping) else ""
-    return f" by {where}" if where else ""
+    if not isinstance(rules, Mapping) or not rules.get("source"):
+        return ""
+    where = f"{rules['source']}{' at ' + str(rules['commit'])[:SHORT] if rules.get('commit') else ''}"
+    return f" by gate.yaml of {where} (sha256 {str(rules.get('sha256', ''))[:SHORT]})"
 
 
 def _data(story: Story) -> Rows:

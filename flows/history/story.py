@@ -117,7 +117,7 @@ def tell(root: Path, reference: str) -> Story:
         params=read_params(root, commit) if commit else {},
         data=_read_data(root, commit) if commit else (),
         bases=_read_bases(root, commit) if commit else (),
-        decision=_decision(version),
+        decision=version.decision if version is not None else {},
         moves=tuple(move for move in moves if move.to == int(number or 0)),
         lacks=tuple(lacks),
     )
@@ -201,10 +201,6 @@ def _read_bases(root: Path, commit: str) -> tuple[Base, ...]:
         rows = _json(ask_git(root, "cat-file", "blob", f"{commit}:{MODELS}/{file}"))
         found += [Base(file.removesuffix(".json"), name, str(revision)) for name, revision in rows.items()]
     return tuple(found)
-
-
-def _decision(version: Version | None) -> dict[str, Any]:
-    return _json(version.tags.get("decision")) if version is not None else {}
 
 
 def _json(text: str | None) -> dict[str, Any]:
