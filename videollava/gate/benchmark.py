@@ -194,13 +194,17 @@ class Judged:
         if self.pair is None:
             return row
         found, bound = self.pair.comparison, self.pair.bound(self.gate.level)
-        told = {
-            "at_least": bound.low,
-            "reach": bound.reach,
-            "p_worse": bound.p(-(bar.allowed_regression or 0.0)),
-        }
-        ends = {"low": self.scale * found.low, "high": self.scale * found.high}
-        return replace(row, p=found.p, n=found.n, media=found.media, **told, **ends)
+        return replace(
+            row,
+            p=found.p,
+            n=found.n,
+            media=found.media,
+            at_least=bound.low,
+            reach=bound.reach,
+            p_worse=bound.p(-(bar.allowed_regression or 0.0)),
+            low=self.scale * found.low,
+            high=self.scale * found.high,
+        )
 
     def notes(self, row: Row) -> Iterator[str]:
         """What decides nothing, and a person should know."""

@@ -103,7 +103,12 @@ def decide(
         reasons.append("no scores: run the evaluate stage")
     rows = [replace(one.row(), decided=(decided or {}).get(one.name, 0)) for one in judged]
     notes = [*rules.notes, *(note for one, row in zip(judged, rows, strict=True) for note in one.notes(row))]
-    told = {"source": rules.source, "commit": rules.commit, "sha256": rules.sha256, "entry": rules.entry}
+    told: dict[str, Any] = {
+        "source": rules.source,
+        "commit": rules.commit,
+        "sha256": rules.sha256,
+        "entry": rules.entry,
+    }
     told |= {"gate": gate.model_dump(mode="json", exclude_defaults=True), "level": gate.level}
     lacking = [one.name for one in counted if one.lacks_champion]
     return Decision(
