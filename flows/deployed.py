@@ -1,6 +1,6 @@
 """What `prefect deploy` puts on a server: flows whose parameters are typed, checked before a run is made of them.
 
-They work in clones of this checkout: nobody names a folder from afar, and no parameter loosens the gate.
+They work in clones of this checkout, or in it: nobody names a folder from afar, and no parameter loosens the gate.
 """
 
 # Annotations are values here: Prefect looks for what they name beside what wraps the flow.
@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow
 
+from flows.evaluate import evaluate as score_again
+from flows.places.workspace import repository
+from flows.promote import promote as gate_and_move
 from flows.retrain import work
 from flows.shown import hide_in_failures
 from videollava.params import profile_names
 from videollava.params.changes import Changes, as_overrides
 
-__all__ = ["retrain"]
+__all__ = ["evaluate", "promote", "retrain"]
 
 if TYPE_CHECKING:
     Profile = str
@@ -37,3 +40,23 @@ def retrain(
     repository; without one, HEAD. push: share outputs and run-cache where DVC has a remote. who: the person it is for.
     """
     return work(profile, as_overrides(changes), promote, commit=commit, push=push, who=who)
+
+
+@flow(name="evaluate", log_prints=False)
+@hide_in_failures
+def evaluate(
+    model: str = "models:/videollava@champion",
+    benchmarks: list[str] = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Score a version on benchmarks, those of params.yaml where none are named; the scores go to its MLflow run."""
+    return score_again(repository(), model, benchmarks)
+
+
+@flow(name="promote", log_prints=False)
+@hide_in_failures
+def promote(version: int | str, because: str = "", who: str = "") -> Any:
+    """Make a version (its number, or models:/...) champion if the gate allows, or agree to what another asked for.
+
+    because: what the trail is to say of it. Past the gate goes only `videollava promote --force`, by hand.
+    """
+    return gate_and_move(repository(), str(version), because, who)

@@ -1,4 +1,4 @@
-"""Score any registered version again: the Prefect flow `evaluate`, deployment `evaluate/evaluate`."""
+"""Score any registered version again: the work of the flow `evaluate` (flows/deployed.py)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.places.lock import hold
 from flows.places.scm import settle_scm
-from flows.places.workspace import checkout
 from flows.shown import hide_in_failures, show_table
 from flows.stages.reading import Reading
 from flows.stages.remote import why_unreached
@@ -33,17 +32,12 @@ __all__ = ["answer_as_champion", "evaluate"]
 DATA = "data/index"
 
 
-@flow(name="evaluate", log_prints=False)
-@hide_in_failures
-def evaluate(
-    model: str = "models:/videollava@champion", benchmarks: list[str] | None = None, workspace: str = ""
-) -> dict[str, Any]:
+def evaluate(root: Path, model: str, benchmarks: Sequence[str] = ()) -> dict[str, Any]:
     """Run the benchmarks (those of params.yaml without a list) on a version; its scores go to its MLflow run.
 
     The scores that the version was registered with, which the gate compares, stay as they are. Any number of
     evaluations run beside each other, none beside a retraining in the same folder: it would change the questions.
     """
-    root = checkout(workspace)
     with hold(root, shared=True) as lock:
         if lacking := settle_scm(root):
             get_run_logger().warning(lacking)
@@ -52,14 +46,14 @@ def evaluate(
         bring(root, version.reference)  # also from remotes that DVC alone reads
         name = f"version-{version.number}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:4]}"
         out = root / "runs" / "evaluate" / name
-        scores = score_version(root, version.reference, out, benchmarks or [], lock)
+        scores = score_version(root, version.reference, out, benchmarks, lock)
         log_scores(root, version, scores, out)
     return scores
 
 
 @task(name="score", task_run_name="score", cache_policy=NO_CACHE, persist_result=False)
 @hide_in_failures
-def score_version(root: Path, model: str, out: Path, benchmarks: list[str], lock: int) -> dict[str, Any]:
+def score_version(root: Path, model: str, out: Path, benchmarks: Sequence[str], lock: int) -> dict[str, Any]:
     """`videollava evaluate` on a version, by its own code where that is another; its metrics.json.
 
     lock: held by its processes too.

@@ -1,14 +1,16 @@
-"""Gate a version and make it champion: the Prefect flow `promote`, deployment `promote/promote`."""
+"""Gate a version and make it champion: the work of the flow `promote` (flows/deployed.py)."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.states import Completed, Failed
 
-from flows.places.workspace import checkout
-from flows.shown import hide_in_failures, show_table
+from flows.evaluate import answer_as_champion
+from flows.places.lock import hold
+from flows.shown import show_table
 from flows.storage import stores
 from flows.telling import tell
 from flows.triggered import triggered_by
@@ -21,13 +23,11 @@ from videollava.scrub import scrub
 __all__ = ["promote"]
 
 
-@flow(name="promote", log_prints=False)
-@hide_in_failures
-def promote(
-    version: int | str, force: bool = False, because: str = "", who: str = "", workspace: str = ""
-) -> Any:
-    """Make `version` (a number or models:/... address) champion if the gate allows, or whatever it says
-    (`force`, `because` of something); where gate.yaml wants approval, ask for it, or agree to what another asked for.
+def promote(root: Path, version: str, because: str = "", who: str = "") -> Any:
+    """Make `version` (a number or models:/... address) champion if the gate allows; where gate.yaml wants approval, ask
+    for it, or agree to what another asked for.
+
+    The champion answers first what it was not asked yet, where this checkout has the version's questions.
 
     who: the person; by default what the server or this machine tells.
 
@@ -35,11 +35,12 @@ def promote(
     files are gone, or the registry does not answer.
     """
     try:
-        root = checkout(workspace)
-        params = load_params(root / "params.yaml")
-        person = triggered_by(root, who)
+        params, places = load_params(root / "params.yaml"), stores(root)
+        number = registry.find_version(root, params.tracking, version).number
+        with hold(root, shared=True) as lock:
+            answer_as_champion(root, params, number, lock, places)
         outcome = registry.promote(
-            root, params, str(version), force, stores(root), because=because, who=person
+            root, params, version, places=places, because=because, who=triggered_by(root, who)
         )
     except InputError as error:
         return Failed(message=str(error))

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.history.gather import who_am_i
 from flows.history.reasons import open_repo, own_reasons, pipeline
 from flows.places.lock import hold
 from flows.stages.graph import stage_order
 from videollava.errors import InputError
 from videollava.tracking.accepted import ACCEPTED, Accepted, note
 from videollava.tracking.lineage import entry_keys, outs_of
+from videollava.who import name_person
 
 if TYPE_CHECKING:
     from dvc.stage import PipelineStage
@@ -58,7 +58,7 @@ def accept(root: Path, stage: str, because: str) -> Accepted:
         before = _entry(one)
         one.save_deps()
         after = _entry(one)
-        who = who_am_i(root)
+        who = name_person(root)
         when = datetime.now(UTC).isoformat(timespec="seconds")
         keys = entry_keys(stage, before)[0], entry_keys(stage, after)[0]
         accepted = Accepted(stage, because, who, when, files, *keys, outs_of(after))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
@@ -24,8 +23,9 @@ from videollava.tracking.journal import read_events
 from videollava.tracking.lineage import entry_keys, lock_entry, read_yaml
 from videollava.tracking.packages import differing_packages
 from videollava.tracking.spent import find_journal
+from videollava.who import name_person
 
-__all__ = ["gather", "read_scores", "who_am_i"]
+__all__ = ["gather", "read_scores"]
 
 SAVED = ("refs/exps", "refs/tags/model", "refs/videollava/model")
 PREFIX = "version."
@@ -56,7 +56,7 @@ def gather(
         hours={stage: made.hours for stage, made in stages.items() if made.hours is not None},
         runs={stage: made.run for stage, made in stages.items() if made.run},
         retraining_run=retraining_run,
-        who=who or who_am_i(root),
+        who=who or name_person(root),
         python=platform.python_version(),
         packages={name: installed for name, (_, installed) in differing_packages(root).items()},
         accepted=tuple(Accepted(**one.record()) for one in standing(root)),
@@ -73,16 +73,6 @@ def read_scores(root: Path) -> dict[str, Any]:
         if file.is_file() and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == md5:
             return dict(json.loads(file.read_bytes()))
     return {}
-
-
-def who_am_i(root: Path) -> str:
-    """Whoever runs this: git's name for them, else the account's."""
-    if name := ask_git(root, "config", "user.name"):
-        return name
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's uid without a name
-        return f"uid {os.getuid()}"
 
 
 def _from_journal(root: Path, stage: str, inputs: str, key: str) -> MadeStage:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.history.reasons import open_repo
 from flows.history.tags import PRIVATE as VERSIONS
 from flows.places.clones import CLONES
 from flows.places.git import ask_git, run_git
@@ -101,7 +101,7 @@ def look(root: Path, days: int = DAYS) -> Outlook:
     versions = _versions(root)
     refs = _judge(_refs(root), versions, _tagged(root), _ages(root), days)
     kept, going = [ref for ref in refs if not ref.why], [ref for ref in refs if ref.why]
-    with _open(root) as repo:
+    with open_repo(root) as repo:
         used = _used(repo, root, [ref.commit for ref in kept]) | _of_versions(repo, versions)
         objects = [oid for oid in repo.cache.local.all() if oid not in used]
         paths = [Path(repo.cache.local.oid_to_path(oid)) for oid in objects]
@@ -117,7 +117,7 @@ def remove(root: Path, outlook: Outlook) -> None:
 
     for ref in outlook.going:
         run_git(root, "update-ref", "-d", ref.ref, ref.commit)  # only if it still is what was looked at
-    with _open(root) as repo:
+    with open_repo(root) as repo:
         odb = repo.cache.local
         # Folders' listings first: what is cut short leaves files that the next run finds, never half a folder.
         for oid in sorted(outlook.objects, key=lambda oid: not oid.endswith(".dir")):
@@ -130,18 +130,6 @@ def remove(root: Path, outlook: Outlook) -> None:
 def _clones(root: Path) -> list[Path]:
     folder = root / CLONES
     return [path for path in sorted(folder.iterdir()) if (path / ".git").is_dir()] if folder.is_dir() else []
-
-
-def _open(root: Path) -> Repo:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    # It warns of each output that the workspace never made.
-    logging.getLogger("dvc").setLevel(logging.ERROR)
-    try:
-        return Repo(str(root))
-    except DvcException as error:
-        raise InputError(f"{root}: DVC cannot be asked: {error}") from error
 
 
 def _versions(root: Path) -> list[Version]:
@@ -223,7 +211,7 @@ def _used(repo: Repo, root: Path, commits: Sequence[str]) -> set[str]:
         ).values():
             used |= {item.value for item in objects}
         for clone in _clones(root):
-            with _open(clone) as other:
+            with open_repo(clone) as other:
                 for objects in other.used_objs().values():
                     used |= {item.value for item in objects}
     except DvcException as error:

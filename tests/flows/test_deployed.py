@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flows.deployed import retrain
+from flows.deployed import evaluate, promote, retrain
 from videollava.params import Params, load_params, profile_names
 from videollava.params.changes import Changes, as_overrides
 
@@ -47,6 +47,14 @@ WRONG = {
     "tracking": {"changes": {"tracking": {"uri": "http://elsewhere"}}},
     "profile": {"profile": "no-such"},
 }
+
+
+def test_nobody_names_a_folder_or_goes_past_the_gate_from_afar() -> None:
+    for flow in (evaluate, promote, retrain):
+        assert not {"workspace", "force", "overrides", "root"} & flow.parameters.properties.keys(), flow.name
+    assert set(promote.parameters.properties) == {"version", "because", "who"}
+    file = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+    assert {entry["entrypoint"].partition(":")[0] for entry in file["deployments"]} == {"flows/deployed.py"}
 
 
 def test_changes_become_overrides_and_nothing_else_does(tmp_path: Path) -> None:

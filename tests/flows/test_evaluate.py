@@ -80,9 +80,11 @@ def test_it_runs_without_git_and_never_beside_a_retraining(
     monkeypatch.setattr(flows.evaluate, "score_version", score)
     monkeypatch.setattr(flows.evaluate, "log_scores", lambda *_: None)
     for _ in range(2):
-        assert flows.evaluate.evaluate.fn(workspace=str(workspace)) == {"easy_vqa": {"accuracy": 50.0}}
+        assert flows.evaluate.evaluate(workspace, "models:/videollava@champion") == {
+            "easy_vqa": {"accuracy": 50.0}
+        }
     assert len(set(busy)) == 2  # in the same second, too
     assert any("no git repository" in line for line in log.told) is not git
     monkeypatch.setattr("flows.evaluate.hold", lambda root, shared: hold(root, wait=0.0, shared=shared))
     with hold(workspace), pytest.raises(InputError, match="another retraining is running here"):
-        flows.evaluate.evaluate.fn(workspace=str(workspace))
+        flows.evaluate.evaluate(workspace, "models:/videollava@champion")

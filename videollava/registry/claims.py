@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from videollava.registry.manifest import folder_key
 from videollava.registry.refusals import is_missing
-from videollava.tracking.lineage import digest
+from videollava.tracking.lineage import digest, locked_outputs, read_lineage
 
 __all__ = ["Claim"]
 
@@ -21,16 +24,19 @@ UNSETTLED = "unsettled"  # a version's tag until it is known to be the only one 
 
 @dataclass(frozen=True)
 class Claim:
-    """digest: of the outputs that a version is made of: its model folder's DVC hash `key`, dvc.lock's hash `lock`."""
+    """digest: of the outputs that a version is made of, all that dvc.lock names: code that was accepted makes no other.
+    key: the model folder's DVC hash; lock: dvc.lock's, which tells the versions of earlier releases.
+    """
 
     key: str
     lock: str
     digest: str
 
     @classmethod
-    def of(cls, key: str, lock: str) -> Claim:
-        """The claim on a model folder's DVC hash and the hash of the dvc.lock beside it."""
-        return cls(key, lock, digest([key, lock]))
+    def of(cls, workspace: Path) -> Claim:
+        """The claim on what lies in the workspace."""
+        key, outputs = folder_key(workspace), locked_outputs(workspace)
+        return cls(key, read_lineage(workspace).lock, digest([key, outputs]))
 
     @property
     def tags(self) -> dict[str, str]:
@@ -57,8 +63,16 @@ class Claim:
 
     def _versions(self, store: Any, model: str) -> list[Any]:
         """MLflow's versions of these outputs. Those of earlier releases carry no mark: key and lock tell as well."""
-        words = f"name = '{model}' and tags.`key` = '{self.key}' and tags.`lock_hash` = '{self.lock}'"
-        return list(_pages(lambda token: store.client.search_model_versions(words, 200, page_token=token)))
+        marks = (
+            f"tags.`made` = '{self.digest}'",
+            f"tags.`key` = '{self.key}' and tags.`lock_hash` = '{self.lock}'",
+        )
+        found = {}
+        for mark in marks:
+            words = f"name = '{model}' and {mark}"
+            for item in _pages(partial(_search, store.client, words)):
+                found[str(item.version)] = item
+        return list(found.values())
 
     def _logged(self, store: Any) -> list[Any]:
         words = f"tags.`made` = '{self.digest}'"
@@ -70,6 +84,10 @@ class Claim:
     def _is_named(self, store: Any, model: str, number: str) -> bool:
         """Whether an alias names it: what somebody uses is not taken away."""
         return str(number) in {str(n) for n in store.client.get_registered_model(model).aliases.values()}
+
+
+def _search(client: Any, words: str, token: str | None) -> Any:
+    return client.search_model_versions(words, 200, page_token=token)
 
 
 def _pages(ask: Any) -> Iterator[Any]:

@@ -53,9 +53,9 @@ def prepare(workspace: Path, tracking: Tracking) -> None:
 
 @answered
 def registered(workspace: Path, tracking: Tracking, store: Any = None) -> Version | None:
-    """The version made of what lies in the workspace (same model files, same dvc.lock), if any."""
+    """The version made of what lies in the workspace (all outputs that dvc.lock names), if any."""
     store = store or open_store(workspace, tracking)
-    claim = Claim.of(folder_key(workspace), read_lineage(workspace).lock)
+    claim = Claim.of(workspace)
     number = claim.find(store, tracking.model)
     return None if number is None else find_version(workspace, tracking, str(number), store)
 
@@ -69,7 +69,7 @@ def register(
     places: Sequence[Store] = (),
     saved: tuple[str, str] = ("", ""),
 ) -> tuple[Version, bool]:
-    """Make a version of the workspace's model, unless there is one of the same files and dvc.lock already.
+    """Make a version of the workspace's model, unless there is one of the same outputs already.
 
     run_id: the MLflow run it belongs to (the retraining's); without one (or where it was deleted), the run of
     the evaluate stage or a new one. places: where the files lie, DVC's cache first (flows/storage.py reads
@@ -77,7 +77,7 @@ def register(
     the version and whether it is new. No weights are copied: see manifest.py.
     """
     store = store or open_store(workspace, params.tracking)
-    model, claim = params.tracking.model, Claim.of(folder_key(workspace), read_lineage(workspace).lock)
+    model, claim = params.tracking.model, Claim.of(workspace)
     mine = None
     if claim.find(store, model) is None:
         try:

@@ -30,6 +30,7 @@ __all__ = [
     "input_key",
     "lock_entry",
     "locked_input_key",
+    "locked_outputs",
     "outs_of",
     "parameter_names",
     "read_graph",
@@ -288,6 +289,11 @@ def _outs(entry: Mapping[str, Any]) -> list[Any]:
 
 def _path(out: Any) -> str:
     return next(iter(out)) if isinstance(out, Mapping) else str(out)
+
+
+def locked_outputs(workspace: Path) -> dict[str, str]:
+    """DVC's hash of every output that dvc.lock names, by path."""
+    return _locked_outs(read_yaml(workspace / "dvc.lock"))
 
 
 def _locked_outs(lock: Mapping[str, Any]) -> dict[str, str]:
