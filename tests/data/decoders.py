@@ -11,7 +11,7 @@ from videollava.data.prepare.inspection import Inspected, inspect_all
 BAD = "c.mp4"
 
 
-def hang(media: list[Any]) -> list[Inspected]:
+def hang(media: list[Any], known: Any = None) -> list[Inspected]:
     """As inspect_all, with a decoder that the bad clip hangs, and less patience."""
     inspect = inspection.inspect
 
@@ -22,6 +22,6 @@ def hang(media: list[Any]) -> list[Inspected]:
 
     inspection.inspect, inspection.LONGEST = inspect_or_hang, 2
     try:
-        return inspect_all(media)
+        return inspect_all(media, known)
     finally:
         inspection.inspect = inspect

@@ -126,7 +126,7 @@ def test_a_read_only_store_is_read_and_its_refusal_said(
     frozen = Tracking(uri=f"sqlite:///file:{workspace}/.mlflow/mlflow.db?mode=ro&uri=true")
     assert [version.number for version in list_versions(workspace, frozen)] == [1]
     with pytest.raises(InputError, match="may not be written by this account"):
-        promote(workspace, params.replace(tracking=frozen), "1", force=True)
+        promote(workspace, params.replace(tracking=frozen), "1", force=True, because="a test")
     journal = write_run(workspace)
     tried = try_out(workspace, frozen, journal.path)
     assert "may not be written" in tried.error
