@@ -81,8 +81,13 @@ def test_the_origins_main_counts_and_not_a_branch_of_ones_own(origin: Path, tmp_
     assert rules.gate.approval
     assert rules.source.startswith("origin/main at")
     # A worker's clone of this checkout asks the same origin, whatever the checkout's own main says.
-    git(tmp_path, "clone", "--quiet", str(mine), "worker")
-    assert read_rules(tmp_path / "worker", "videollava").commit == rules.commit
+    worker = mine / ".prefect/workspaces/worker"
+    git(tmp_path, "clone", "--quiet", str(mine), str(worker))
+    assert read_rules(worker, "videollava").commit == rules.commit
+    # A mirror is an origin like others, though it has one too.
+    git(tmp_path, "clone", "--quiet", "--bare", str(mine), "mirror.git")
+    git(tmp_path, "clone", "--quiet", "mirror.git", "copy")
+    assert read_rules(tmp_path / "copy", "videollava").commit == git(mine, "rev-parse", "loose")
     git(mine, "push", "--quiet", "origin", "HEAD:refs/heads/other")
     git(mine, "fetch", "--quiet")
     assert read_rules(mine, "videollava").gate.approval

@@ -81,8 +81,9 @@ def _reference(workspace: Path) -> tuple[Path, str, list[str]]:
     for _ in range(DEEP):
         if not (origin := _origin(holder)):
             return holder, "HEAD", []
-        above = holder / origin.removeprefix("file://")
-        if not (above.is_dir() and _origin(above)):
+        above = (holder / origin.removeprefix("file://")).resolve()
+        # A worker's clone lies in the checkout that it is of; any other folder of this machine is an origin like others.
+        if not (above.is_dir() and holder.resolve().is_relative_to(above) and _origin(above)):
             break
         holder = above
     for name in BRANCHES:
