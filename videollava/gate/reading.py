@@ -82,7 +82,7 @@ def _reference(workspace: Path) -> tuple[Path, str, list[str]]:
         if not (origin := _origin(holder)):
             return holder, "HEAD", []
         above = (holder / origin.removeprefix("file://")).resolve()
-        # A worker's clone lies in the checkout that it is of; any other folder of this machine is an origin like others.
+        # A worker's clone lies in the checkout that it is of; any other folder here is an origin like others.
         if not (above.is_dir() and holder.resolve().is_relative_to(above) and _origin(above)):
             break
         holder = above
