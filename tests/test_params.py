@@ -97,7 +97,14 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         ),
         ({"model": {"image_size": 65}}, "model: patch_size is 8, which does not divide image_size 65"),
         ({"model": {"feature_layer": -9}}, "model: feature_layer is -9; an encoder of 4 layers has"),
-        ({"tracking": {"model": "team/videollava"}}, "tracking.model is 'team/videollava': a name without"),
+        (
+            {"tracking": {"model": "team/videollava"}},
+            "tracking.model is 'team/videollava': a name of letters, digits",
+        ),
+        (
+            {"tracking": {"model": "videollava.v2"}},
+            "tracking.model is 'videollava.v2': a name of letters, digits",
+        ),
         ({"finetune": None}, "finetune must be a mapping of keys, not NoneType"),
     ],
 )

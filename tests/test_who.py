@@ -47,6 +47,8 @@ def test_an_account_without_a_name_is_its_number(tmp_path: Path, monkeypatch: An
 def test_two_names_of_one_person() -> None:
     assert same_person("Ann <ann@example.org>", "A. Other <Ann@example.org> ")
     assert same_person("ann@host", "Ann@host")
+    assert same_person("Ann <ann@example.org>", "ann@example.org")
+    assert same_person("Zo\u00eb  Other", " Zoe\u0308 other")  # looks alike, other code points
     assert not same_person("Ann <ann@example.org>", "Ann <ann@example.com>")
     assert not same_person("ann", "ben")
 

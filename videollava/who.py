@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import unicodedata
 from pathlib import Path
 
 from videollava.tracking.commit import ask_git
@@ -50,7 +51,7 @@ def is_account(who: str) -> bool:
 
 def same_person(one: str, other: str) -> bool:
     """Whether two names are one person's: the same words, or the same address for mail."""
-    first, second = (_address(who) or who.casefold().strip() for who in (one, other))
+    first, second = (_address(who) or who for who in (_unify(one), _unify(other)))
     return first == second
 
 
@@ -82,7 +83,12 @@ def _process(pid: int) -> str:
 
 
 def _address(who: str) -> str:
-    return who.rpartition("<")[2].rstrip("> ").casefold() if who.rstrip().endswith(">") else ""
+    return who.rpartition("<")[2].rstrip("> ") if who.endswith(">") else ""
+
+
+def _unify(who: str) -> str:
+    """One spelling of what looks alike: letters that are put together, spaces, capitals."""
+    return " ".join(unicodedata.normalize("NFKC", who).casefold().split())
 
 
 def _login() -> str:

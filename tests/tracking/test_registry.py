@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from videollava.registry import (
     registered,
     resolve,
     rollback,
+    sentence,
     trail,
 )
 from videollava.registry.manifest import Manifest, cache_of, folder_key, materialise, read_manifest
@@ -173,6 +175,42 @@ def test_promotion_gates_moves_and_rolls_back(workspace: Path, params: Params, t
         promote(workspace, params, "9")
     with pytest.raises(InputError, match="write models"):
         find_version(workspace, at, "models:/a/b/c")
+
+
+def test_what_people_say_is_one_line_of_the_trail(
+    workspace: Path, params: Params, trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained("a", 80.0)
+    register(workspace, params)
+    monkeypatch.setenv("VIDEOLLAVA_USER", "Ann\x1b[31m")
+    with pytest.raises(InputError, match="1,001 letters"):
+        promote(workspace, params, "1", because="x" * 1001)
+    assert champion(workspace, params.tracking) is None
+    said = "urgent \x07\n2030-01-01T00:00:00+00:00  champion none -> version 7\udcff"
+    move = promote(workspace, params, "1", because=said).move
+    assert move is not None
+    told = trail(workspace, params.tracking)[-1]
+    assert told.because == "urgent \ufffd 2030-01-01T00:00:00+00:00 champion none -> version 7\ufffd"
+    assert told.who == "Ann\ufffd[31m"
+    assert sentence(told).isprintable()
+    assert sentence(replace(move, because=said, reasons=("a\nb",))).isprintable()  # however it came there
+
+
+def test_another_models_version_is_no_champion_here(workspace: Path, params: Params, trained) -> None:
+    at = params.tracking
+    for weights, accuracy in (("a", 80.0), ("b", 90.0)):
+        trained(weights, accuracy)
+        register(workspace, params)
+    trained("c", 95.0)
+    register(workspace, params.replace(tracking=at.replace(model="other")))
+    promote(workspace, params, "2")
+    for move in (
+        lambda: promote(workspace, params, "models:/other/1", force=True, because="it is better"),
+        lambda: rollback(workspace, at, "models:/other/1"),
+    ):
+        with pytest.raises(InputError, match="models:/other/1 is no version of videollava"):
+            move()
+    assert champion(workspace, at).number == 2
 
 
 def test_the_champion_must_be_the_one_compared_with(workspace: Path, params: Params, trained) -> None:

@@ -13,6 +13,7 @@ __all__ = ["DEFAULT", "Bar", "Gate", "schema"]
 
 DEFAULT = "default"  # the entry for models that have none of their own
 Rule = Literal["no_worse", "not_shown_worse"]
+Points = Annotated[Amount, Field(le=100)]
 Level = Annotated[Amount, Field(gt=0, le=0.25)]
 
 
@@ -23,7 +24,7 @@ class Bar(Section):
     minimum_gain: Number | None = Field(
         None, description="the least gain over the champion; above 0 it must also be more than chance"
     )
-    allowed_regression: Amount | None = Field(None, description="the most that it may lose")
+    allowed_regression: Points | None = Field(None, description="the most that it may lose")
     minimum_over_blind: Number | None = Field(
         None, description="the least distance over the model without media"
     )
@@ -44,7 +45,7 @@ class Gate(Section):
         0.0,
         description="the least gain of the mean over all benchmarks; above 0 it must also be more than chance",
     )
-    allowed_regression: Amount = Field(1.0, description="the most that a benchmark may lose")
+    allowed_regression: Points = Field(1.0, description="the most that a benchmark may lose")
     level: Level = Field(
         0.05, description="how often, at most, the whole gate lets a version pass that it should refuse"
     )

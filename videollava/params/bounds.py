@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 __all__ = [
+    "REGISTERED",
     "Amount",
     "Count",
     "Flag",
@@ -18,6 +19,7 @@ __all__ = [
     "OneOrMore",
     "Positive",
     "Rate",
+    "Registered",
     "Section",
     "Share",
     "Whole",
@@ -71,6 +73,9 @@ Rate = Annotated[float, Field(gt=0, le=10), BeforeValidator(_refuse_truth)]
 Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(_refuse_truth)]
 Fraction = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_refuse_truth)]
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^\s/:@]+$")]
+# What MLflow takes for a logged model's name, and git within a tag's.
+REGISTERED = r"^[^\s/:@.%\"'~^?*\[\\]+$"
+Registered = Annotated[str, Field(min_length=1, pattern=REGISTERED)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_once)]
 Listed = BeforeValidator(_list)
 OneOrMore = BeforeValidator(_one_or_more)

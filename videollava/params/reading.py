@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from videollava.errors import InputError
-from videollava.params.bounds import Section
+from videollava.params.bounds import REGISTERED, Section
 from videollava.params.sections import Params
 from videollava.scrub import scrub
 
@@ -303,7 +303,9 @@ def _words(root: type[Section], item: Any) -> str:
     if kind.endswith("model_type") or kind == "model_attributes_type":
         return f"{where or 'the file'} must be a mapping of keys, not {type(value).__name__}"
     if kind in ("string_pattern_mismatch", "string_too_short"):
-        return f"{where} is {value!r}: a name without spaces, '/', ':' and '@' is wanted"
+        plain = context.get("pattern") == REGISTERED
+        wanted = "of letters, digits, '_' and '-'" if plain else "without spaces, '/', ':' and '@'"
+        return f"{where} is {value!r}: a name {wanted} is wanted"
     return f"{where} {WORDS.get(kind, item['msg'])}, not {value!r}"
 
 

@@ -18,10 +18,10 @@ from videollava.params.bounds import (
     Flag,
     Fraction,
     Listed,
-    Name,
     OneOrMore,
     Positive,
     Rate,
+    Registered,
     Section,
     Share,
     Whole,
@@ -425,7 +425,7 @@ class Tracking(Section):
 
     uri: str = Field("", description='"": MLFLOW_TRACKING_URI, else a SQLite store in this checkout')
     experiment: Annotated[str, Field(min_length=1)] = Field("videollava", description="MLflow experiment")
-    model: Name = Field("videollava", description="registered model")
+    model: Registered = Field("videollava", description="registered model")
 
 
 def _named(value: Any) -> Any:

@@ -23,7 +23,19 @@ from videollava.registry.ledger import PromotionConflict, Record
 from videollava.registry.manifest import cache_of, missing_files, model_cache
 from videollava.registry.refusals import answered
 from videollava.registry.store import Store
-from videollava.registry.trail import ASK, PROMOTE, ROLLBACK, SETTING, Move, Story, as_line, begin, now, write
+from videollava.registry.trail import (
+    ASK,
+    PROMOTE,
+    ROLLBACK,
+    SETTING,
+    Move,
+    Story,
+    as_line,
+    begin,
+    now,
+    one_line,
+    write,
+)
 from videollava.registry.versions import Version, find_version, open_store, version_manifest
 from videollava.who import VARIABLE, is_account, name_person, same_person, this_process
 
@@ -43,6 +55,7 @@ __all__ = [
 
 NONE: Mapping[str, str] = {}
 TRIES = 5  # others' requests in between
+LONGEST = 1_000  # letters of a reason
 log = logging.getLogger(__name__)
 
 
@@ -106,12 +119,13 @@ def promote(
     InputError where the version or a file of it is gone, or the same person asks twice; PromotionConflict where the
     champion changed meanwhile. Nothing moves then.
     """
-    if force and not because.strip():
+    because = _reason(because)
+    if force and not because:
         raise InputError('--force goes past the gate, and the trail keeps why: --because "..."')
     model = params.tracking.model
-    who = who or name_person(workspace)
+    who = one_line(who or name_person(workspace))
     store = open_store(workspace, params.tracking)
-    version = find_version(workspace, params.tracking, reference, store)
+    version = _own_version(workspace, params.tracking, reference, store)
     story = _begin(store.client, model)
     live = find_version(workspace, params.tracking, str(story.champion), store) if story.champion else None
     decision = examine(version, live, params, workspace, places)
@@ -127,7 +141,7 @@ def promote(
         now(),
         decision.reasons or (f"passed the gate: {_scores(decision)}",),
         forced=not decision.passed,
-        because=because.strip(),
+        because=because,
         decision=_digest(decision, version.number, story.champion),
     )
     asked = story.asked(version.number)
@@ -171,7 +185,7 @@ def move_champion(
     expected = live.number if live else 0
     if story.champion != expected:
         raise PromotionConflict(_overtaken(story.champion, expected))
-    who = name_person(workspace)
+    who = one_line(name_person(workspace))
     move = Move(PROMOTE, version.number, expected, who, now(), tuple(reasons), forced)
     return _make(client, tracking.model, story, move, workspace)
 
@@ -190,12 +204,13 @@ def rollback(
     Called again, it goes one further back in the trail. InputError where there is nothing to go back to, or
     where that version or its files are gone: nothing moves then.
     """
+    because = _reason(because)
     store = open_store(workspace, tracking)
     story = _begin(store.client, tracking.model)
     target = _way_back(workspace, tracking, store, story, reference)
     _check_usable(workspace, tracking, find_version(workspace, tracking, str(target), store), places, store)
-    who = who or name_person(workspace)
-    move = Move(ROLLBACK, target, story.champion, who, now(), because=because.strip())
+    who = one_line(who or name_person(workspace))
+    move = Move(ROLLBACK, target, story.champion, who, now(), because=because)
     return _make(store.client, tracking.model, story, move, workspace)
 
 
@@ -210,6 +225,26 @@ def tell(workspace: Path, tracking: Tracking, store: Any = None) -> Story:
     """The whole story: moves, the champion, those before, requests that wait."""
     store = store or open_store(workspace, tracking)
     return settle(store.client, tracking.model)
+
+
+def _reason(because: str) -> str:
+    """What a person gives as the reason, in one line; InputError where it is too long to be read in a list."""
+    if len(said := one_line(because)) > LONGEST:
+        raise InputError(
+            f"--because has {len(said):,} letters; say it in {LONGEST:,}, or where it is written down"
+        )
+    return said
+
+
+def _own_version(workspace: Path, tracking: Tracking, reference: str, store: Any) -> Version:
+    """A version that may be champion here; InputError for another registered model's: numbers are a model's own."""
+    version = find_version(workspace, tracking, reference, store)
+    if version.name != tracking.model:
+        raise InputError(
+            f"{version.reference} is no version of {tracking.model}, whose champion this checkout moves: name one of "
+            "its own (`videollava models`), or set tracking.model in params.yaml"
+        )
+    return version
 
 
 def _begin(client: Any, model: str) -> Story:
@@ -266,7 +301,7 @@ def _way_back(workspace: Path, tracking: Tracking, store: Any, story: Story, ref
     """The version to go back to."""
     live, model = story.champion, tracking.model
     if reference:
-        target = find_version(workspace, tracking, reference, store).number
+        target = _own_version(workspace, tracking, reference, store).number
         if target == live:
             raise InputError(f"version {live} is champion already; name another one (`videollava models`)")
         return target
@@ -284,7 +319,11 @@ def _check_there(store: Any, model: str, target: int, before: Sequence[int], now
         return
     further = (number for number in reversed(before) if number not in (target, now))
     other = next((number for number in further if exists(store.client, model, number)), 0)
-    remedy = f"`videollava rollback {other}` goes to the one before" if other else "there is none before it"
+    remedy = (
+        f"`videollava rollback {other}` goes to the one before"
+        if other
+        else "there is none before it, so name one (`videollava models`)"
+    )
     raise InputError(
         f"version {target}, champion before {now or 'none'}, was deleted from the registry at {store.uri}: "
         f"{remedy}; nothing was moved"

@@ -30,6 +30,7 @@ __all__ = [
     "as_line",
     "begin",
     "now",
+    "one_line",
     "read_story",
     "sentence",
     "write",
@@ -139,7 +140,14 @@ def sentence(move: Move) -> str:
         head = f"champion {_named(move.came_from)} -> {_named(move.to)}, {move.action} by {move.who}"
     told = [", forced" if move.forced else "", f", asked for by {move.asked_by}" if move.asked_by else ""]
     why = [f"because {move.because}" if move.because else "", *move.reasons]
-    return scrub(f"{head}{''.join(told)}{': ' if any(why) else ''}{'; '.join(word for word in why if word)}")
+    return one_line(
+        scrub(f"{head}{''.join(told)}{': ' if any(why) else ''}{'; '.join(word for word in why if word)}")
+    )
+
+
+def one_line(text: str) -> str:
+    """What somebody said, in one line without control characters: it ends no line of the trail, steers no terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
 
 
 def now() -> str:
@@ -153,8 +161,8 @@ def _named(number: int) -> str:
 
 def _body(move: Move) -> dict[str, Any]:
     body = {name: value for name, value in asdict(move).items() if name != "number"}
-    texts = {name: scrub(str(body[name])) for name in ("who", "because", "asked_by")}
-    return {**body, **texts, "reasons": [scrub(reason) for reason in move.reasons]}
+    texts = {name: one_line(scrub(str(body[name]))) for name in ("who", "because", "asked_by")}
+    return {**body, **texts, "reasons": [one_line(scrub(reason)) for reason in move.reasons]}
 
 
 def _read_before(client: Any, model: str, found: Log) -> Story:

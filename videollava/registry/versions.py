@@ -270,7 +270,7 @@ def _unreadable(version: Version, error: BaseException) -> InputError:
 def _parse(reference: str, model: str) -> tuple[str, str, str]:
     if match := REFERENCE.fullmatch(reference):
         return match["name"], match["alias"] or "", match["version"] or ""
-    if reference.isdigit():
+    if reference.isascii() and reference.isdigit():
         return model, "", reference
     if re.fullmatch(r"[\w-]+", reference):
         return model, reference, ""
