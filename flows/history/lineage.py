@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.history.picture import draw
+from flows.history.made import MadeStage
+from flows.history.picture import STAGES, draw
 from flows.history.story import Story, tell
 from videollava.command import file_to_write
 from videollava.gate import primary
@@ -129,8 +130,8 @@ def _gate(decision: Mapping[str, Any]) -> str:
     rules = decision.get("rules")
     if not isinstance(rules, Mapping) or not rules.get("source"):
         return ""
-    where = f"{rules['source']}{' at ' + str(rules['commit'])[:SHORT] if rules.get('commit') else ''}"
-    return f" by gate.yaml of {where} (sha256 {str(rules.get('sha256', ''))[:SHORT]})"
+    sha256 = str(rules.get("sha256") or "")
+    return f" by gate.yaml of {rules['source']} (sha256 {sha256[:SHORT]})" if sha256 else " by the defaults"
 
 
 def _data(story: Story) -> Rows:
@@ -139,7 +140,7 @@ def _data(story: Story) -> Rows:
             data.name,
             data.kind,
             data.origin,
-            f"{data.files:,} files",
+            f"{data.files:,}",
             f"{data.bytes / 1e6:,.1f} MB",
             data.sum[:SHORT] or "no sum",
             data.licence or "licence not stated",
@@ -162,9 +163,18 @@ def _stages(story: Story) -> Rows:
             stage.run[:SHORT],
             f"restored, made in {stage.came_from[:SHORT]}" if stage.came_from else "",
         )
-        for name, stage in story.made.stages.items()
+        for name, stage in _ordered(story)
     ]
     return [("stage", "hours", "ranks", "device", "host", "run", ""), *rows]
+
+
+def _ordered(story: Story) -> list[tuple[str, MadeStage]]:
+    """Stages in the order of the pipeline."""
+    assert story.made is not None
+    place = {name: number for number, name in enumerate(("fetch", "shards", *STAGES))}
+    return sorted(
+        story.made.stages.items(), key=lambda item: place.get(item[0].partition("@")[0], len(place))
+    )
 
 
 def _scores(story: Story) -> Rows:

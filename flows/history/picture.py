@@ -10,7 +10,7 @@ from html import escape
 from flows.history.story import Story
 from videollava.gate import primary
 
-__all__ = ["draw"]
+__all__ = ["STAGES", "draw"]
 
 WIDE, HIGH, GAP_X, GAP_Y, EDGE = 190, 58, 46, 16, 16
 STAGES = (

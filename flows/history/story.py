@@ -31,7 +31,9 @@ LOCKS = "locks"
 
 @dataclass(frozen=True)
 class Data:
-    """A source as its lock has it. sum: over names and sums of its files; licence: as the parameters state it."""
+    """A source as its lock has it. sum: over names and sums of its files, of one that is drawn DVC's hash of it;
+    licence: as the parameters state it.
+    """
 
     name: str
     kind: str
@@ -169,22 +171,30 @@ def _read_data(root: Path, commit: str) -> tuple[Data, ...]:
     import hashlib
 
     found = []
+    made = _outputs(root, commit)
     for name, source in (read_params(root, commit).get("sources") or {}).items():
         lock = _json(ask_git(root, "cat-file", "blob", f"{commit}:{LOCKS}/{name}.json"))
         files = lock.get("files") or []
         sums = "\n".join(f"{file.get('name')} {file.get('sha256')}" for file in files)
+        out = made.get(f"data/raw/{name}", {})  # of what is drawn here no lock knows a sum beforehand
         found.append(
             Data(
                 name=name,
                 kind=str(source.get("kind", "")),
-                files=len(files),
-                bytes=sum(int(file.get("size") or 0) for file in files),
-                sum=hashlib.sha256(sums.encode()).hexdigest() if files else "",
+                files=len(files) or int(out.get("nfiles") or 0),
+                bytes=sum(int(file.get("size") or 0) for file in files) or int(out.get("size") or 0),
+                sum=hashlib.sha256(sums.encode()).hexdigest() if files else str(out.get("md5") or ""),
                 licence=str(source.get("licence", "")),
                 origin=_origin(source),
             )
         )
     return tuple(found)
+
+
+def _outputs(root: Path, commit: str) -> dict[str, dict[str, Any]]:
+    """What dvc.lock of a commit says of each output, by path."""
+    stages = _mapping(ask_git(root, "cat-file", "blob", f"{commit}:dvc.lock")).get("stages") or {}
+    return {out["path"]: out for entry in stages.values() for out in entry.get("outs") or ()}
 
 
 def _origin(source: Mapping[str, Any]) -> str:
