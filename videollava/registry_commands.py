@@ -39,6 +39,7 @@ def _run_models(arguments: Arguments) -> None:
         shown = "  ".join(f"{name} {score:.2f}" for name, score in scores.items() if score is not None)
         marks = f" [{', '.join(version.aliases)}]" if version.aliases else ""
         commit = f"commit {version.lineage.describe()}" if version.lineage.commit else ""
+        commit = f"saved {version.saved[:12]}" if version.saved else commit  # what ran, edits and all
         told = [shown, commit, f"run {version.run_id[:12]}" if version.run_id else "", *version.remarks]
         print("  ".join([f"{version.reference}{marks}", *(word for word in told if word)]))
     if not versions:

@@ -200,7 +200,7 @@ def _move(move: Any) -> Sequence[str]:
         f"{move.action}{forced}",
         f"after {move.came_from or 'none'}",
         move.who,
-        "; ".join(move.reasons),
+        "; ".join(word for word in (*move.reasons, move.because) if word),
     )
 
 

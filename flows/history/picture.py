@@ -85,9 +85,14 @@ def _columns(story: Story) -> list[list[Box]]:
 def _stage(name: str, story: Story) -> Box:
     assert story.made is not None
     stage = story.made.stages[name]
-    hours = "" if stage.hours is None else f"{stage.hours:.2f} h"
     where = f"{stage.ranks or 1} x {stage.device or 'cpu'}"
-    return Box("stage", name, (f"{hours}  {where}".strip(), stage.key[:12]))
+    return Box("stage", name, (f"{_time(stage.hours)} {where}".strip(), stage.key[:12]))
+
+
+def _time(hours: float | None) -> str:
+    if hours is None:
+        return ""
+    return f"{hours:.1f} h," if hours >= 1 else f"{hours * 60:.1f} min,"
 
 
 def _place(x: int, y: int, here: int, tall: int) -> tuple[int, int]:
