@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,31 @@ def test_a_read_only_store_is_read_and_its_refusal_said(
     tried = try_out(workspace, frozen, journal.path)
     assert "may not be written" in tried.error
     assert not tried.passing
+
+
+def test_what_is_tried_while_another_sends_waits_for_its_turn(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower that sends the same journal at that moment is no "all was taken"."""
+    from mlflow import MlflowClient
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError("[Errno 13] Permission denied: '/mlartifacts'")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    journal = write_run(workspace)
+    assert journal.path is not None
+    label = connect(workspace, AT).label
+    tried: list[Any] = []
+    with journal.path.with_name(f"{journal.path.stem}.{label}.lock").open("w") as sending:
+        fcntl.flock(sending, fcntl.LOCK_EX)
+        asking = threading.Thread(target=lambda: tried.append(try_out(workspace, AT, journal.path)))
+        asking.start()
+        asking.join(1.0)
+        assert tried == []
+    asking.join()
+    assert tried[0].owed == 1
+    assert "Permission denied" in tried[0].refusal
 
 
 def test_loopback_is_asked_without_the_proxy(workspace: Path, server: Any, monkeypatch: Any) -> None:

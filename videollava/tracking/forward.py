@@ -101,7 +101,9 @@ def try_out(workspace: Path, tracking: Tracking, path: Path) -> Forwarded:
     except Exception as error:
         trouble = explain(error)
         return Forwarded(error=trouble.text, passing=trouble.passing)
-    return _send(store, path)
+    return _send(
+        store, path, wait=True
+    )  # what a follower is told at this moment is an answer to this question too
 
 
 def _sum(sent: Sequence[Forwarded]) -> Forwarded:
@@ -158,12 +160,12 @@ class Follower(threading.Thread):
             self._store = None
 
 
-def _send(store: Store, path: Path, begin: bool = False) -> Forwarded:
+def _send(store: Store, path: Path, begin: bool = False, wait: bool = False) -> Forwarded:
     state_path = path.with_name(f"{path.stem}.{store.label}.json")
     known = _load_state(state_path)
     if known.offset >= path.stat().st_size and (begin or not known.owed):
         return Forwarded()
-    with _exclusive(state_path.with_suffix(".lock")) as mine:
+    with _exclusive(state_path.with_suffix(".lock"), wait) as mine:
         if not mine:  # another process is sending this journal
             return Forwarded()
         state = _load_state(state_path)
@@ -343,10 +345,10 @@ def _send_artifact(store: Store, state: _State, path: Path, folder: str) -> None
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
+def _exclusive(path: Path, wait: bool = False) -> Iterator[bool]:
     with path.open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return
