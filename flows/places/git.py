@@ -67,7 +67,8 @@ def run_git(
         raise InputError(f"{folder}: git cannot be run: {error.strerror}") from error
     if done.returncode:
         raise InputError(f"{folder}: git {' '.join(arguments)}: {_words(done.stderr, top)}")
-    return done.stdout.strip()
+    # Lists that end in NUL hold names as they are: one may begin with a space.
+    return done.stdout if done.stdout.endswith("\0") else done.stdout.strip()
 
 
 def ask_git(folder: Path, *arguments: str, above: bool = False) -> str | None:

@@ -17,6 +17,7 @@ import pytest
 from flows.history.made import Made, read_made
 from flows.history.save import Saved, save
 from flows.history.snapshot import take_snapshot
+from flows.places.git import run_git
 from videollava.errors import InputError
 
 
@@ -415,3 +416,26 @@ def test_killed_before_any_call_of_git(finished: Path) -> None:
         check_after_a_kill(finished)
         git(finished, "update-ref", "-d", refs(finished)[0])
     assert 15 < step < 99
+
+
+def test_names_of_files_are_bytes_and_stay_what_they_are(finished: Path) -> None:
+    names = [b" first.py", b"new\nline.py", b"quo\"te'.py", b"\xff\xfe.py", b"last.py "]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(finished) + b"/" + name)).write_text("x = 1\n")
+    git(finished, "add", "-A", "--", "*.py*")
+    before = git(finished, "ls-files", "-s")
+    saved = keep(finished)
+    assert git(finished, "ls-files", "-s") == before
+    told = subprocess.run(
+        ["git", "ls-tree", "-r", "-z", "--name-only", saved.commit],
+        cwd=finished,
+        capture_output=True,
+        check=True,
+    ).stdout.split(b"\0")
+    assert set(names) <= set(told)
+
+
+def test_a_name_that_begins_with_a_space_is_read_whole(finished: Path) -> None:
+    (finished / " a.py").write_text("x = 1\n")
+    git(finished, "add", "--", " a.py")
+    assert run_git(finished, "ls-files", "-z").split("\0")[0] == " a.py"
