@@ -13,7 +13,7 @@ from videollava import registry
 from videollava.errors import InputError
 from videollava.params import Tracking
 
-__all__ = ["Found", "find_commit"]
+__all__ = ["Found", "commit_of", "find_commit", "find_in_git"]
 
 NUMBERED = re.compile(r"(?:(?:models:/|model/|refs/tags/model/)?(?P<name>[^\s/:@]+)/)?(?P<number>[1-9]\d*)")
 FETCH = '`git fetch --tags origin "refs/exps/*:refs/exps/*"` brings those of others'
@@ -33,31 +33,43 @@ def find_commit(root: Path, tracking: Tracking, reference: str) -> Found:
 
     InputError where nothing has that name, or the commit is not in this repository.
     """
+    if found := find_in_git(root, tracking, reference):
+        return found
+    return commit_of(root, registry.find_version(root, tracking, _as_version(tracking, reference)))
+
+
+def find_in_git(root: Path, tracking: Tracking, reference: str) -> Found | None:
+    """What git alone knows by that name. InputError where it is several commits, or no saved retraining."""
     if numbered := NUMBERED.fullmatch(reference):
         name, number = numbered["name"] or tracking.model, int(numbered["number"])
         refs = version_refs(name, number)
         for ref in refs if is_shared(root, root, tracking, "HEAD") else reversed(refs):
             if commit := _commit(root, ref):
                 return Found(_check(root, commit, reference), f"{name}/{number}")
-        return _of_registry(root, tracking, f"models:/{name}/{number}")
-    if not reference.startswith("models:/"):
+    elif not reference.startswith("models:/"):
         named = ask_git(root, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{reference}") or ""
         commits = set(named.split())
         if len(commits) > 1:
             raise InputError(f"{reference}: several commits have an experiment of that name; give its hash")
         if commit := (commits.pop() if commits else _commit(root, reference)):
             return Found(_check(root, commit, reference))
-    return _of_registry(root, tracking, reference)
+    return None
 
 
-def _of_registry(root: Path, tracking: Tracking, reference: str) -> Found:
-    version = registry.find_version(root, tracking, reference)
+def commit_of(root: Path, version: registry.Version) -> Found:
+    """The commit that the registry has for a version. InputError where it has none, or that is not here."""
     if not version.saved:
         raise InputError(
             f"{version.reference}: was registered without a commit of its own; `videollava save` makes one "
             "where its outputs lie"
         )
     return Found(_check(root, version.saved, version.reference), f"{version.name}/{version.number}")
+
+
+def _as_version(tracking: Tracking, reference: str) -> str:
+    if numbered := NUMBERED.fullmatch(reference):
+        return f"models:/{numbered['name'] or tracking.model}/{numbered['number']}"
+    return reference
 
 
 def _check(root: Path, commit: str, reference: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from flows.history.find import find_commit
+from flows.history.find import commit_of, find_in_git
 from flows.history.made import Made, read_made
 from flows.history.tags import PRIVATE, TAGS
 from flows.places.git import ask_git
@@ -95,10 +95,12 @@ def tell(root: Path, reference: str) -> Story:
     InputError where neither git nor the registry knows it.
     """
     params = load_params(root / "params.yaml")
-    version, moves, trouble = _ask_registry(root, params, reference)
+    version, moves, trouble = _ask_registry(
+        root, params, _version_named(root, params, reference) or reference
+    )
     commit, known, lacking = _find(root, params, reference, version)
     if version is None and not commit:
-        raise InputError(trouble if trouble == lacking else f"{lacking}; {trouble}")
+        raise InputError("; ".join(filter(None, (lacking, trouble))))
     name, _, number = (f"{version.name}/{version.number}" if version is not None else known).rpartition("/")
     made, lacks = None, [line for line in (trouble, lacking) if line]
     if commit:
@@ -142,13 +144,29 @@ def _ask_registry(root: Path, params: Params, reference: str) -> tuple[Version |
         return None, (), str(error)
 
 
+def _version_named(root: Path, params: Params, reference: str) -> str:
+    """The version that an experiment's name or a commit is kept as here, "" where it is of none."""
+    try:
+        found = find_in_git(root, params.tracking, reference)
+    except InputError:  # told once the registry was asked too
+        return ""
+    if found is None or found.version:
+        return f"models:/{found.version}" if found is not None else ""
+    ref = _ref(root, found.commit)
+    return next(
+        (f"models:/{ref[len(start) + 1 :]}" for start in (TAGS, PRIVATE) if ref.startswith(start)), ""
+    )
+
+
 def _find(root: Path, params: Params, reference: str, version: Version | None) -> tuple[str, str, str]:
     """The saved retraining, what version git says it is of ("NAME/N"), and why there is no such commit here."""
     try:
-        found = find_commit(root, params.tracking, version.reference if version is not None else reference)
+        found = find_in_git(root, params.tracking, reference if version is None else version.reference)
+        if found is None and version is not None:
+            found = commit_of(root, version)
     except InputError as error:
         return "", "", str(error)
-    return found.commit, found.version, ""
+    return (found.commit, found.version, "") if found is not None else ("", "", "")
 
 
 def _ref(root: Path, commit: str) -> str:

@@ -21,7 +21,7 @@ from flows.places.git import run_git
 from videollava import registry
 from videollava.cli import main
 from videollava.errors import InputError
-from videollava.params import load_params
+from videollava.params import Tracking, load_params
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -128,3 +128,30 @@ def test_a_clone_without_the_registry_tells_what_git_holds(twice: Path, tmp_path
     assert draw(story).startswith("<svg")
     with pytest.raises(InputError, match="7: not in the registry"):
         tell(clone, "7")
+
+
+def test_an_experiment_of_a_version_is_told_as_the_version(twice: Path) -> None:
+    ref = run_git(twice, "for-each-ref", "--format=%(refname)", "refs/exps", "--sort=-refname").splitlines()[
+        0
+    ]
+    story = tell(twice, ref.rpartition("/")[2])
+    assert (story.name, story.version is not None, story.lacks) == ("videollava", True, ())
+    assert story.commit == tell(twice, str(story.number)).commit
+
+
+def test_what_nobody_knows_is_asked_of_the_registry_once(
+    twice: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that does not answer costs its time-outs, and is told of, once."""
+    asked: list[str] = []
+    find = registry.find_version
+
+    def count(root: Path, tracking: Tracking, reference: str) -> registry.Version:
+        asked.append(reference)
+        return find(root, tracking, reference)
+
+    monkeypatch.setattr(registry, "find_version", count)
+    with pytest.raises(InputError) as caught:
+        tell(twice, "17")
+    assert asked == ["17"]
+    assert str(caught.value).count("not in the registry") == 1
