@@ -18,7 +18,9 @@ from videollava.errors import InputError
 from videollava.registry.store import Store
 from videollava.scrub import scrub
 
-__all__ = ["bring", "has_remote", "read_config", "share", "stores"]
+__all__ = ["borrowers", "bring", "has_remote", "read_config", "share", "stores"]
+
+BORROWERS = "borrowers"  # in the cache: a line for each checkout that was given it
 
 VERSIONED = "a cloud-versioned remote keeps files by name; `dvc remote modify NAME version_aware false`"
 
@@ -58,8 +60,31 @@ def share(home: Path, root: Path) -> None:
     packed = ConfigObj({name: part for name, part in {**own, **remotes}.items() if part}, encoding="utf-8")
     file = root / ".dvc" / "config.local"
     file.unlink(missing_ok=True)
+    _note_borrower(_cache(home, config), root.resolve())  # first: what is lent is known to be needed
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         packed.write(stream)
+
+
+def borrowers(workspace: Path) -> list[Path]:
+    """Checkouts that were given this one's cache and are still there."""
+    cache = _cache(workspace, read_config(workspace))
+    there = [Path(line) for line in _noted(cache) if (Path(line) / ".dvc").is_dir()]
+    return [
+        path for path in there if path != workspace.resolve() and _cache(path, read_config(path)) == cache
+    ]
+
+
+def _note_borrower(cache: Path, root: Path) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    if str(root) not in _noted(cache):
+        with (cache / BORROWERS).open("a", encoding="utf-8", errors="surrogateescape") as stream:
+            stream.write(f"{root}\n")
+
+
+def _noted(cache: Path) -> list[str]:
+    file = cache / BORROWERS
+    text = file.read_text(encoding="utf-8", errors="surrogateescape") if file.is_file() else ""
+    return list(dict.fromkeys(text.splitlines()))
 
 
 def bring(workspace: Path, reference: str) -> Path:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from flows.history.reasons import open_repo
 from flows.history.tags import PRIVATE as VERSIONS
-from flows.places.clones import CLONES
 from flows.places.git import ask_git, run_git
 from flows.places.lock import hold
+from flows.storage import borrowers
 from videollava.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--older-than {options.older_than}: write a number of days from 0 on")
     root = Path.cwd()
     with ExitStack() as stack:
-        for folder in (root, *_clones(root)):  # what is at work needs what no commit names yet
+        for folder in (root, *borrowers(root)):  # what is at work needs what no commit names yet
             stack.enter_context(hold(folder, wait=0.0))
         outlook = look(root, options.older_than)
         if options.yes:
@@ -98,10 +98,11 @@ def look(root: Path, days: int = DAYS) -> Outlook:
     """
     if not (root / "dvc.yaml").is_file():
         raise InputError(f"{root}: no dvc.yaml; run from the repository root")
-    versions = _versions(root)
-    refs = _judge(_refs(root), versions, _tagged(root), _ages(root), days)
-    kept, going = [ref for ref in refs if not ref.why], [ref for ref in refs if ref.why]
     with open_repo(root) as repo:
+        _check_cache(repo)
+        versions = _versions(root)
+        refs = _judge(_refs(root), versions, _tagged(root) | _elsewhere(root), _ages(root), days)
+        kept, going = [ref for ref in refs if not ref.why], [ref for ref in refs if ref.why]
         used = _used(repo, root, [ref.commit for ref in kept]) | _of_versions(repo, versions)
         objects = [oid for oid in repo.cache.local.all() if oid not in used]
         paths = [Path(repo.cache.local.oid_to_path(oid)) for oid in objects]
@@ -127,9 +128,30 @@ def remove(root: Path, outlook: Outlook) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
 
 
-def _clones(root: Path) -> list[Path]:
-    folder = root / CLONES
-    return [path for path in sorted(folder.iterdir()) if (path / ".git").is_dir()] if folder.is_dir() else []
+def _check_cache(repo: Repo) -> None:
+    """InputError where DVC's cache lies outside of the checkout: what others keep in it nobody here knows."""
+    cache, own = Path(repo.cache.local.path).resolve(), Path(str(repo.dvc_dir)).resolve()
+    if own not in cache.parents:
+        raise InputError(
+            f"{repo.root_dir}: DVC's cache is {cache} (cache.dir), and other checkouts may keep their files there: run "
+            "it in the checkout that the cache is of, or `dvc gc --workspace --all-tags --all-experiments --projects "
+            "FOLDER ..` with the folders of all others; nothing was removed"
+        )
+
+
+def _elsewhere(root: Path) -> set[str]:
+    """Versions' commits that this checkout's registry cannot judge: of other worktrees, which count their own."""
+    if (ask_git(root, "worktree", "list", "--porcelain") or "").count("worktree ") < 2:
+        return set()
+    return set(run_git(root, "for-each-ref", "--format=%(objectname)", PRIVATE).split())
+
+
+def _at_hand(root: Path) -> list[str]:
+    """Commits that no branch need have: what is checked out, here and in worktrees, and stashes."""
+    trees = (ask_git(root, "worktree", "list", "--porcelain") or "").splitlines()
+    heads = [line.removeprefix("HEAD ") for line in trees if line.startswith("HEAD ")]
+    stashes = (ask_git(root, "reflog", "show", "--format=%H", "refs/stash") or "").split()
+    return [commit for commit in (*heads, *stashes) if commit.strip("0")]
 
 
 def _versions(root: Path) -> list[Version]:
@@ -154,7 +176,7 @@ def _refs(root: Path) -> list[Keepsake]:
 
 def _tagged(root: Path) -> set[str]:
     said = run_git(root, "for-each-ref", "--format=%(objectname) %(*objectname)", "refs/tags/", "refs/heads/")
-    return {word for line in said.splitlines() for word in line.split()}
+    return {line.split()[-1] for line in said.splitlines()}  # of an annotated tag the commit
 
 
 def _ages(root: Path) -> dict[str, float]:
@@ -199,20 +221,21 @@ def _judge(
 
 
 def _used(repo: Repo, root: Path, commits: Sequence[str]) -> set[str]:
-    """Hashes of what the workspaces, branches, tags and these commits name."""
+    """Hashes of what the workspaces, branches, tags, stashes and these commits name."""
     from dvc.exceptions import DvcException
 
     used: set[str] = set()
     try:
         has_commit = ask_git(root, "rev-parse", "--verify", "HEAD^{commit}") is not None
-        revs = list(dict.fromkeys(commits))
+        revs = list(dict.fromkeys([*commits, *_at_hand(root)]))
         for objects in repo.used_objs(
             all_branches=has_commit, all_tags=has_commit, revs=revs or None
         ).values():
             used |= {item.value for item in objects}
-        for clone in _clones(root):
+        for clone in borrowers(root):
+            own = sorted(_tagged(clone) - _tagged(root))  # what was committed there
             with open_repo(clone) as other:
-                for objects in other.used_objs().values():
+                for objects in other.used_objs(revs=own or None).values():
                     used |= {item.value for item in objects}
     except DvcException as error:
         raise InputError(f"{root}: DVC cannot say what is needed ({error}); nothing was removed") from error

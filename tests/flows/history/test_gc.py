@@ -13,6 +13,7 @@ from dvc.repo import Repo
 from flows.history import gc
 from flows.places.git import run_git
 from flows.places.lock import hold
+from flows.storage import share
 from videollava import registry
 from videollava.errors import InputError
 from videollava.params import load_params
@@ -96,3 +97,53 @@ def test_a_registry_that_lost_its_versions_frees_nothing(
     with pytest.raises(InputError, match="the registry has no version, and git has refs of some"):
         call(workspace, monkeypatch, yes=True, days=0)
     assert weights(workspace, 2)
+
+
+def test_a_cache_that_others_use_is_left_alone(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another checkout's files in a common folder are named by nothing that is known here."""
+    common = workspace.parent / "common"
+    with (workspace / ".dvc" / "config.local").open("a") as stream:
+        stream.write(f"[cache]\n    dir = {common}\n")
+    train(workspace, 2)
+    (common / "files/md5/ab").mkdir(exist_ok=True)
+    theirs = common / "files/md5/ab" / ("c" * 30)
+    theirs.write_text("another checkout's")
+    with pytest.raises(InputError, match=r"cache is .*common.*nothing was removed"):
+        call(workspace, monkeypatch, yes=True, days=0)
+    assert theirs.is_file()
+
+
+def test_what_a_checkout_with_this_cache_made_stays(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it lies: in the folder of clones, or where `reproduce --into` put it; and what was committed there."""
+    other = workspace.parent / "elsewhere"
+    run_git(workspace, "clone", "-q", str(workspace), str(other))
+    share(workspace, other)
+    train(other, 7)
+    run_git(other, "add", "-f", "dvc.lock", "params.yaml")
+    run_git(other, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "seven")
+    train(other, 8)
+    train(workspace, 2)
+    call(workspace, monkeypatch, yes=True, days=0)
+    assert all(weights(workspace, epochs) for epochs in (2, 7, 8))
+    with hold(other), pytest.raises(InputError, match="another retraining"):
+        call(workspace, monkeypatch, yes=True, days=0)
+
+
+def test_a_stash_and_another_worktree_keep_what_they_name(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(workspace, train(workspace, 2))
+    run_git(workspace, "add", "-f", "dvc.lock")
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    run_git(workspace, *who, "commit", "-qm", "two")
+    train(workspace, 5)
+    run_git(workspace, *who, "stash", "push", "-q", "--", "dvc.lock", "params.yaml")
+    train(workspace, 3)
+    run_git(workspace, "worktree", "add", "-q", str(workspace.parent / "beside"))
+    # A version that the other worktree's own registry counts: this one has none of that number.
+    theirs = run_git(workspace, "rev-parse", "HEAD")
+    run_git(workspace, "update-ref", "refs/videollava/model/videollava/9", theirs)
+    call(workspace, monkeypatch, yes=True, days=0)
+    assert weights(workspace, 5), "a stash names it"
+    assert "deleted from the registry" not in capsys.readouterr().out
+    assert run_git(workspace, "rev-parse", "refs/videollava/model/videollava/9") == theirs
