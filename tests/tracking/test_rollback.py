@@ -286,6 +286,14 @@ def test_what_an_earlier_release_kept_is_taken_over_once(
     assert len(read_log(client, MODEL).records) == 2
 
 
+def test_figures_that_somebody_edited_are_no_traceback(workspace: Path, params: Params, client: Any) -> None:
+    for told in ('"n": "many"', '"n": NaN', '"judge": "x", "invalid": "q"', '"contamination": [1]'):
+        client.set_model_version_tag(MODEL, "1", "metrics", f'{{"easy_vqa": {{"accuracy": 90.0, {told}}}}}')
+        version = find_version(workspace, params.tracking, "1")
+        assert "its scores (tag `metrics`) cannot be read" in version.remarks
+        assert not promote(workspace, params, "1").decision.passed
+
+
 def test_versions_that_others_changed_or_made(
     workspace: Path, params: Params, client: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:

@@ -36,6 +36,8 @@ __all__ = [
 
 DECISION = "decision"  # tag: the gate's last decision on it
 LATER = "evaluated."  # tags: evaluations after it was registered, by their time
+COUNTS = ("n", "missing_media", "unasked", "invalid", "unjudged")  # of a benchmark's figures, whole numbers
+LEAKS = ("media", "near", "both")  # the same of its contamination
 REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+))")
 
 
@@ -308,10 +310,18 @@ def _metrics(text: str | None) -> dict[str, dict[str, Any]] | None:
         found = json.loads(text or "{}")
     except ValueError:
         return None
-    whole = isinstance(found, dict) and all(
-        isinstance(scores, dict) and isinstance(scores.get("headline", ""), str) for scores in found.values()
+    return found if isinstance(found, dict) and all(map(_are_scores, found.values())) else None
+
+
+def _are_scores(told: Any) -> bool:
+    """Whether one benchmark's figures are of the kinds that the gate and the card count with."""
+    if not isinstance(told, dict) or not isinstance(told.get("headline", ""), str):
+        return False
+    leaks = told.get("contamination") or {}
+    counts = [told.get(name) for name in COUNTS]
+    return isinstance(leaks, dict) and all(
+        count is None or isinstance(count, int) for count in (*counts, *(leaks.get(name) for name in LEAKS))
     )
-    return found if whole else None
 
 
 def _decision(text: str | None) -> dict[str, Any]:
