@@ -63,7 +63,9 @@ def _spread(parts: int, params: Params, workspace: Path, machine: Machine, sourc
         import ray
     except ImportError as error:
         raise InputError("--ray: Ray is not installed; `pip install 'videollava[ray]'`") from error
-    ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+    # This very code, wherever it was imported from: a relative PYTHONPATH means another folder to Ray's processes.
+    code = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}}
+    ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False, runtime_env=code)
     try:
         task = ray.remote(probe_part)
         folder = workspace.absolute()
