@@ -1,4 +1,4 @@
-"""How often the whole gate lets a version pass that it should refuse, by simulation: `python bench/gate.py [--draws N]`.
+"""How often the whole gate lets a version pass that it should refuse, by simulation: `python bench/gate.py [--draws N] [--bound]`.
 
 Answers are drawn in clusters, as questions about one picture or clip are: `together` is how alike what happens to a
 medium's questions is (0: independent, 1: all or none). A candidate that is worse than allowed on one benchmark by the
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import product
 
 import numpy as np
 
@@ -57,11 +58,30 @@ def passes(rng: np.random.Generator, pairs: dict[str, Pair], gate: Gate) -> bool
     return decide(new, old, Rules(gate), pairs).passed
 
 
+def sweep(rng: np.random.Generator, draws: int) -> None:
+    """The bound alone over many settings: of each the share of draws whose bound excludes a loss that is the truth."""
+    settings = list(product((25, 100, 400, 1000), (1, 4, 9), (0.01, 0.03, 0.1), (0.0, 0.03), (0.0, 0.3, 1.0)))
+    shares = []
+    for media, per, loss, both, together in settings:
+        pairs = (draw(rng, media, per, both, together, -loss) for _ in range(draws))
+        shares.append(100 * sum(pair.bound(0.05).low > -100 * loss for pair in pairs) / draws)
+    worst = int(np.argmax(shares))
+    print(
+        f"bound alone, {len(settings)} settings: {np.mean(shares):.1f} % on average, {shares[worst]:.1f} % at worst"
+    )
+    print(f"worst: media, questions a medium, loss, both ways, together = {settings[worst]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000)
-    draws = parser.parse_args().draws
-    rng, began = np.random.default_rng(0), time.monotonic()
+    parser.add_argument("--bound", action="store_true", help="the bound alone, over many settings")
+    given = parser.parse_args()
+    draws, rng, began = given.draws, np.random.default_rng(0), time.monotonic()
+    if given.bound:
+        sweep(rng, draws)
+        print(f"{draws:,} draws each, {time.monotonic() - began:.0f} s")
+        return
     print("| claim | benchmarks | media | questions a medium | together | allowed | passed |")
     print("|---|---|---|---|---|---|---|")
     for count, media, per, both, together, allowed in WORSE:

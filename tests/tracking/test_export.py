@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,29 @@ def test_nothing_is_overwritten_and_half_an_export_is_none(
     with pytest.raises(InputError, match="not in the registry"):
         export("9", tmp_path / "nine", workspace, params.tracking)
     assert not (tmp_path / "nine").exists()
+
+
+def test_what_a_killed_export_left_is_taken_away_and_nobody_is_put_out_of_their_folder(
+    workspace: Path, params: Params, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    killed, running = (
+        out / f".new.{socket.gethostname()}.{process}.tmp" for process in (gone.pid, os.getppid())
+    )
+    for half in (killed, running):
+        half.mkdir()
+        (half / "model.safetensors").write_text("half")
+    export(version, out / "new", workspace, params.tracking)
+    assert sorted(path.name for path in out.iterdir()) == sorted([running.name, "new"])
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for name in (".", "..", str(here)):
+        with pytest.raises(InputError, match="name a new"):
+            export(version, Path(name), workspace, params.tracking)
 
 
 @pytest.mark.slow

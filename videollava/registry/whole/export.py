@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,10 +67,11 @@ def export(
     """
     if target.is_symlink() or (target.is_dir() and any(target.iterdir())):
         raise InputError(f"{target}: is there already and holds something; name a new folder")
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise InputError(f"{target}: is the folder of now, which would be replaced; name a new one in it")
     version = find_version(workspace, tracking, reference)
     folder = resolve(version.reference, workspace, tracking, places)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = _begin_aside(target)
     try:
         aside.mkdir(parents=True)
         _copy_model(folder, aside)
@@ -84,6 +86,27 @@ def export(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return notes
+
+
+def _begin_aside(target: Path) -> Path:
+    """Where it is written first; what killed exports to `target` left beside it on this machine is taken away."""
+    head = f".{target.name}.{socket.gethostname()}."
+    beside = sorted(target.parent.iterdir()) if target.parent.is_dir() else []
+    for half in beside:
+        number = half.name.removeprefix(head).removesuffix(".tmp")
+        if half.name == f"{head}{number}.tmp" and number.isdecimal() and not _is_running(int(number)):
+            shutil.rmtree(half, ignore_errors=True)
+    return target.with_name(f"{head}{os.getpid()}.tmp")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _copy_model(folder: Path, aside: Path) -> None:
