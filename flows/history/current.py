@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videollava.errors import InputError
+from flows.history.reasons import in_words
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -53,7 +52,7 @@ def read_paths(folder: Path) -> Graph:
 
 
 def _graph(repo: Repo) -> Graph:
-    with _in_words(repo.root_dir):
+    with in_words(Path(repo.root_dir)):
         outs = [out for stage in repo.index.stages for out in stage.outs if out.is_in_repo]
         made = {out.fs_path for out in outs}
         code, files = [], {"dvc.yaml", "dvc.lock"}
@@ -125,18 +124,8 @@ def _open(folder: Path, aside: Path | None) -> Repo:
 
     logging.getLogger("dvc").setLevel(logging.ERROR)
     config = {"core": {"no_scm": True, "site_cache_dir": str(aside)}} if aside else None
-    with _in_words(folder):
+    with in_words(folder):
         return Repo(str(folder), config=config)
-
-
-@contextmanager
-def _in_words(folder: Path | str) -> Iterator[None]:
-    from dvc.exceptions import DvcException
-
-    try:
-        yield
-    except DvcException as error:
-        raise InputError(f"{folder}: DVC cannot read its stages: {error}") from error
 
 
 def _relative(repo: Repo, path: str) -> str:

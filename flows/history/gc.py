@@ -123,7 +123,12 @@ def remove(root: Path, outlook: Outlook) -> None:
         # Folders' listings first: what is cut short leaves files that the next run finds, never half a folder.
         for oid in sorted(outlook.objects, key=lambda oid: not oid.endswith(".dir")):
             path = Path(odb.oid_to_path(oid))
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"{path}: cannot be removed ({error.strerror}); `videollava gc --yes` goes on from there"
+                ) from error
     for name in outlook.folders:
         shutil.rmtree(root / name, ignore_errors=True)
 
@@ -222,23 +227,16 @@ def _judge(
 
 def _used(repo: Repo, root: Path, commits: Sequence[str]) -> set[str]:
     """Hashes of what the workspaces, branches, tags, stashes and these commits name."""
-    from dvc.exceptions import DvcException
-
     used: set[str] = set()
-    try:
-        has_commit = ask_git(root, "rev-parse", "--verify", "HEAD^{commit}") is not None
-        revs = list(dict.fromkeys([*commits, *_at_hand(root)]))
-        for objects in repo.used_objs(
-            all_branches=has_commit, all_tags=has_commit, revs=revs or None
-        ).values():
-            used |= {item.value for item in objects}
-        for clone in borrowers(root):
-            own = sorted(_tagged(clone) - _tagged(root))  # what was committed there
-            with open_repo(clone) as other:
-                for objects in other.used_objs(revs=own or None).values():
-                    used |= {item.value for item in objects}
-    except DvcException as error:
-        raise InputError(f"{root}: DVC cannot say what is needed ({error}); nothing was removed") from error
+    has_commit = ask_git(root, "rev-parse", "--verify", "HEAD^{commit}") is not None
+    revs = list(dict.fromkeys([*commits, *_at_hand(root)]))
+    for objects in repo.used_objs(all_branches=has_commit, all_tags=has_commit, revs=revs or None).values():
+        used |= {item.value for item in objects}
+    for clone in borrowers(root):
+        own = sorted(_tagged(clone) - _tagged(root))  # what was committed there
+        with open_repo(clone) as other:
+            for objects in other.used_objs(revs=own or None).values():
+                used |= {item.value for item in objects}
     return used
 
 

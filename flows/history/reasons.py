@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
-__all__ = ["Kind", "Reason", "can_restore", "is_absent", "open_repo", "own_reasons", "pipeline"]
+__all__ = ["Kind", "Reason", "can_restore", "in_words", "is_absent", "open_repo", "own_reasons", "pipeline"]
 
 Kind = Literal["never", "command", "parameter", "package", "code", "data", "output", "earlier"]
 GONE = {"deleted": "is gone", "not in cache": "is not in the cache"}
@@ -46,18 +46,35 @@ def open_repo(root: Path) -> Iterator[Repo]:
 
     Whatever DVC cannot read there is an InputError in one line.
     """
-    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
     # It warns of each output that the workspace never made, and of locks of killed runs, which it removes.
     logging.getLogger("dvc").setLevel(logging.ERROR)
     inside = ask_git(root, "rev-parse", "--git-dir", above=True) is not None
+    with (
+        in_words(root),
+        chdir(root),
+        Repo(str(root), config=None if inside else {"core": {"no_scm": True}}) as repo,
+    ):
+        yield repo
+
+
+@contextmanager
+def in_words(root: Path) -> Iterator[None]:
+    """What DVC cannot do in `root` as an InputError of one line, with what it came from."""
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc_objects.errors import ObjectFormatError
+
     try:
-        with chdir(root), Repo(str(root), config=None if inside else {"core": {"no_scm": True}}) as repo:
-            yield repo
+        yield
     except NotDvcRepoError as error:
         raise InputError(
             f"{root}: no .dvc folder in there; was the archive unpacked without hidden files?"
+        ) from error
+    except ObjectFormatError as error:  # DVC drops such an object from its cache when it finds it
+        raise InputError(
+            f"{root}: DVC's cache is damaged: {_whole(error)}; `dvc fetch` brings it from a remote, else "
+            "`dvc commit` where its files lie, or let the stage run again"
         ) from error
     except DvcException as error:
         raise InputError(f"{root}: DVC cannot be asked: {_whole(error)}") from error

@@ -147,3 +147,29 @@ def test_a_stash_and_another_worktree_keep_what_they_name(
     assert weights(workspace, 5), "a stash names it"
     assert "deleted from the registry" not in capsys.readouterr().out
     assert run_git(workspace, "rev-parse", "refs/videollava/model/videollava/9") == theirs
+
+
+def test_what_is_damaged_or_cannot_be_removed_is_said(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(workspace, 2)
+    unneeded = workspace / ".dvc/cache/files/md5/ab" / f"{7:030}"
+    unneeded.parent.mkdir(exist_ok=True)
+    unneeded.write_text("nobody's")
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        patch.setattr(Path, "unlink", refuse)
+        outlook = gc.look(workspace, 0)
+        assert outlook.objects == (f"ab{7:030}",)
+        with pytest.raises(InputError, match=r"ab/0+7: cannot be removed \(Permission denied\)"):
+            gc.remove(workspace, outlook)
+    listing = next((workspace / ".dvc/cache/files/md5").glob("*/*.dir"))
+    listing.chmod(0o644)
+    listing.write_text("[{")
+    with pytest.raises(InputError, match=r"DVC's cache is damaged: .*is corrupted"):
+        call(workspace, monkeypatch, yes=True, days=0)
+    assert weights(workspace, 2)
+    assert unneeded.is_file()
