@@ -123,7 +123,9 @@ def store_object() -> Callable[..., str]:
 
 @pytest.fixture
 def keep(workspace: Path, store_object) -> Callable[[Path, str], None]:
-    """As `dvc repro` leaves a trained model folder: its files in the cache, dvc.lock, metrics.json."""
+    """As `dvc repro` leaves a trained model folder: its files in the cache, dvc.lock, metrics.json. Another note
+    is another version: outputs alone tell them apart.
+    """
 
     def run(folder: Path, note: str) -> None:
         cache = workspace / ".dvc" / "cache"
@@ -132,7 +134,10 @@ def keep(workspace: Path, store_object) -> Callable[[Path, str], None]:
             for file in sorted(folder.iterdir())
         ]
         key = store_object(cache, json.dumps(rows, sort_keys=True).encode(), ".dir")
-        stages = {"finetune": {"cmd": note, "outs": [{"path": "models/videollava", "md5": key}]}}
+        stages = {
+            "prepare": {"cmd": "p", "outs": [{"path": "data/index", "md5": f"{note}.dir"}]},
+            "finetune": {"cmd": "f", "outs": [{"path": "models/videollava", "md5": key}]},
+        }
         (workspace / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
         (workspace / "metrics.json").write_text(json.dumps({"easy_vqa": {"accuracy": 50.0}}))
 

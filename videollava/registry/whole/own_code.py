@@ -66,7 +66,14 @@ def run_by_own_code(reference: str, words: Sequence[str], workspace: Path) -> in
         return None
     print(f"note: {reference} answers by its own code ({own.folder.name}), not this one", file=sys.stderr)
     command = [sys.executable, "-m", "videollava", *words]
-    return subprocess.run(command, env=environment_of(own.folder), check=False).returncode
+    status = subprocess.run(command, env=environment_of(own.folder), check=False).returncode
+    if status:
+        print(
+            f"note: its own code ended with status {status}; params.yaml here may say what that release does not know: "
+            f"`videollava reproduce {reference}` makes a folder of its commit",
+            file=sys.stderr,
+        )
+    return status
 
 
 def _notes(reference: str, apart: Sequence[str]) -> tuple[str, ...]:
