@@ -47,7 +47,7 @@ def test_accepted_code_runs_nothing_and_is_written_down(finished: Path) -> None:
     assert done.record() == {
         "stage": "evaluate",
         "because": BECAUSE,
-        "who": "Ada",
+        "who": "Ada <ada@example.org>",
         "when": done.when,
         "files": ["stage.py"],
     }

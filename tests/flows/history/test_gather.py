@@ -30,6 +30,7 @@ def params_of(root: Path) -> Params:
 
 def test_hours_runs_and_scores_come_from_journals_and_the_lock(finished: Path) -> None:
     git(finished, "config", "user.name", "Ada")
+    git(finished, "config", "user.email", "ada@example.org")
     asked: list[tuple[str, str]] = []
 
     def find(journal: str, key: str) -> str:
@@ -49,7 +50,12 @@ def test_hours_runs_and_scores_come_from_journals_and_the_lock(finished: Path) -
         1,
         "cpu",
     )
-    assert (made.model, made.retraining_run, made.who, made.packages) == ("videollava", "whole", "Ada", {})
+    assert (made.model, made.retraining_run, made.who, made.packages) == (
+        "videollava",
+        "whole",
+        "Ada <ada@example.org>",
+        {},
+    )
     assert {journal for journal, _ in asked} == {one.journal for one in made.stages.values()}
 
 
