@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,8 +64,10 @@ def test_a_running_stage_of_dvc_holds_off_a_change_of_parameters(
         monkeypatch.setattr("flows.places.by_hand.await_dvc.__defaults__", (0.0,))
         assert local.main(["--workspace", str(workspace), "--set", "finetune.epochs=7"]) == 2
     finally:
-        for pid in (int((workspace / "hanging").read_text()), running.pid):
-            subprocess.run(["kill", "-9", f"-{pid}" if pid == running.pid else str(pid)], check=False)
+        # Not by the program kill: procps takes the group of a process 1... for all processes there are.
+        with suppress(ProcessLookupError):
+            os.kill(int((workspace / "hanging").read_text()), signal.SIGKILL)
+        os.killpg(running.pid, signal.SIGKILL)
         running.wait()
     assert "DVC is at work here" in capsys.readouterr().err
     assert (workspace / "params.yaml").read_text() == before
