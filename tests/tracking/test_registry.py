@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import socket
-import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +110,6 @@ def test_pyfunc_loads_by_alias_and_answers(workspace: Path, params: Params, trai
     trained("first", 90.0)
     register(workspace, params)
     promote(workspace, params, "1")
-    fake = types.ModuleType("videollava.serve.assistant")
 
     class Assistant:
         def __init__(self, folder: Path, media_roots: list[str]) -> None:
@@ -122,8 +119,7 @@ def test_pyfunc_loads_by_alias_and_answers(workspace: Path, params: Params, trai
         def answer_batch(self, samples: list[dict]) -> list[str]:
             return [f"{self.weights}: {s['question']} {len(s['images'])} {len(s['videos'])}" for s in samples]
 
-    fake.load = Assistant  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "videollava.serve.assistant", fake)
+    monkeypatch.setattr("videollava.registry.whole.answering.load", Assistant)
     import mlflow
     import pandas
 

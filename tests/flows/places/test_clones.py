@@ -39,9 +39,8 @@ def first(workspace: Path) -> Iterator[str]:
 
 
 def seen(home: Path) -> list[str]:
-    files = [
-        path for path in home.rglob("*") if path.is_file() and not ({".git", ".prefect"} & {*path.parts})
-    ]
+    ours = {".git", ".prefect", "cache"}  # DVC's cache notes who was given it
+    files = [path for path in home.rglob("*") if path.is_file() and not (ours & {*path.parts})]
     hashes = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(files)]
     return [
         *hashes,
