@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from videollava.machine.devices import count_cores, count_gpus
 from videollava.params.bounds import Amount, Count, Flag, Listed, Positive, Section, Whole
 
-__all__ = ["DEFAULTS", "STAGES", "Machine", "Slurm", "Strategy", "Work"]
+__all__ = ["DEFAULTS", "STAGES", "Cost", "Machine", "Slurm", "Strategy", "Work"]
 
 STAGES = ("fetch", "shards", "index", "bases", "align", "pretrain", "finetune", "evaluate")
 ALONE = ("fetch", "shards", "index", "bases")  # stages of one process
@@ -38,6 +38,25 @@ Gpus = Annotated[Literal["all"] | int, _whole_or("all")]
 Workers = Annotated[Literal["auto"] | int, _whole_or("auto")]
 
 
+class Cost(Section):
+    """What an hour costs, and how much a stage may cost."""
+
+    per_gpu_hour: Amount = Field(
+        0.0, description="price of an hour of a GPU; where none is used, of a process; 0: not known"
+    )
+    currency: str = Field("USD", description="of the price, as it is shown")
+    ceiling: Amount = Field(
+        0.0,
+        description="a stage's run that has cost so much, over all attempts, ends with a last checkpoint; 0: none",
+    )
+
+    @model_validator(mode="after")
+    def _is_priced(self) -> Self:
+        if self.ceiling and not self.per_gpu_hour:
+            raise ValueError("ceiling has no price to go by: set per_gpu_hour, or ceiling: 0")
+        return self
+
+
 class Slurm(Section):
     """What a job asks of Slurm (launcher: slurm); empty: the cluster's default."""
 
@@ -45,6 +64,9 @@ class Slurm(Section):
     account: str = Field("", description="sbatch --account")
     qos: str = Field("", description="sbatch --qos")
     time: str = Field("", description="sbatch --time, such as 2-00:00:00")
+    notice_seconds: Count = Field(
+        120, description="before the time limit: a last checkpoint is made, and the job queued again"
+    )
     constraint: str = Field("", description="sbatch --constraint")
     cpus: Whole = Field(
         0, description="cores of a rank (sbatch --cpus-per-task, times its ranks a node); 0: default"
@@ -87,6 +109,10 @@ class Work(Section):
     slow_minutes: Positive = Field(5.0, description="without a step before a rank is named in a warning")
     stall_minutes: Positive = Field(30.0, description="without a step before the run is ended")
     time_limit_hours: Amount = Field(0.0, description="of the whole stage; 0: none")
+    ending_seconds: Positive = Field(
+        20.0, description="that a stage has for a last checkpoint when it is told to end; then it is killed"
+    )
+    cost: Cost = Field(Cost(), description="of an hour, and of a stage at most")
 
     @property
     def per_node(self) -> int:
