@@ -77,6 +77,8 @@ def test_without_a_word_all_gpus_and_a_share_of_the_cores(
         ("gpus: some", "gpus must be all or a whole number up to 1024, not 'some'"),
         ("workers: -1", "workers must be auto or a whole number up to 1024, not -1"),
         ("workers: true", "workers must be auto or a whole number"),
+        ("recompute: some", "recompute must be true, false or a number of layers up to 1024, not 'some'"),
+        ("recompute: -2", "recompute must be true, false or a number of layers"),
         ("tokens_per_pack: 0", "tokens_per_pack must be at least 1, not 0"),
         ("nodes: 2", "launcher local starts ranks on this host alone: set launcher: slurm, or nodes: 1"),
         ("launcher: slurm", "gpus is all, and this host cannot see those of Slurm's nodes"),

@@ -16,6 +16,7 @@ from bench.gpu_check.told import tell
 from videollava.machine import Work
 from videollava.params import Lora, Train
 from videollava.train.adapters import add_adapter
+from videollava.train.recompute import recompute_layers
 
 STEPS = 4
 
@@ -58,8 +59,8 @@ def run(kind: str, small: bool) -> bool:
     )
     work = Work(tokens_per_pack=shape.tokens_per_pack // 2, workers=0)
     ran = time_steps(f"{kind}, recompute off", adapted, stage, samples, settings, work)
-    model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     again = work.replace(recompute=True)
+    recompute_layers(model.model.language_model, again)
     return time_steps(f"{kind}, recompute on", adapted, stage, samples, settings, again) or ran
 
 

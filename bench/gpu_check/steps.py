@@ -19,6 +19,7 @@ from bench.padding.samples import Geometry, Stage
 from videollava.machine import Work
 from videollava.params import Train
 from videollava.train.memory import Weights, footprint
+from videollava.train.recompute import recompute_layers
 
 STEPS = 4
 FILLED = 0.96  # of the card's memory: more runs into the allocator's holes
@@ -73,7 +74,7 @@ def run_ways(left: Sequence[Way], name: str, small: bool, layers: int, device: t
     model = prepare(shape, stage, device, geometry(small).language["layers"])
     done = []
     for way in fitting:
-        recompute(model, way.recompute)
+        recompute_layers(model.model.language_model, Work(recompute=way.recompute))
         if way.compile:
             from videollava.train.compiled import compile_layers
 
@@ -139,15 +140,6 @@ def prepare(shape: Geometry, stage: Stage, device: torch.device, whole: int) -> 
         if all(p.requires_grad for p in module.parameters()):
             module.float()
     return model
-
-
-def recompute(model: Any, on: bool) -> None:
-    """Of the language model's layers."""
-    language = model.model.language_model
-    if on:
-        language.gradient_checkpointing_enable({"use_reentrant": False})
-    else:
-        language.gradient_checkpointing_disable()
 
 
 if __name__ == "__main__":

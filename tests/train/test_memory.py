@@ -25,6 +25,7 @@ from videollava.model.video_llava import (
 from videollava.params import Encoder, Language, Model, Train
 from videollava.train.instruct import choose_learners, forward
 from videollava.train.memory import Weights, footprint, pack_bytes
+from videollava.train.recompute import recompute_layers
 
 TOKENS, TARGETS, VOCABULARY = 600, 150, 1000
 SHAPE = Model(
@@ -102,8 +103,7 @@ def make(settings: Train, work: Work, language_learns: bool, layers: int) -> Any
     config = model_config(SHAPE, language_config(language, VOCABULARY))
     model = VideoLlavaForConditionalGeneration._from_config(config, attn_implementation=ATTENTION)
     choose_learners(model, settings, language_learns)
-    if work.recompute:
-        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute_layers(model.model.language_model, work)
     if settings.precision == "bf16" and work.strategy != "ddp":
         model.to(torch.bfloat16)
     elif settings.precision == "bf16" and not language_learns:
@@ -113,13 +113,13 @@ def make(settings: Train, work: Work, language_learns: bool, layers: int) -> Any
 
 
 @pytest.mark.parametrize("language_learns", [True, False])
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [False, True, 1])
 @pytest.mark.parametrize(("precision", "strategy"), [("fp32", "ddp"), ("bf16", "zero2"), ("bf16", "ddp")])
 def test_activations_are_what_autograd_keeps(
     monkeypatch: pytest.MonkeyPatch,
     precision: Any,
     strategy: Any,
-    recompute: bool,
+    recompute: bool | int,
     language_learns: bool,
 ) -> None:
     monkeypatch.setattr(attention, "attend_packed", flash)

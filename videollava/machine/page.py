@@ -58,7 +58,9 @@ def _line(stage: str, work: Work) -> str:
     )
     for name in USED.get(stage, ()):
         value = getattr(work, name)
-        if value is not False:
+        if name == "recompute" and value is not True and value:
+            parts.append(f"activations of {value} layers computed again")
+        elif value is not False and value != 0:
             parts.append(WORDS[name].format(value))
     return ", ".join(parts)
 

@@ -34,8 +34,18 @@ def _whole_or(word: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _layers(value: Any) -> Any:
+    """true, false, or a count; one mistake in words."""
+    if isinstance(value, bool) or (type(value) is int and 0 <= value <= MOST):
+        return value
+    raise PydanticCustomError(
+        "layers", "must be true, false or a number of layers up to {most}", {"most": MOST}
+    )
+
+
 Gpus = Annotated[Literal["all"] | int, _whole_or("all")]
 Workers = Annotated[Literal["auto"] | int, _whole_or("auto")]
+Recompute = Annotated[bool | int, BeforeValidator(_layers)]
 
 
 class Cost(Section):
@@ -103,7 +113,10 @@ class Work(Section):
         8192, description="tokens a rank computes at once in pretrain and finetune"
     )
     tokens_per_batch: Count = Field(16384, description="tokens a rank generates from at once in evaluate")
-    recompute: Flag = Field(False, description="compute activations again: less memory, more time")
+    recompute: Recompute = Field(
+        False,
+        description="compute activations again (less memory, more time): of all decoder layers, or of the first N",
+    )
     compile: Flag = Field(False, description="compile the language model's layers (GPU; not zero3)")
     checkpoint_steps: Count = Field(100, description="steps between two checkpoints")
     slow_minutes: Positive = Field(5.0, description="without a step before a rank is named in a warning")
@@ -123,6 +136,10 @@ class Work(Section):
     def ranks(self) -> int:
         """Ranks in all."""
         return self.nodes * self.per_node
+
+    def recomputed(self, layers: int) -> int:
+        """Decoder layers, of so many, that compute their activations again."""
+        return layers if self.recompute is True else min(int(self.recompute), layers)
 
     @property
     def loaders(self) -> int:

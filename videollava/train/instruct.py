@@ -37,6 +37,7 @@ from videollava.train.launch.meeting import meet
 from videollava.train.launch.pulse import RESULT, during
 from videollava.train.loop import Job, train
 from videollava.train.memory import pack_bytes
+from videollava.train.recompute import recompute_layers
 from videollava.train.tally import Tally
 from videollava.train.trial import worst_pack
 from videollava.train.validation import Validation, plan_once
@@ -76,9 +77,7 @@ def instruct(
     adapted = settings.adapter != "none" and kind.language_learns
     # Under an adapter the language model stays as it is: weights held in 4 bits cannot ask for gradients.
     groups = choose_learners(model, settings, kind.language_learns and not adapted)
-    if work.recompute:
-        # On the language model alone: frozen encoders would otherwise be made to require gradients.
-        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    recompute_layers(model.model.language_model, work)
     learner = model
     if adapted:
         learner = adapters.add_adapter(model, settings.lora)

@@ -84,10 +84,10 @@ def pack_bytes(text_config: Any, settings: Train, work: Work, language_learns: b
         _adapter_bytes(width, mlp, compute) if adapted else 0
     )
     ends = (4 + 2 * stream + 4 * compute + 1) * width
-    if work.recompute:
-        # Each layer keeps its input; one at a time is computed again in full.
-        return stream * width * layers + layer + ends, (8 + compute) * text_config.vocab_size
-    return layer * layers + ends, (8 + compute) * text_config.vocab_size
+    again = work.recomputed(layers)
+    # Those keep their input; one at a time is computed again in full, when later ones have let go of theirs.
+    kept = stream * width * again + layer * max(layers - again, 1)
+    return kept + ends, (8 + compute) * text_config.vocab_size
 
 
 def _layer_bytes(width: int, mlp: int, compute: int, stream: int, learned: bool) -> float:
