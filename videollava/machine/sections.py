@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from videollava.machine.devices import count_cores, count_gpus
@@ -43,6 +43,23 @@ def _layers(value: Any) -> Any:
     )
 
 
+def _is_place(value: Any) -> Any:
+    """ "", a folder, or s3://bucket/prefix without a key in it: the value is told and journalled."""
+    if not isinstance(value, str):
+        raise PydanticCustomError("place", "must be a folder or s3://bucket/prefix")
+    scheme, mark, rest = value.strip().partition("://")
+    if mark and (scheme.lower() != "s3" or not rest.partition("/")[0]):
+        raise PydanticCustomError("place", "must be a folder or s3://bucket/prefix")
+    if mark and "@" in rest.partition("/")[0]:
+        raise PydanticCustomError(
+            "place",
+            "holds a key: credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_PROFILE)",
+        )
+    return value.strip().rstrip("/") or value.strip()
+
+
+Place = Annotated[str, AfterValidator(_is_place)]
 Gpus = Annotated[Literal["all"] | int, _whole_or("all")]
 Workers = Annotated[Literal["auto"] | int, _whole_or("auto")]
 Recompute = Annotated[bool | int, BeforeValidator(_layers)]
@@ -119,6 +136,9 @@ class Work(Section):
     )
     compile: Flag = Field(False, description="compile the language model's layers (GPU; not zero3)")
     checkpoint_steps: Count = Field(100, description="steps between two checkpoints")
+    checkpoint_place: Place = Field(
+        "", description='where checkpoints stand: a folder, or s3://bucket/prefix; "": checkpoints/ of the checkout'
+    )
     slow_minutes: Positive = Field(5.0, description="without a step before a rank is named in a warning")
     stall_minutes: Positive = Field(30.0, description="without a step before the run is ended")
     time_limit_hours: Amount = Field(0.0, description="of the whole stage; 0: none")
