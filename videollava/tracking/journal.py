@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from videollava.ends import Ended
 from videollava.environment import RANKS
 from videollava.scrub import scrub
 from videollava.tracking.artifacts import ARTIFACT_LIMIT, keep
@@ -90,6 +91,11 @@ class Journal:
             sync=True,
         )
 
+    @property
+    def seconds(self) -> float:
+        """Since it was opened."""
+        return time.monotonic() - self._began
+
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers at a step; on disk within seconds, whatever happens to the process."""
         self._append("metric", {"step": int(step), "values": {k: float(v) for k, v in values.items()}})
@@ -144,7 +150,7 @@ class Journal:
         elif isinstance(error, Exception):
             self.end("FAILED", f"{type(error).__name__}: {error}")
         else:
-            self.end("KILLED", type(error).__name__)
+            self.end("KILLED", str(error) if isinstance(error, Ended) else type(error).__name__)
 
     def _append(self, event: str, fields: Mapping[str, Any], sync: bool = False) -> None:
         if self._stream is None:

@@ -29,10 +29,13 @@ from videollava.machine import Work
 from videollava.params import Train
 from videollava.tracking import log_metrics
 from videollava.train.accelerate import exchanging
+from videollava.train.ending import between_steps
+from videollava.train.late import Late
 from videollava.train.launch.meeting import meet
 from videollava.train.launch.pulse import CHECKPOINT, COMPUTING, DATA, OTHERS, RESUMING, at_step, during
 from videollava.train.measure import Figures, Teller, sum_over_ranks
 from videollava.train.progress import Progress
+from videollava.train.spending import Spending, open_spending
 from videollava.train.spikes import Spikes
 from videollava.train.state import (
     Checkpoint,
@@ -46,6 +49,7 @@ from videollava.train.state import (
 from videollava.train.tally import Tally
 from videollava.train.trial import try_worst_pack
 from videollava.train.validation import Validation, held_out_loss
+from videollava.train.wishes import COLUMNS, Decision, Wishes, decide, end_early
 from videollava.train.zero import learned_bytes, load_shards, save_shards
 
 __all__ = ["Job", "learning_rate", "train"]
@@ -82,6 +86,8 @@ class Job:
     spikes: Spikes = field(default_factory=Spikes)
     betas: tuple[float, float] = (0.9, 0.999)
     logged_before: int = 0  # steps of an earlier job that this one's continue in the journal
+    spending: Spending | None = None  # since it goes on
+    finished_at: int = 0  # the step that somebody wished to be the last
 
     @property
     def steps(self) -> int:
@@ -110,16 +116,31 @@ def train(job: Job) -> None:
         group["peak"] = group["lr"]
     model, optimizer = accelerator.prepare(job.model, optimizer)
     with during(RESUMING):
-        start, dropped = _resume(job, model, optimizer)
+        start, dropped, spent = _resume(job, model, optimizer)
+    job.spending = open_spending(job.work, accelerator.num_processes, spent)
     model.train()
     if start < job.steps:
         try_worst_pack(job, model, optimizer)
+    with between_steps() as asked:
+        wishes = Wishes(accelerator.process_index, math.inf, asked, job.spending)
+        done, decision = _learn_all(job, model, optimizer, start, dropped, wishes)
+        end_early(job, decision, done, asked)
+
+
+def _learn_all(
+    job: Job, model: nn.Module, optimizer: Any, start: int, dropped: int, wishes: Wishes
+) -> tuple[int, Decision]:
+    """The steps from `start` to the last, or to that after which all ranks decide to end; the steps done, and why."""
+    accelerator, settings, done = job.accelerator, job.settings, start
     bar = Progress(job.name, job.steps, start, accelerator.is_main_process)
-    teller, coming = Teller(job, bar, dropped), _steps(job, start)
+    teller, coming = Teller(job, bar, dropped), _steps(job, start, wishes)
     taken = next(coming, None)
+    # Before any step: what a checkpoint has learned may be all that is wished for.
+    decision = decide(taken and taken.wishes, learned=start > 0)
+    wishes.begin()
     teller.begin()
-    while taken is not None:
-        step = taken.number
+    while taken is not None and not decision.ends:
+        now, step = taken, taken.number
         at_step(step + 1)
         factor = learning_rate(step, job.steps, settings.warmup_ratio)
         for group in optimizer.param_groups:
@@ -131,16 +152,26 @@ def train(job: Job) -> None:
         figures.waited = taken.waited if taken else 0.0
         with during(_exchange(accelerator)):
             teller.add(figures)
-        _between(job, model, optimizer, step + 1, teller)
+        # A device that is still at this step is not waited for: the step's own wishes are there.
+        asked_at = taken if accelerator.device.type == "cpu" else now
+        done, decision = step + 1, decide(asked_at and asked_at.wishes)
+        _between(job, model, optimizer, done, teller, decision)
+        if decision.save:
+            wishes.begin()
     bar.close()
     if teller.dropped:
         print(f"{job.name}: {teller.dropped} records left out, their media did not decode", flush=True)
+    return done, decision
 
 
-def _between(job: Job, model: nn.Module, optimizer: Any, done: int, teller: Teller) -> None:
+def _between(
+    job: Job, model: nn.Module, optimizer: Any, done: int, teller: Teller, decision: Decision
+) -> None:
     """What is due after `done` steps; what they did is told first, so that nothing is kept of a loss that is none."""
     validation = job.validation if job.validation and done in job.validation.steps(job.steps) else None
-    saved = done % job.work.checkpoint_steps == 0 or done == job.steps
+    if decision.finish and job.validation:
+        validation = job.validation
+    saved = done % job.work.checkpoint_steps == 0 or done == job.steps or decision.save or decision.ends
     if not (validation or saved):
         return
     teller.tell()
@@ -161,10 +192,11 @@ class _Taken:
     number: int
     batches: list[Batch]
     counts: Tensor
+    wishes: Late
     waited: float
 
 
-def _steps(job: Job, start: int) -> Iterator[_Taken]:
+def _steps(job: Job, start: int, wishes: Wishes) -> Iterator[_Taken]:
     """The steps from `start` on; skipped samples are never read."""
     rank, workers = job.accelerator.process_index, job.work.loaders
     first = 0
@@ -176,12 +208,12 @@ def _steps(job: Job, start: int) -> Iterator[_Taken]:
         )
         stream = iter(loader) if rows else iter(())
         for step, row in zip(range(begin, len(plan)), rows, strict=True):
-            yield _take(job, first + step, itertools.islice(stream, len(row)))
+            yield _take(job, first + step, itertools.islice(stream, len(row)), wishes)
         first += len(plan)
 
 
-def _take(job: Job, number: int, stream: Iterator[Batch]) -> _Taken:
-    """The batches of a step, counted over all ranks: a record that is lost makes the step smaller."""
+def _take(job: Job, number: int, stream: Iterator[Batch], wishes: Wishes) -> _Taken:
+    """The batches of a step, counted over all ranks: a record that is lost makes the step smaller. Wishes too."""
     began, device = time.perf_counter(), job.accelerator.device
     with during(DATA):
         batches = list(stream)
@@ -192,9 +224,11 @@ def _take(job: Job, number: int, stream: Iterator[Batch]) -> _Taken:
         (batch.label_count, batch.input_ids.numel(), batch.sample_count, len(batch.dropped))
         for batch in batches
     ]
-    here = torch.tensor(columns).sum(0).to(device, non_blocking=True)
+    counted = torch.tensor(columns).sum(0)
+    here = torch.cat([counted, torch.tensor(wishes.columns())]).to(device, non_blocking=True)
     with during(_exchange(job.accelerator)):
-        return _Taken(number, batches, job.accelerator.reduce(here, "sum"), waited)
+        counts, wished = job.accelerator.reduce(here, "sum").split([len(counted), COLUMNS])
+    return _Taken(number, batches, counts, Late(wished), waited)
 
 
 def _learn(job: Job, model: nn.Module, optimizer: Any, taken: _Taken, rate: float) -> Figures:
@@ -243,7 +277,7 @@ def _about(job: Job) -> dict[str, Any]:
 
 
 def _save(job: Job, model: nn.Module, optimizer: Any, step: int, dropped: int) -> None:
-    about = _about(job) | {"dropped": dropped}
+    about = _about(job) | {"dropped": dropped, "hours": job.spending.hours if job.spending else 0.0}
     if job.work.strategy != "ddp":
         _save_sharded(job, model, step, about)
         return
@@ -280,8 +314,8 @@ def _save_sharded(job: Job, model: Any, step: int, about: dict[str, Any]) -> Non
     meet()
 
 
-def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int]:
-    """Load the newest whole checkpoint; (steps done, records left out so far)."""
+def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int, float]:
+    """Load the newest whole checkpoint; (steps done, records left out so far, hours of all ranks until then)."""
     from accelerate.utils import broadcast_object_list
 
     # Rank 0 reads and verifies; the others believe it.
@@ -289,7 +323,7 @@ def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int]:
         [find_checkpoint(job.checkpoints) if job.accelerator.is_main_process else None]
     )
     if found is None:
-        return 0, 0
+        return 0, 0, 0.0
     _check_same_run(job, found)
     if job.work.strategy != "ddp":
         load_shards(model, found.folder)
@@ -302,7 +336,7 @@ def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int]:
     job.accelerator.print(
         f"{job.name}: goes on after step {found.step} of {job.steps} ({found.folder.name})", flush=True
     )
-    return found.step, int(found.about.get("dropped", 0))
+    return found.step, int(found.about.get("dropped", 0)), float(found.about.get("hours", 0.0))
 
 
 def _check_same_run(job: Job, found: Checkpoint) -> None:

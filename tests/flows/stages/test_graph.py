@@ -36,6 +36,7 @@ MODULES = {
 # Imported, but no result depends on it: parameters are tracked by value, the rest only tells what happens.
 SILENT = (
     "videollava/__init__.py",
+    "videollava/ends.py",
     "videollava/environment.py",
     "videollava/errors.py",
     "videollava/scrub.py",
@@ -46,9 +47,13 @@ SILENT = (
     "videollava/tracking/",
     "videollava/registry/",
     "videollava/train/__init__.py",
+    "videollava/train/ending.py",
+    "videollava/train/late.py",
     "videollava/train/launch/",
     "videollava/train/progress.py",
+    "videollava/train/spending.py",
     "videollava/train/spikes.py",
+    "videollava/train/wishes.py",
     "videollava/train/cost.py",
     "videollava/data/__init__.py",
 )

@@ -1,0 +1,24 @@
+"""How a run ends before its end, and what its exit status says to whoever started it.
+
+75 (EX_TEMPFAIL): start it again, it goes on from its checkpoint. 77: it has cost what it may cost, so that a person
+has to decide. 130: a person stopped it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["AGAIN", "BUDGET", "INTERRUPTED", "Ended"]
+
+AGAIN = 75
+BUDGET = 77
+INTERRUPTED = 130
+
+
+class Ended(SystemExit):
+    """The stage ends here on purpose. `status`: its exit status; the text: what was kept, and how to go on."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(status)
+        self.status, self.sentence = status, sentence
+
+    def __str__(self) -> str:
+        return self.sentence
