@@ -102,6 +102,7 @@ def _stage(name: str) -> Command:
         settle_torch()
         from importlib import import_module
 
+        from videollava.alarm_notices import alarms_told
         from videollava.machine import load_machine
         from videollava.params import load_params
         from videollava.tracking import track
@@ -126,7 +127,8 @@ def _stage(name: str) -> Command:
         machine = load_machine(workspace)
         work = machine.work(name)
         if wants_ranks(work):
-            return launch(name, arguments.words, machine, params, workspace)
+            with alarms_told(name, params.tracking.model, workspace):
+                return launch(name, arguments.words, machine, params, workspace)
         if not work.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # one that the machine file does not want is not seen
         _check_ranks(name)
@@ -138,7 +140,10 @@ def _stage(name: str) -> Command:
                 _evaluate_other(params, machine, workspace, arguments)
                 return 0
             for stage, chosen in _parts(name, params, getattr(arguments, "source", "")):
-                with track(stage, params, workspace, machine):
+                with (
+                    alarms_told(stage, params.tracking.model, workspace),
+                    track(stage, params, workspace, machine),
+                ):
                     import_module(module).run(params, workspace, machine, *chosen)
                     _plot(name, workspace)
         return 0

@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from videollava.alarms import alarm
 from videollava.data.load.batches import KINDS
 from videollava.errors import InputError
 from videollava.tracking import log_metrics, log_tags
+from videollava.train.launch.paces import paces_of
 from videollava.train.progress import Progress
 from videollava.train.tally import Tally
 
@@ -89,6 +91,7 @@ class Teller:
     def __init__(self, job: Job, bar: Progress, dropped: int) -> None:
         self.job, self.bar, self.dropped = job, bar, dropped
         self._waiting: list[Figures] = []
+        self._paces = paces_of()
         self.begin()
 
     def begin(self) -> None:
@@ -114,6 +117,7 @@ class Teller:
         self.dropped += seen.dropped
         bound_dropped(job, self.dropped, step + 1)
         values = measure(job, step, loss, seen, seconds, figures.rate, figures.tally)
+        values |= self._paces.look() if self._paces else {}
         log_metrics(job.logged_before + step + 1, **values)
         notice_spike(job, step, loss, figures.tally)
         self.bar.advance(step + 1, values)
@@ -162,9 +166,9 @@ def notice_spike(job: Job, step: int, loss: float, tally: Tally | None) -> None:
     said = (
         f"{_blamed(job, step, loss, tally)}; training goes on; if it stays up or comes often, {_remedy(job)}"
     )
-    print(
-        f"{job.name}: the loss of step {step + 1} jumps from {usual:.3g} to {loss:.3g} ({said})", flush=True
-    )
+    told = f"the loss of step {step + 1} jumps from {usual:.3g} to {loss:.3g} ({said})"
+    print(f"{job.name}: {told}", flush=True)
+    alarm(told)
     number = job.logged_before + step + 1
     log_metrics(number, loss_spike=loss / usual)
     log_tags(**{f"spike.{number}": f"{loss:.4g}, before {usual:.4g}; {_blamed(job, step, loss, tally)}"})

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import videollava
+from videollava.alarms import alarm
 from videollava.environment import RANKS
 from videollava.machine import Machine, Work
 from videollava.params import Params
@@ -139,6 +140,7 @@ def _close(workspace: Path, stage: str, status: Any, reason: str) -> None:
 
 def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
+    alarm(text)
 
 
 @contextmanager

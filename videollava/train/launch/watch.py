@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from videollava.train.launch.fence import attempt_of
+from videollava.train.launch.paces import spent_between
 from videollava.train.launch.pulse import LONG, OTHERS
 
 __all__ = ["Watch"]
@@ -113,7 +114,7 @@ class Watch:
     def _name_laggard(self) -> None:
         """Warn of a rank for which the others waited a good part of the window."""
         ranks = list(self._ranks.values())
-        windows = [_window(seen.begun, seen.told) for seen in ranks]
+        windows = [spent_between(seen.begun, seen.told) for seen in ranks]
         for seen in ranks:
             seen.begun = seen.told
         steps = min((steps for steps, _ in windows), default=0)
@@ -128,16 +129,6 @@ class Watch:
                 f"{ranks[worst].name} lags: {own[worst]:.2g} s a step ({seconds / steps:.2g} of them {phase}), "
                 f"the others {others:.2g} s; they wait for it"
             )
-
-
-def _window(begun: dict[str, Any], told: dict[str, Any]) -> tuple[int, dict[str, float]]:
-    """Steps since `begun`, and the seconds that the rank spent on its own, by phase."""
-    spent = {
-        phase: seconds - begun["spent"].get(phase, 0.0)
-        for phase, seconds in told["spent"].items()
-        if phase != OTHERS
-    }
-    return told["step"] - begun["step"], spent
 
 
 def _works(before: dict[str, Any], told: dict[str, Any], seconds: float) -> bool:
