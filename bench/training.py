@@ -70,7 +70,7 @@ def run_theirs(
     """Train with transformers' class and Trainer."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from videollava.train.instruct import prices_of
+    from videollava.train.lengths import prices_of
 
     model = make_theirs(shape, device)
     choose(model, stage)

@@ -51,7 +51,8 @@ def train_packed(
     from videollava.data.load.packing import Lengths, plan_epoch
     from videollava.train import loop
     from videollava.train.accelerate import make_accelerator
-    from videollava.train.instruct import forward, prices_of
+    from videollava.train.instruct import forward
+    from videollava.train.lengths import prices_of
 
     config = model.get_base_model().config if hasattr(model, "get_base_model") else model.config
     counts = [(samples.kinds == kind).astype(np.int64) for kind in (0, 1)]

@@ -9,7 +9,7 @@ from micro import ROOT
 
 from videollava.data.load.packing import plan_epoch
 from videollava.params import load_params
-from videollava.train.instruct import prices_of
+from videollava.train.lengths import prices_of
 from videollava.train.plan import _shape
 from videollava.train.typical import parse_samples, typical_lengths
 

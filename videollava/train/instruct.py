@@ -12,29 +12,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from videollava.data.load.batches import Batch, Layout, Packs
 from videollava.data.load.packing import Lengths, plan_epoch
-from videollava.data.prepare.tables import base_split, load_split, split_names, valid_part
-from videollava.data.text.bounds import bound_of, check_bound, check_positions
-from videollava.errors import InputError
+from videollava.data.prepare.tables import base_split, split_names, valid_part
+from videollava.data.text.bounds import bound_of
 from videollava.machine import Machine, Work
 from videollava.model import checkpoint
 from videollava.model.attention import packed_kwargs
-from videollava.model.positions import positions_of
 from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train import adapters, assemble
 from videollava.train.accelerate import make_accelerator, peak_flops, usable
 from videollava.train.compiled import check_compiling, compile_layers
-from videollava.train.cost import Prices, encoder_flops, language_prices, palm_prices, step_flops
+from videollava.train.cost import Prices, step_flops
 from videollava.train.features import encode_split
 from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet
 from videollava.train.launch.pulse import RESULT, during
+from videollava.train.lengths import check_lengths, lengths_of, prices_of
 from videollava.train.loop import Job, train
 from videollava.train.memory import pack_bytes
 from videollava.train.recompute import recompute_layers
@@ -43,7 +41,7 @@ from videollava.train.trial import worst_pack
 from videollava.train.validation import Validation, plan_once
 from videollava.train.zero import is_sharded, make_whole
 
-__all__ = ["check_lengths", "instruct", "lengths_of", "prices_of"]
+__all__ = ["choose_learners", "forward", "instruct"]
 
 
 @dataclass(frozen=True)
@@ -210,41 +208,6 @@ def choose_learners(model: Any, settings: Train, language_learns: bool) -> list[
         weights = {id(p): p for module in language for p in module.parameters()}
         groups.append({"params": list(weights.values()), "lr": settings.learning_rate})
     return groups
-
-
-def prices_of(
-    config: Any,
-    language_learns: bool,
-    with_encoders: bool = True,
-    convention: Literal["computed", "palm"] = "computed",
-) -> Prices:
-    """FLOPs of the stage by shape: stage 1 spares the language model's weight gradients. Conventions: see cost.py."""
-    language = palm_prices if convention == "palm" else language_prices
-    token, square, target = language(config.text_config)
-    image = encoder_flops(config.vision_config, 1) if with_encoders else 0.0
-    video = encoder_flops(config.video_config, config.video_config.num_frames) if with_encoders else 0.0
-    return Prices(token, square, target, image, video, backward=3 if language_learns else 2)
-
-
-def lengths_of(prepared: Path, split: str, prices: Prices) -> Lengths:
-    """Tokens, targets and cost of every record of a split, from the index alone."""
-    table = load_split(prepared, split)
-    if table.num_rows == 0:
-        raise InputError(
-            f"{prepared}/splits/{split}.arrow: no records; check sources and the quarantine list"
-        )
-    columns = [table[c].to_numpy().astype(np.int64) for c in ("tokens", "target_tokens", "images", "videos")]
-    return Lengths(columns[0], columns[1], prices.cost(*columns))
-
-
-def check_lengths(prepared: Path, split: str, params: Params, text_config: Any) -> None:
-    """InputError where the index was counted for other parameters, or has a sample with more tokens than the language
-    model (of `text_config`) has positions.
-    """
-    table = load_split(prepared, split)
-    check_bound(table, bound_of(params, split))
-    longest = int(table["tokens"].to_numpy().max(initial=0))
-    check_positions(longest, positions_of(text_config), split)
 
 
 def _same_calls(packs: Packs, ranks: int) -> tuple[str, ...]:

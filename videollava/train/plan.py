@@ -228,7 +228,7 @@ def _load_of(
     gpus: int,
     samples: Mapping[str, Samples],
 ) -> Load:
-    from videollava.train.instruct import check_lengths, lengths_of, prices_of
+    from videollava.train.lengths import check_lengths, lengths_of, prices_of
 
     settings: Train = getattr(params, stage)
     learns = stage == "finetune"

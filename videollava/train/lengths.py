@@ -1,0 +1,53 @@
+"""How long a split's samples are, and what training on each of them takes, from the index and shapes alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from videollava.data.load.packing import Lengths
+from videollava.data.prepare.tables import load_split
+from videollava.data.text.bounds import bound_of, check_bound, check_positions
+from videollava.errors import InputError
+from videollava.model.positions import positions_of
+from videollava.params import Params
+from videollava.train.cost import Prices, encoder_flops, language_prices, palm_prices
+
+__all__ = ["check_lengths", "lengths_of", "prices_of"]
+
+
+def prices_of(
+    config: Any,
+    language_learns: bool,
+    with_encoders: bool = True,
+    convention: Literal["computed", "palm"] = "computed",
+) -> Prices:
+    """FLOPs of the stage by shape: stage 1 spares the language model's weight gradients. Conventions: see cost.py."""
+    language = palm_prices if convention == "palm" else language_prices
+    token, square, target = language(config.text_config)
+    image = encoder_flops(config.vision_config, 1) if with_encoders else 0.0
+    video = encoder_flops(config.video_config, config.video_config.num_frames) if with_encoders else 0.0
+    return Prices(token, square, target, image, video, backward=3 if language_learns else 2)
+
+
+def lengths_of(prepared: Path, split: str, prices: Prices) -> Lengths:
+    """Tokens, targets and cost of every record of a split, from the index alone."""
+    table = load_split(prepared, split)
+    if table.num_rows == 0:
+        raise InputError(
+            f"{prepared}/splits/{split}.arrow: no records; check sources and the quarantine list"
+        )
+    columns = [table[c].to_numpy().astype(np.int64) for c in ("tokens", "target_tokens", "images", "videos")]
+    return Lengths(columns[0], columns[1], prices.cost(*columns))
+
+
+def check_lengths(prepared: Path, split: str, params: Params, text_config: Any) -> None:
+    """InputError where the index was counted for other parameters, or has a sample with more tokens than the language
+    model (of `text_config`) has positions.
+    """
+    table = load_split(prepared, split)
+    check_bound(table, bound_of(params, split))
+    longest = int(table["tokens"].to_numpy().max(initial=0))
+    check_positions(longest, positions_of(text_config), split)
