@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videollava.command import Arguments, Command, Parser, add_params, folder_to_write
+from videollava import evaluating
+from videollava.command import Arguments, Command, Parser, add_params, folder_to_write, with_model
 from videollava.data.check.command import CHECK
 from videollava.data_commands import DATA, MIRROR, REMOTE
 from videollava.environment import ask_loopback_directly, end_with_supervisor, settle_torch
@@ -79,24 +78,7 @@ def _stage(name: str) -> Command:
         if name == "shards":
             add_parts(parser)
         if name == "evaluate":
-            parser.add_argument(
-                "--model",
-                help="another model than models/videollava: a folder, a hub id, models:/NAME@champion",
-            )
-            parser.add_argument(
-                "--out",
-                type=folder_to_write,
-                help="where its predictions, report and metrics.json go; default: evaluations/MODEL",
-            )
-            parser.add_argument(
-                "--champion", type=Path, help="with --model: an evaluation folder to compare with"
-            )
-            parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
-            parser.add_argument(
-                "--keep",
-                action="store_true",
-                help="with --model models:/..: scores and answers stay with the version, for the gate",
-            )
+            evaluating.add_options(parser)
 
     def run(arguments: Arguments) -> int:
         settle_torch()
@@ -112,16 +94,10 @@ def _stage(name: str) -> Command:
 
         overrides = list(arguments.set)
         if name == "evaluate":
-            _check_evaluation(arguments)
-            if (status := _evaluate_by_own_code(arguments)) is not None:
+            overrides += evaluating.overrides(arguments)
+            evaluating.check(arguments)
+            if (status := evaluating.by_own_code(arguments)) is not None:
                 return status
-        if getattr(arguments, "benchmarks", None):
-            names = [name.strip() for name in arguments.benchmarks.split(",")]
-            if not all(re.fullmatch(r"[\w-]+", name) for name in names):
-                raise InputError(
-                    f"--benchmarks {arguments.benchmarks}: write names with a comma between, such as gqa,pope"
-                )
-            overrides.append(f"evaluate.benchmarks=[{', '.join(names)}]")
         params = load_params(arguments.params, overrides)
         workspace = Path.cwd()
         machine = load_machine(workspace)
@@ -137,7 +113,7 @@ def _stage(name: str) -> Command:
             if name == "shards" and run_parts(arguments, params, workspace, machine):
                 return 0
             if getattr(arguments, "model", None):
-                _evaluate_other(params, machine, workspace, arguments)
+                evaluating.evaluate_model(params, machine, workspace, arguments)
                 return 0
             for stage, chosen in _parts(name, params, getattr(arguments, "source", "")):
                 with (
@@ -163,22 +139,6 @@ def _parts(name: str, params: Any, source: str) -> list[tuple[str, tuple[str, ..
     return [(f"{name}@{one}" if one else name, (one,)) for one in names]
 
 
-def _check_evaluation(arguments: Arguments) -> None:
-    """Before hours of answers: what goes with --model alone, and a champion to compare with."""
-    if arguments.keep and not (arguments.model or "").startswith("models:/"):
-        raise InputError("--keep: only a registered version keeps an evaluation: give --model models:/NAME/N")
-    alone = [f"--{name}" for name in ("out", "champion") if getattr(arguments, name)]
-    if alone and not arguments.model:
-        raise InputError(
-            f"{' and '.join(alone)}: only with --model; of models/videollava the evaluation goes to evaluation/, and "
-            "`videollava promote` compares it with the champion's"
-        )
-    if arguments.champion:
-        from videollava.evaluate.results import read_results
-
-        read_results(arguments.champion)
-
-
 def _take_rank(local_rank: int | None) -> None:
     """What the launcher says by an option, where it does not by the environment."""
     said = os.environ.get("LOCAL_RANK")
@@ -202,44 +162,6 @@ def _plot(name: str, workspace: Path) -> None:
         from videollava.tracking import write_curves
 
         write_curves(workspace / "plots", name)
-
-
-def _evaluate_other(params: Any, machine: Any, workspace: Path, arguments: Arguments) -> None:
-    from videollava.evaluate.others import evaluate_other, folder_of
-
-    chosen, given = bool(arguments.benchmarks), arguments.model
-    out = arguments.out or workspace / folder_of(given)
-    scores = evaluate_other(params, workspace, given, out, machine, arguments.champion, chosen)
-    if arguments.keep and scores:  # on ranks other than 0 there are none
-        _keep_scores(workspace, given, scores, out)
-
-
-def _keep_scores(workspace: Path, given: str, scores: Any, out: Path) -> None:
-    from videollava import registry
-    from videollava.params import load_params
-
-    params = load_params(workspace / "params.yaml")
-    version = registry.find_version(workspace, params.tracking, given)
-    for trouble in registry.note_evaluation(workspace, params.tracking, version, scores, out):
-        print(f"warning: {trouble}; the scores are in {out}", file=sys.stderr)
-
-
-def _evaluate_by_own_code(arguments: Arguments) -> int | None:
-    """A registered version of other code than this is evaluated by its own; None where that is not so."""
-    if not (arguments.model or "").startswith("models:"):
-        return None
-    from videollava.evaluate.others import folder_of
-    from videollava.registry import resolve
-    from videollava.registry.whole.own_code import run_by_own_code
-
-    workspace = Path.cwd()
-    out = arguments.out or workspace / folder_of(arguments.model)
-    more = [] if arguments.out else [f"--out={out}"]
-    words = _with_model(arguments, str(resolve(arguments.model, workspace)), *more)
-    status = run_by_own_code(arguments.model, [word for word in words if word != "--keep"], workspace)
-    if status == 0 and arguments.keep:
-        _keep_scores(workspace, arguments.model, json.loads((out / "metrics.json").read_text()), out)
-    return status
 
 
 def _run_track(arguments: Arguments) -> int:
@@ -319,7 +241,7 @@ def _run_ask(arguments: Arguments) -> int:
         from videollava.registry.whole.own_code import run_by_own_code
 
         model = str(resolve(model))
-        status = run_by_own_code(arguments.model, _with_model(arguments, model), Path.cwd())
+        status = run_by_own_code(arguments.model, with_model(arguments, model), Path.cwd())
         if status is not None:
             return status
     from videollava.serve.assistant import load
@@ -330,15 +252,6 @@ def _run_ask(arguments: Arguments) -> int:
     for warning in said:
         print(f"note: {warning.message}", file=sys.stderr)
     return 0
-
-
-def _with_model(arguments: Arguments, model: str, *more: str) -> list[str]:
-    """The command's words with another `--model`, and `more`."""
-    words = [word for word in arguments.words if not word.startswith("--model=")]
-    if "--model" in words:
-        place = words.index("--model")
-        del words[place : place + 2]
-    return [*words, f"--model={model}", *more]
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:

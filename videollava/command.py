@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["Arguments", "Command", "Parser", "add_params", "file_to_write", "folder_to_write"]
+__all__ = ["Arguments", "Command", "Parser", "add_params", "file_to_write", "folder_to_write", "with_model"]
 
 Arguments = argparse.Namespace
 
@@ -104,3 +104,12 @@ def add_params(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change one, such as finetune.epochs=2",
     )
+
+
+def with_model(arguments: Arguments, model: str, *more: str) -> list[str]:
+    """The command's words with another `--model`, and `more`."""
+    words = [word for word in arguments.words if not word.startswith("--model=")]
+    if "--model" in words:
+        place = words.index("--model")
+        del words[place : place + 2]
+    return [*words, f"--model={model}", *more]

@@ -1,0 +1,101 @@
+"""What `videollava evaluate` takes besides the pipeline's own model: another one, a checkpoint, benchmarks by name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from videollava.command import Arguments, folder_to_write, with_model
+from videollava.errors import InputError
+
+__all__ = ["add_options", "by_own_code", "check", "evaluate_model", "overrides"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    parser.add_argument(
+        "--model",
+        help="another model than models/videollava: a folder, a hub id, models:/NAME@champion",
+    )
+    parser.add_argument(
+        "--out",
+        type=folder_to_write,
+        help="where its predictions, report and metrics.json go; default: evaluations/MODEL",
+    )
+    parser.add_argument("--champion", type=Path, help="with --model: an evaluation folder to compare with")
+    parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="with --model models:/..: scores and answers stay with the version, for the gate",
+    )
+
+
+def overrides(arguments: Arguments) -> list[str]:
+    """What --benchmarks sets among the parameters. InputError where it holds no names."""
+    if not arguments.benchmarks:
+        return []
+    names = [name.strip() for name in arguments.benchmarks.split(",")]
+    if not all(re.fullmatch(r"[\w-]+", name) for name in names):
+        raise InputError(
+            f"--benchmarks {arguments.benchmarks}: write names with a comma between, such as gqa,pope"
+        )
+    return [f"evaluate.benchmarks=[{', '.join(names)}]"]
+
+
+def check(arguments: Arguments) -> None:
+    """Before hours of answers: what goes with --model alone, and a champion to compare with."""
+    if arguments.keep and not (arguments.model or "").startswith("models:/"):
+        raise InputError("--keep: only a registered version keeps an evaluation: give --model models:/NAME/N")
+    alone = [f"--{name}" for name in ("out", "champion") if getattr(arguments, name)]
+    if alone and not arguments.model:
+        raise InputError(
+            f"{' and '.join(alone)}: only with --model; of models/videollava the evaluation goes to evaluation/, and "
+            "`videollava promote` compares it with the champion's"
+        )
+    if arguments.champion:
+        from videollava.evaluate.results import read_results
+
+        read_results(arguments.champion)
+
+
+def evaluate_model(params: Any, machine: Any, workspace: Path, arguments: Arguments) -> None:
+    from videollava.evaluate.others import evaluate_other, folder_of
+
+    chosen, given = bool(arguments.benchmarks), arguments.model
+    out = arguments.out or workspace / folder_of(given)
+    scores = evaluate_other(params, workspace, given, out, machine, arguments.champion, chosen)
+    if arguments.keep and scores:  # on ranks other than 0 there are none
+        _keep_scores(workspace, given, scores, out)
+
+
+def _keep_scores(workspace: Path, given: str, scores: Any, out: Path) -> None:
+    from videollava import registry
+    from videollava.params import load_params
+
+    params = load_params(workspace / "params.yaml")
+    version = registry.find_version(workspace, params.tracking, given)
+    for trouble in registry.note_evaluation(workspace, params.tracking, version, scores, out):
+        print(f"warning: {trouble}; the scores are in {out}", file=sys.stderr)
+
+
+def by_own_code(arguments: Arguments) -> int | None:
+    """A registered version of other code than this is evaluated by its own; None where that is not so."""
+    if not (arguments.model or "").startswith("models:"):
+        return None
+    from videollava.evaluate.others import folder_of
+    from videollava.registry import resolve
+    from videollava.registry.whole.own_code import run_by_own_code
+
+    workspace = Path.cwd()
+    out = arguments.out or workspace / folder_of(arguments.model)
+    more = [] if arguments.out else [f"--out={out}"]
+    words = with_model(arguments, str(resolve(arguments.model, workspace)), *more)
+    status = run_by_own_code(arguments.model, [word for word in words if word != "--keep"], workspace)
+    if status == 0 and arguments.keep:
+        _keep_scores(workspace, arguments.model, json.loads((out / "metrics.json").read_text()), out)
+    return status
