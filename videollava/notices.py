@@ -29,7 +29,7 @@ RETRIES = 2
 
 @dataclass(frozen=True)
 class Notice:
-    """What happened. event: moved, approval, refused, failed, alarm. scores: benchmark -> points. link: a page or ""."""
+    """What happened; an event: moved, approval, refused, failed or alarm. scores: points by benchmark. link: or ""."""
 
     event: str
     text: str
