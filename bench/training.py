@@ -220,7 +220,7 @@ def mfu(run: dict[str, Any]) -> str:
     """Share of the device's peak, on CUDA."""
     if not torch.cuda.is_available():
         return ""
-    from videollava.train.accelerate import peak_flops
+    from videollava.train.engine import peak_flops
 
     peak = peak_flops(torch.device("cuda", 0))
     return f"  MFU {run['flops_per_second'] / peak:.1%}" if peak else ""

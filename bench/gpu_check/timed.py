@@ -14,7 +14,7 @@ from bench.padding.ours import Run, train_packed
 from bench.padding.samples import Samples, Stage
 from videollava.machine import Work
 from videollava.params import Train
-from videollava.train.accelerate import peak_flops
+from videollava.train.engine import peak_flops
 from videollava.train.memory import GIB, Weights, footprint
 
 __all__ = ["learners_of", "time_steps", "weights_of"]

@@ -50,7 +50,7 @@ def train_packed(
     """
     from videollava.data.load.packing import Lengths, plan_epoch
     from videollava.train import loop
-    from videollava.train.accelerate import make_accelerator
+    from videollava.train.engine import make_engine
     from videollava.train.instruct import forward
     from videollava.train.lengths import prices_of
 
@@ -76,7 +76,7 @@ def train_packed(
             run.ends.append(now())
         return taken[-1]
 
-    accelerator, real, save = make_accelerator(settings, work), loop._learn, loop._save
+    engine, real, save = make_engine(settings, work), loop._learn, loop._save
     loop._learn, loop._save = learn, lambda *_: None
     with tempfile.TemporaryDirectory() as folder:
         job = loop.Job(
@@ -89,14 +89,11 @@ def train_packed(
             work=work,
             checkpoints=Path(folder),
             seed=0,
-            accelerator=accelerator,
+            engine=engine,
         )
         try:
             loop.train(job)
             run.losses.extend(figures.read()[0] for figures in taken)
         finally:
             loop._learn, loop._save = real, save
-            # The model as it was, and nothing of the optimiser held: another run may follow.
-            accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-            accelerator.free_memory()
     return run

@@ -140,8 +140,8 @@ def run_align(device: torch.device | str, kind: str) -> dict[str, Any]:
     present = torch.tensor([True, True, False, True])
     kept = None if kind == "text" else torch.tensor([[0, 3], [1, 2], [0, 1], [2, 3]])
     batch = PairBatch(0, ids, mask, pixels, torch.arange(4), texts, present, [1] * 3, kept=kept)
-    accelerator = SimpleNamespace(num_processes=1, process_index=0, device=next(pair.parameters()).device)
-    return step(pair, lambda _: align._forward(accelerator, pair, pair, batch, 1.0))
+    engine = SimpleNamespace(ranks=1, rank=0, device=next(pair.parameters()).device)
+    return step(pair, lambda _: align._forward(engine, pair, pair, batch, 1.0))
 
 
 def run_features(device: torch.device | str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def models(tmp_path: Path) -> Path:
 def _assemble(models: Path, *overrides: str) -> tuple[Any, Any]:
     params = micro(*overrides)
     torch.manual_seed(1)
-    model, _ = assemble(params.model, models, params.finetune, "ddp", True, torch.device("cpu"))
+    model, _ = assemble(params.model, models, params.finetune, "replicated", True, torch.device("cpu"))
     return model, params.finetune
 
 

@@ -197,4 +197,4 @@ def test_what_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match="there is no C compiler"):
-        check_compiling("ddp")
+        check_compiling("replicated")

@@ -29,9 +29,9 @@ CPU = torch.device("cpu")
 
 def told(peak: float) -> dict[str, float]:
     """Of the second epoch's only step, on one of two ranks."""
-    accelerator = SimpleNamespace(device=CPU, num_processes=2)
+    engine = SimpleNamespace(device=CPU, ranks=2)
     flops = [np.array([[7e12, 8e12]]), np.array([[3e12, 4e12]])]
-    job: Any = SimpleNamespace(name="finetune", flops=flops, peak_flops=peak, accelerator=accelerator)
+    job: Any = SimpleNamespace(name="finetune", flops=flops, peak_flops=peak, engine=engine)
     seen = Seen(tokens=600, samples=30, waited=0.5, by_kind={"loss_video": 1.5})
     return measure(job, 1, 1.25, seen, 2.0, 0.1, None)
 
@@ -52,9 +52,7 @@ def test_a_blank_pack_holds_no_sample(workspace: Callable[[str], Path]) -> None:
     layout = Layout.of(params.model, len(tokenizer), template="v1", image_aspect="pad")
     plan = Plan(2, np.array([0], np.int32), np.array([0, 1, 1]), np.array([0, 2]))
     packs = Packs(prepared, "finetune", tokenizer, layout, plan)
-    job: Any = SimpleNamespace(
-        accelerator=SimpleNamespace(device=CPU, num_processes=1, reduce=lambda x, _: x)
-    )
+    job: Any = SimpleNamespace(engine=SimpleNamespace(device=CPU, ranks=1, sum=lambda x: x))
     labels, tokens, samples, dropped = loop._take(job, 0, iter([packs[0], packs[1]])).counts.tolist()
     assert (labels, samples, dropped) == (packs[0].label_count, 1, 0)
     assert labels > 0
@@ -72,8 +70,8 @@ def test_losses_of_kinds_are_means_over_all_ranks_labels() -> None:
     tally = Tally(CPU)
     tally.sums, tally.labels = torch.tensor([0.0, 6.0, 5.0]), [0, 3, 2]
     other = torch.tensor([3.0, 0.0, 4.0, 0.0, 0, 1, 0], dtype=torch.float64)
-    accelerator = SimpleNamespace(device=CPU, num_processes=2, reduce=lambda mine, _: mine + other)
-    sums = sum_over_ranks(accelerator, torch.tensor(1.0), tally)
+    engine = SimpleNamespace(device=CPU, ranks=2, sum=lambda mine: mine + other)
+    sums = sum_over_ranks(engine, torch.tensor(1.0), tally)
     counts = torch.tensor([6, 60, 6, 1])  # labels, tokens, samples, lost records
     loss, seen = Figures(0, 0.1, counts, sums, torch.tensor(0.5), tally, ranks=2, waited=0.25).read()
     assert loss == 2.0
@@ -161,9 +159,9 @@ def test_where_the_device_works_by_itself_a_step_is_told_when_the_next_is_asked_
     monkeypatch.setattr(measuring, "bound_dropped", lambda *_: None)
     for device, expected in (("cpu", [[1], [1, 2], [1, 2]]), ("meta", [[], [1], [1, 2]])):
         logged.clear()
-        accelerator = SimpleNamespace(device=torch.device(device), num_processes=1)
+        engine = SimpleNamespace(device=torch.device(device), ranks=1)
         job: Any = SimpleNamespace(
-            name="bases", flops=[], accelerator=accelerator, logged_before=0, spikes=spikes.Spikes()
+            name="bases", flops=[], engine=engine, logged_before=0, spikes=spikes.Spikes()
         )
         teller = measuring.Teller(job, SimpleNamespace(advance=lambda *_: None), dropped=2)  # type: ignore[arg-type]
         seen = []

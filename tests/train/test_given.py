@@ -250,6 +250,8 @@ def test_an_encoders_activation_is_saved_with_the_model(parts: Path, tmp_path: P
         config["vision_config"]["hidden_act"] = "quick_gelu"
         file.write_text(json.dumps(config))
     params = micro("model.temporal_attention=false")
-    model, _ = assemble.assemble(params.model, models, params.finetune, "ddp", True, torch.device("cpu"))
+    model, _ = assemble.assemble(
+        params.model, models, params.finetune, "replicated", True, torch.device("cpu")
+    )
     saved = checkpoint.load(checkpoint.save(model, None, tmp_path / "saved")).model
     assert saved.config.vision_config.hidden_act == saved.config.video_config.hidden_act == "quick_gelu"

@@ -87,7 +87,7 @@ def kept(model: Any, settings: Train, strategy: str) -> int:
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    autocast = settings.precision == "bf16" and strategy == "ddp"
+    autocast = settings.precision == "bf16" and strategy == "replicated"
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=autocast),
@@ -104,7 +104,7 @@ def make(settings: Train, work: Work, language_learns: bool, layers: int) -> Any
     model = VideoLlavaForConditionalGeneration._from_config(config, attn_implementation=ATTENTION)
     choose_learners(model, settings, language_learns)
     recompute_layers(model.model.language_model, work)
-    if settings.precision == "bf16" and work.strategy != "ddp":
+    if settings.precision == "bf16" and work.strategy != "replicated":
         model.to(torch.bfloat16)
     elif settings.precision == "bf16" and not language_learns:
         model.model.language_model.to(torch.bfloat16)
@@ -114,7 +114,9 @@ def make(settings: Train, work: Work, language_learns: bool, layers: int) -> Any
 
 @pytest.mark.parametrize("language_learns", [True, False])
 @pytest.mark.parametrize("recompute", [False, True, 1])
-@pytest.mark.parametrize(("precision", "strategy"), [("fp32", "ddp"), ("bf16", "zero2"), ("bf16", "ddp")])
+@pytest.mark.parametrize(
+    ("precision", "strategy"), [("fp32", "replicated"), ("bf16", "zero2"), ("bf16", "replicated")]
+)
 def test_activations_are_what_autograd_keeps(
     monkeypatch: pytest.MonkeyPatch,
     precision: Any,

@@ -112,7 +112,7 @@ def test_a_lost_record_makes_the_step_smaller_on_one_rank_and_on_two(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["replicated", "zero2", "zero3"])
 def test_both_stages_on_two_ranks_and_back_after_a_kill(
     alone: Callable[..., Path], workspace: Callable[[str], Path], strategy: str
 ) -> None:
@@ -133,7 +133,7 @@ def test_both_stages_on_two_ranks_and_back_after_a_kill(
     assert not (broken / "models/videollava").exists()
     # A state in parts is for as many ranks as wrote it; a whole one goes on on any number.
     done = launch(broken, "finetune", ranks=1)
-    if strategy == "ddp":
+    if strategy == "replicated":
         assert done.returncode == 0, done.stderr[-3000:]
         check_equal(broken, expected, "finetune")
         return
@@ -160,7 +160,7 @@ def test_a_run_of_one_rank_killed_goes_on_on_two(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
+@pytest.mark.parametrize("strategy", ["replicated", "zero3"])
 def test_an_adapter_on_two_ranks(
     alone: Callable[..., Path], workspace: Callable[[str], Path], strategy: str
 ) -> None:

@@ -78,9 +78,9 @@ def test_the_mean_is_over_labels_and_nothing_is_left_behind() -> None:
     class Given(list[Batch]):
         plan = plan_once(lengths(2, 4), 1, budget=4)
 
-    accelerator = SimpleNamespace(device=CPU, process_index=0, reduce=lambda tensor, _: tensor)
+    engine = SimpleNamespace(device=CPU, rank=0, sum=lambda tensor: tensor)
     before = torch.get_rng_state()
-    found = held_out_loss(Validation(Given(batches[::-1]), 1), model, lose, accelerator)  # type: ignore[arg-type]
+    found = held_out_loss(Validation(Given(batches[::-1]), 1), model, lose, engine)  # type: ignore[arg-type]
     assert found == pytest.approx(2.5)
     assert torch.equal(torch.get_rng_state(), before)
     assert [module.training for module in model] == [True, False]

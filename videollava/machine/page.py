@@ -51,7 +51,7 @@ def write_preset(name: str, workspace: Path, force: bool) -> str:
 
 def _line(stage: str, work: Work) -> str:
     parts = [_ranks(work)]
-    if work.ranks > 1 or work.strategy != "ddp":
+    if work.ranks > 1 or work.strategy != "sharded":
         parts += [work.strategy] if stage in ("pretrain", "finetune") else []
     parts.append(
         f"{work.loaders} worker{'s' if work.loaders != 1 else ''}{' each' if work.ranks > 1 else ''}"

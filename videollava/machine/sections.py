@@ -18,7 +18,20 @@ ALONE = ("fetch", "shards", "index", "bases")  # stages of one process
 MOST = 1024
 MOST_WORKERS = 8  # of one rank, where their number is not given
 
-Strategy = Literal["ddp", "zero2", "zero2-offload", "zero3", "zero3-offload"]
+
+def _not_ddp(value: Any) -> Any:
+    if value == "ddp":
+        raise PydanticCustomError(
+            "strategy",
+            "was 'ddp', which is no strategy any more: write `strategy: sharded` (each GPU holds a part of weights, "
+            "gradients and moments), or `strategy: replicated` (each holds all, as ddp did)",
+        )
+    return value
+
+
+Strategy = Literal[
+    "sharded", "sharded-node", "replicated", "zero2", "zero2-offload", "zero3", "zero3-offload"
+]
 
 
 def _whole_or(word: str) -> BeforeValidator:
@@ -119,8 +132,10 @@ class Work(Section):
         "all", description="GPUs of a host, one rank each; all: those that are there; 0: none is used"
     )
     processes: Count = Field(1, description="ranks of a host where no GPU is used")
-    strategy: Strategy = Field(
-        "ddp", description="ddp: every rank holds all; zero2, zero3: DeepSpeed shards state, and weights"
+    strategy: Annotated[Strategy, BeforeValidator(_not_ddp)] = Field(
+        "sharded",
+        description="of weights, gradients and moments: sharded over all ranks, sharded-node: within each host, "
+        "replicated: whole on each; zero2, zero3, and -offload: DeepSpeed",
     )
     workers: Workers = Field(
         "auto",
@@ -137,7 +152,8 @@ class Work(Section):
     compile: Flag = Field(False, description="compile the language model's layers (GPU; not zero3)")
     checkpoint_steps: Count = Field(100, description="steps between two checkpoints")
     checkpoint_place: Place = Field(
-        "", description='where checkpoints stand: a folder, or s3://bucket/prefix; "": checkpoints/ of the checkout'
+        "",
+        description='where checkpoints stand: a folder, or s3://bucket/prefix; "": checkpoints/ of the checkout',
     )
     slow_minutes: Positive = Field(5.0, description="without a step before a rank is named in a warning")
     stall_minutes: Positive = Field(30.0, description="without a step before the run is ended")

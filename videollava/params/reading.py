@@ -274,7 +274,7 @@ def _elsewhere(gone: Mapping[str, Any], moved: Mapping[str, str]) -> str:
 
     stages: dict[str, dict[str, Any]] = {}
     for name, value in gone.items():
-        kept = "ddp" if value == "none" else value
+        kept = "sharded" if value == "none" else value
         stages.setdefault(name.partition(".")[0], {})[moved[name]] = kept
     text = yaml.safe_dump({"stages": stages}, default_flow_style=True, width=10_000, sort_keys=False).strip()
     return (

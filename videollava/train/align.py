@@ -38,8 +38,8 @@ from videollava.model.encoders import LanguageBind, pair_config
 from videollava.origin import Pins
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
-from videollava.train.accelerate import make_accelerator, usable
 from videollava.train.assemble import encoder_attention
+from videollava.train.engine import Engine, make_engine, usable
 from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet
 from videollava.train.learned import check_learned
@@ -65,7 +65,7 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     from transformers import AutoTokenizer
 
     # Encoders are small: every rank holds them whole, whatever is sharded elsewhere.
-    work = machine.work("align").replace(strategy="ddp")
+    work = machine.work("align").replace(strategy="replicated")
     if first:
         check_held()
         shutil.rmtree(target, ignore_errors=True)
@@ -170,13 +170,13 @@ def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, work: Work, 
     """Train the text encoder of one pair in place; the number of steps."""
     align, prepared = params.align, workspace / "data/index"
     settings = _settings(align, align.text_epochs, align.text_batch_size, align.learning_rate)
-    accelerator = make_accelerator(settings, work)
+    engine = make_engine(settings, work)
     captions = load_split(prepared, "align").num_rows
     packs = [
         Captions(
             prepared,
             tokenizer,
-            plan_pairs(captions, settings.batch_size, accelerator.num_processes, params.seed, epoch),
+            plan_pairs(captions, settings.batch_size, engine.ranks, params.seed, epoch),
             seed=(params.seed, epoch),
             positions=POSITIONS,
         )
@@ -186,7 +186,7 @@ def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, work: Work, 
     for part in (pair.text_model, pair.text_projection):
         part.requires_grad_(True)
     pair.logit_scale.requires_grad_(True)
-    steps = _train(pair, "text", packs, settings, work, accelerator, params, workspace)
+    steps = _train(pair, "text", packs, settings, work, engine, params, workspace)
     pair.requires_grad_(True)
     return steps
 
@@ -207,9 +207,9 @@ def _learn(
         if video
         else _settings(align, align.image_epochs, align.batch_size, align.learning_rate)
     )
-    accelerator = make_accelerator(settings, work)
+    engine = make_engine(settings, work)
     layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="pad")
-    texts = encode_captions(pair, tokenizer, captions_of(prepared), accelerator)
+    texts = encode_captions(pair, tokenizer, captions_of(prepared), engine)
     pairs = len(rows_of(prepared, kind))
     pixels = None
     if align.keep_pixels:
@@ -221,7 +221,7 @@ def _learn(
             kind,
             tokenizer,
             layout,
-            plan_pairs(pairs, settings.batch_size, accelerator.num_processes, params.seed, epoch),
+            plan_pairs(pairs, settings.batch_size, engine.ranks, params.seed, epoch),
             texts=texts,
             positions=POSITIONS,
             seed=(params.seed, epoch),
@@ -231,19 +231,19 @@ def _learn(
         )
         for epoch in range(settings.epochs)
     ]
-    return _train(pair, kind, packs, settings, work, accelerator, params, workspace, logged_before)
+    return _train(pair, kind, packs, settings, work, engine, params, workspace, logged_before)
 
 
 @torch.no_grad()
 def encode_captions(
-    pair: LanguageBind, tokenizer: Any, captions: Iterable[str], accelerator: Any, batch: int = 256
+    pair: LanguageBind, tokenizer: Any, captions: Iterable[str], engine: Engine, batch: int = 256
 ) -> dict[str, Tensor]:
     """The normalised embedding (D,), float32 on the host, of every distinct caption.
 
     The text encoder is frozen while a vision encoder learns: once is enough, and captions are far fewer than pairs
     times epochs. Sorted by length, so that there is hardly any padding.
     """
-    device = accelerator.device
+    device = engine.device
     pair.text_model.set_attn_implementation(encoder_attention(device))
     pair.to(device)
     distinct = sorted(set(captions), key=lambda caption: (len(caption), caption))
@@ -251,7 +251,7 @@ def encode_captions(
     for start in range(0, len(distinct), batch):
         part = distinct[start : start + batch]
         ids = tokenizer(part, padding=True, truncation=True, max_length=POSITIONS, return_tensors="pt")
-        with accelerator.autocast():
+        with engine.autocast():
             embeds = pair.encode_text(ids["input_ids"].to(device), ids["attention_mask"].to(device))
         texts.update(zip(part, embeds.float().cpu(), strict=True))
     return texts
@@ -263,18 +263,18 @@ def _train(
     packs: list[Any],
     settings: Train,
     work: Work,
-    accelerator: Any,
+    engine: Engine,
     params: Params,
     workspace: Path,
     logged_before: int = 0,
 ) -> int:
     for part in (pair.vision_model, pair.text_model):
-        part.set_attn_implementation(encoder_attention(accelerator.device))
+        part.set_attn_implementation(encoder_attention(engine.device))
     job = Job(
         name=f"align-{name}",
         model=pair,
         groups=list(_decayed(pair, settings)),
-        forward=partial(_forward, accelerator, pair),
+        forward=partial(_forward, engine, pair),
         packs=packs,
         settings=settings,
         work=work,
@@ -282,7 +282,7 @@ def _train(
         / "checkpoints"
         / f"align-{name}-{input_key(workspace, 'align', used=params)[:16]}",
         seed=params.seed,
-        accelerator=accelerator,
+        engine=engine,
         max_dropped=params.shards.max_quarantined,
         logged_before=logged_before,
     )
@@ -311,12 +311,12 @@ def _decayed(pair: nn.Module, settings: Train) -> Iterator[dict[str, Any]]:
 
 
 def _forward(
-    accelerator: Any, pair: LanguageBind, model: nn.Module, batch: PairBatch, share: Tensor | float
+    engine: Engine, pair: LanguageBind, model: nn.Module, batch: PairBatch, share: Tensor | float
 ) -> Tensor:
     with torch.no_grad():
         # The value itself, as in CLIP: a bound inside the loss has no gradient, and the scale could not come back.
         pair.logit_scale.clamp_(max=HIGHEST_SCALE)
-    device = accelerator.device
+    device = engine.device
     parts = (batch.input_ids, batch.attention_mask, batch.pixels, batch.captions, batch.texts, batch.present)
     ids, mask, pixels, captions, texts, present = (part.to(device, non_blocking=True) for part in parts)
     if pixels.ndim == 2:
@@ -326,25 +326,25 @@ def _forward(
         kept = None if batch.kept is None else batch.kept.to(device, non_blocking=True)
         first, second = model(pixel_values=pixels, kept=kept).image_embeds, texts
     scale = pair.logit_scale.exp()
-    return contrastive_loss(accelerator, first.float(), second.float(), captions, scale, present)
+    return contrastive_loss(engine, first.float(), second.float(), captions, scale, present)
 
 
 def contrastive_loss(
-    accelerator: Any, media_BD: Tensor, text_BD: Tensor, captions_B: Tensor, scale: Tensor, present_B: Tensor
+    engine: Engine, media_BD: Tensor, text_BD: Tensor, captions_B: Tensor, scale: Tensor, present_B: Tensor
 ) -> Tensor:
     """Symmetric InfoNCE of this rank's pairs against the pairs of all ranks (normalised embeddings).
 
     Equal captions (captions_B: their numbers) are all right answers: with few distinct captions a batch holds many
     pairs that are no negatives of each other. Pairs that are not present_B take no part, neither as rows nor as
-    negatives. Averaged over ranks (as DDP does with gradients) it is the loss of one rank that holds all.
+    negatives. Averaged over ranks (as an engine does with gradients) it is the loss of one rank that holds all.
     """
     all_media, all_text, all_captions, all_present = (
-        _gather(accelerator, x) for x in (media_BD, text_BD, captions_B, present_B)
+        _gather(engine, x) for x in (media_BD, text_BD, captions_B, present_B)
     )
     same = ((captions_B[:, None] == all_captions[None]) & all_present[None]).float()
     wanted = same / same.sum(1, keepdim=True).clamp(min=1)
     # The mean over the present pairs of all ranks.
-    share = present_B * (accelerator.num_processes / all_present.sum().clamp(min=1))
+    share = present_B * (engine.ranks / all_present.sum().clamp(min=1))
     losses = [
         -((wanted * (scale * a @ b.T).masked_fill(~all_present, ABSENT).log_softmax(1)).sum(1) * share).sum()
         for a, b in ((media_BD, all_text), (text_BD, all_media))
@@ -352,11 +352,11 @@ def contrastive_loss(
     return (losses[0] + losses[1]) / 2
 
 
-def _gather(accelerator: Any, tensor: Tensor) -> Tensor:
+def _gather(engine: Engine, tensor: Tensor) -> Tensor:
     """This tensor from all ranks, in their order, with the gradient of every rank's loss."""
-    if accelerator.num_processes == 1:
+    if engine.ranks == 1:
         return tensor
-    gathered: Tensor = _Gathered.apply(tensor, accelerator)
+    gathered: Tensor = _Gathered.apply(tensor, engine)
     return gathered
 
 
@@ -367,13 +367,13 @@ class _Gathered(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, accelerator: Any) -> Tensor:
-        ctx.accelerator = accelerator
-        gathered: Tensor = accelerator.gather(tensor)
+    def forward(ctx: Any, tensor: Tensor, engine: Engine) -> Tensor:
+        ctx.engine = engine
+        gathered: Tensor = engine.gather(tensor)
         return gathered
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        accelerator = ctx.accelerator
-        summed: Tensor = accelerator.reduce(grad.contiguous(), "sum")
-        return summed.chunk(accelerator.num_processes)[accelerator.process_index], None
+        engine = ctx.engine
+        summed: Tensor = engine.sum(grad.contiguous())
+        return summed.chunk(engine.ranks)[engine.rank], None

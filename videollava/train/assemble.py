@@ -47,7 +47,7 @@ def assemble(
     """
     sparing = settings.precision == "bf16"
     frozen = torch.bfloat16 if sparing else torch.float32
-    learned = frozen if strategy != "ddp" else torch.float32
+    learned = frozen if strategy.startswith("zero") else torch.float32
     whole = language_learns and settings.adapter == "none"
     types = Types(learned if whole else frozen, frozen, learned)
     projector = models / ("projector" if language_learns else "given/projector")

@@ -34,8 +34,8 @@ from videollava.model.video_llava import language_config
 from videollava.origin import Pins
 from videollava.params import Params, Train
 from videollava.tracking import input_key
-from videollava.train.accelerate import make_accelerator, peak_flops, usable
 from videollava.train.cost import Prices, language_prices, palm_prices, step_flops
+from videollava.train.engine import make_engine, peak_flops, usable
 from videollava.train.given import take_apart
 from videollava.train.loop import Job, train
 
@@ -88,10 +88,10 @@ def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]
     model = LlamaForCausalLM._from_config(config, attn_implementation="varlen")
     nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
     settings = usable(Train(learning_rate=base.learning_rate, precision=base.precision))
-    work = machine.work("bases").replace(strategy="ddp", workers=0)  # texts are encoded already
+    work = machine.work("bases").replace(strategy="replicated", workers=0)  # texts are encoded already
     texts = texts_of(prepared, tokenizer, params.model.language.positions)
     packs = [TextPacks(texts, _plan(texts, params, epoch)) for epoch in range(base.epochs)]
-    accelerator = make_accelerator(settings, work)
+    engine = make_engine(settings, work)
     job = Job(
         name="bases",
         model=model,
@@ -102,10 +102,10 @@ def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]
         work=work,
         checkpoints=workspace / "checkpoints" / f"bases-{input_key(workspace, 'bases', used=params)[:16]}",
         seed=params.seed,
-        accelerator=accelerator,
+        engine=engine,
         betas=(0.9, 0.98),
         flops=[step_flops(one.plan, *_costs(texts, config)) for one in packs],  # one rank
-        peak_flops=peak_flops(accelerator.device),
+        peak_flops=peak_flops(engine.device),
     )
     train(job)
     return model, tokenizer

@@ -25,7 +25,7 @@ def check_compiling(strategy: str) -> None:
     if strategy.startswith("zero3"):
         raise InputError(
             f"compile is true and strategy {strategy}, which gathers each weight as it is used: set compile: false, "
-            "or strategy: zero2"
+            "or strategy: sharded"
         )
     named = os.environ.get("CXX") or os.environ.get("CC")
     if not (named or any(map(shutil.which, COMPILERS))):

@@ -25,9 +25,10 @@ from videollava.model.attention import packed_kwargs
 from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train import adapters, assemble
-from videollava.train.accelerate import make_accelerator, peak_flops, usable
 from videollava.train.compiled import check_compiling, compile_layers
 from videollava.train.cost import Prices, step_flops
+from videollava.train.engine import make_engine, peak_flops, usable
+from videollava.train.engine.ranks import end_ranks
 from videollava.train.features import encode_split
 from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet
@@ -39,7 +40,6 @@ from videollava.train.recompute import recompute_layers
 from videollava.train.tally import Tally
 from videollava.train.trial import worst_pack
 from videollava.train.validation import Validation, plan_once
-from videollava.train.zero import is_sharded, make_whole
 
 __all__ = ["choose_learners", "forward", "instruct"]
 
@@ -66,11 +66,11 @@ def instruct(
     kind, settings, work = STAGES[stage], usable(getattr(params, stage)), machine.work(stage)
     if work.compile:
         check_compiling(work.strategy)
-    accelerator = make_accelerator(settings, work)
+    engine = make_engine(settings, work)
     prepared, models = workspace / "data/index", workspace / "models"
     torch.manual_seed(params.seed)
     model, tokenizer = assemble.assemble(
-        params.model, models, settings, work.strategy, kind.language_learns, accelerator.device
+        params.model, models, settings, work.strategy, kind.language_learns, engine.device
     )
     adapted = settings.adapter != "none" and kind.language_learns
     # Under an adapter the language model stays as it is: weights held in 4 bits cannot ask for gradients.
@@ -100,10 +100,10 @@ def instruct(
             models / "encoders",
             store,
             work.loaders,
-            accelerator.process_index,
-            accelerator.num_processes,
+            engine.rank,
+            engine.ranks,
         )
-        if accelerator.device.type == "cpu":
+        if engine.device.type == "cpu":
             work = work.replace(workers=0)  # nothing is decoded, and processes would take cores from training
     prices = prices_of(model.config, kind.language_learns, with_encoders=features is None)
     check_lengths(prepared, stage, params, model.config.text_config)
@@ -115,7 +115,7 @@ def instruct(
         plan_epoch(
             lengths,
             batch_size=settings.batch_size,
-            ranks=accelerator.num_processes,
+            ranks=engine.ranks,
             budget=work.tokens_per_pack,
             seed=params.seed,
             epoch=epoch,
@@ -123,40 +123,40 @@ def instruct(
         for epoch in range(settings.epochs)
     ]
     packs = [Packs(prepared, stage, tokenizer, layout, plan, features) for plan in plans]
-    tally = Tally(accelerator.device)
+    tally = Tally(engine.device)
     job = Job(
         name=stage,
         model=learner,
         groups=groups,
-        forward=partial(forward, same_calls=_same_calls(packs[0], accelerator.num_processes), tally=tally),
+        forward=partial(forward, same_calls=_same_calls(packs[0], engine.ranks), tally=tally),
         packs=packs,
         settings=settings,
         work=work,
         checkpoints=workspace / "checkpoints" / f"{stage}-{input_key(workspace, stage, used=params)[:16]}",
         seed=params.seed,
-        accelerator=accelerator,
-        flops=[step_flops(plan, lengths.cost, palm.cost) / accelerator.num_processes for plan in plans],
-        peak_flops=peak_flops(accelerator.device),
+        engine=engine,
+        flops=[step_flops(plan, lengths.cost, palm.cost) / engine.ranks for plan in plans],
+        peak_flops=peak_flops(engine.device),
         max_dropped=params.shards.max_quarantined,
         tally=tally,
-        validation=_validation(prepared, stage, prices, packs[0], settings, work, accelerator.num_processes),
+        whole=[model.model.image_tower, model.model.video_tower],
+        validation=_validation(prepared, stage, prices, packs[0], settings, work, engine.ranks),
         worst=worst_pack(
             plans, lengths, pack_bytes(model.config.text_config, settings, work, kind.language_learns)
         ),
     )
-    if accelerator.is_main_process:
+    if engine.first:
         _say(job, lengths)
     train(job)
     with during(RESULT):
-        if is_sharded(learner):
-            make_whole(learner, learned_only=stage == "pretrain" or settings.adapter != "none")
-    if accelerator.is_main_process:
+        if engine.ranks > 1:
+            engine.make_whole(learner, learned_only=stage == "pretrain" or settings.adapter != "none")
+    if engine.first:
         check_held()
         with during(RESULT):
             _save(stage, learner, tokenizer, params, models)
     meet()
-    if torch.distributed.is_initialized():
-        accelerator.end_training()
+    end_ranks()
 
 
 def forward(

@@ -64,13 +64,11 @@ def guess_and_floor(captions_B: Tensor, present_B: Tensor) -> tuple[float, float
 @torch.no_grad()
 def _ask(job: Job, packs: Any, step: int) -> tuple[float, float, float]:
     """Loss, guess and floor of one step's batch over all ranks."""
-    accelerator = job.accelerator
-    (number,) = packs.plan.packs_of(step, accelerator.process_index)
+    engine = job.engine
+    (number,) = packs.plan.packs_of(step, engine.rank)
     batch: Any = replace(packs[number], kept=None)  # all patches
-    with without_dropout(job.model, accelerator.device):
-        loss = job.forward(job.model, batch, 1.0)
-    captions, present = (
-        accelerator.gather(x.to(accelerator.device)) for x in (batch.captions, batch.present)
-    )
-    mean = accelerator.reduce(loss.detach().double(), "mean")
+    with without_dropout(engine.called, engine.device):
+        loss = job.forward(engine.called, batch, 1.0)
+    captions, present = (engine.gather(x.to(engine.device)) for x in (batch.captions, batch.present))
+    mean = engine.sum(loss.detach().double()) / engine.ranks
     return float(mean), *guess_and_floor(captions.cpu(), present.cpu())

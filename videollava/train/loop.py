@@ -22,14 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from videollava.data.load.batches import Batch, load_batches
 from videollava.errors import InputError
 from videollava.machine import Work
 from videollava.params import Train
 from videollava.tracking import log_metrics
-from videollava.train.accelerate import exchanging
 from videollava.train.ending import between_steps
+from videollava.train.engine import Engine
+from videollava.train.engine.types import Learning
 from videollava.train.late import Late
 from videollava.train.launch.meeting import meet
 from videollava.train.launch.pulse import CHECKPOINT, COMPUTING, DATA, OTHERS, RESUMING, at_step, during
@@ -54,6 +56,8 @@ from videollava.train.zero import learned_bytes, load_shards, save_shards
 
 __all__ = ["Job", "learning_rate", "train"]
 
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
+
 
 @dataclass
 class Job:
@@ -76,7 +80,7 @@ class Job:
     work: Work
     checkpoints: Path
     seed: int
-    accelerator: Any
+    engine: Engine
     flops: list[np.ndarray[Any, Any]] = field(default_factory=list)
     peak_flops: float = 0.0
     max_dropped: float = 0.01
@@ -85,6 +89,7 @@ class Job:
     validation: Validation | None = None
     spikes: Spikes = field(default_factory=Spikes)
     betas: tuple[float, float] = (0.9, 0.999)
+    whole: Sequence[nn.Module] = ()  # modules that every rank holds whole: frozen encoders
     logged_before: int = 0  # steps of an earlier job that this one's continue in the journal
     spending: Spending | None = None  # since it goes on
     finished_at: int = 0  # the step that somebody wished to be the last
@@ -105,24 +110,19 @@ def learning_rate(step: int, steps: int, warmup_ratio: float) -> float:
 
 def train(job: Job) -> None:
     """Run the job to its end, from the newest whole checkpoint if there is one."""
-    accelerator, settings = job.accelerator, job.settings
-    optimizer = torch.optim.AdamW(
-        job.groups,
-        weight_decay=settings.weight_decay,
-        betas=job.betas,
-        fused=True,  # the default makes copies of all weights at once on CUDA, and many small calls on a CPU
-    )
-    for group in optimizer.param_groups:
+    engine, settings = job.engine, job.settings
+    for group in job.groups:
         group["peak"] = group["lr"]
-    model, optimizer = accelerator.prepare(job.model, optimizer)
+    learning = Learning(job.groups, settings.weight_decay, job.betas, job.whole)
+    model, optimizer = engine.prepare(job.model, learning)
     with during(RESUMING):
         start, dropped, spent = _resume(job, model, optimizer)
-    job.spending = open_spending(job.work, accelerator.num_processes, spent)
+    job.spending = open_spending(job.work, engine.ranks, spent)
     model.train()
     if start < job.steps:
         try_worst_pack(job, model, optimizer)
     with between_steps() as asked:
-        wishes = Wishes(accelerator.process_index, math.inf, asked, job.spending)
+        wishes = Wishes(engine.rank, math.inf, asked, job.spending)
         done, decision = _learn_all(job, model, optimizer, start, dropped, wishes)
         end_early(job, decision, done, asked)
 
@@ -131,8 +131,8 @@ def _learn_all(
     job: Job, model: nn.Module, optimizer: Any, start: int, dropped: int, wishes: Wishes
 ) -> tuple[int, Decision]:
     """The steps from `start` to the last, or to that after which all ranks decide to end; the steps done, and why."""
-    accelerator, settings, done = job.accelerator, job.settings, start
-    bar = Progress(job.name, job.steps, start, accelerator.is_main_process)
+    engine, settings, done = job.engine, job.settings, start
+    bar = Progress(job.name, job.steps, start, engine.first)
     teller, coming = Teller(job, bar, dropped), _steps(job, start, wishes)
     taken = next(coming, None)
     # Before any step: what a checkpoint has learned may be all that is wished for.
@@ -145,15 +145,15 @@ def _learn_all(
         factor = learning_rate(step, job.steps, settings.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        torch.manual_seed(_seed(job.seed, step, accelerator.process_index))
-        figures = _learn(job, model, optimizer, taken, settings.learning_rate * factor)
+        torch.manual_seed(_seed(job.seed, step, engine.rank))
+        figures = _learn(job, model, taken, settings.learning_rate * factor)
         # While the device works: the next step's batches, and what they hold on all ranks.
         taken = next(coming, None)
         figures.waited = taken.waited if taken else 0.0
-        with during(_exchange(accelerator)):
+        with during(_exchange(engine)):
             teller.add(figures)
         # A device that is still at this step is not waited for: the step's own wishes are there.
-        asked_at = taken if accelerator.device.type == "cpu" else now
+        asked_at = taken if engine.device.type == "cpu" else now
         done, decision = step + 1, decide(asked_at and asked_at.wishes)
         _between(job, model, optimizer, done, teller, decision)
         if decision.save:
@@ -177,7 +177,7 @@ def _between(
     teller.tell()
     if validation:
         with during(COMPUTING):
-            held_out = held_out_loss(validation, model, job.forward, job.accelerator)
+            held_out = held_out_loss(validation, model, job.forward, job.engine)
         log_metrics(job.logged_before + done, held_out_loss=held_out)
         teller.bar.held_out = held_out
     if saved:
@@ -198,14 +198,12 @@ class _Taken:
 
 def _steps(job: Job, start: int, wishes: Wishes) -> Iterator[_Taken]:
     """The steps from `start` on; skipped samples are never read."""
-    rank, workers = job.accelerator.process_index, job.work.loaders
+    rank, workers = job.engine.rank, job.work.loaders
     first = 0
     for packs in job.packs:
         plan, begin = packs.plan, max(0, start - first)
         rows = [plan.packs_of(step, rank) for step in range(begin, len(plan))]
-        loader = load_batches(
-            packs, list(itertools.chain(*rows)), workers, job.accelerator.device.type == "cuda"
-        )
+        loader = load_batches(packs, list(itertools.chain(*rows)), workers, job.engine.device.type == "cuda")
         stream = iter(loader) if rows else iter(())
         for step, row in zip(range(begin, len(plan)), rows, strict=True):
             yield _take(job, first + step, itertools.islice(stream, len(row)), wishes)
@@ -214,7 +212,7 @@ def _steps(job: Job, start: int, wishes: Wishes) -> Iterator[_Taken]:
 
 def _take(job: Job, number: int, stream: Iterator[Batch], wishes: Wishes) -> _Taken:
     """The batches of a step, counted over all ranks: a record that is lost makes the step smaller. Wishes too."""
-    began, device = time.perf_counter(), job.accelerator.device
+    began, device = time.perf_counter(), job.engine.device
     with during(DATA):
         batches = list(stream)
     waited = time.perf_counter() - began
@@ -226,51 +224,51 @@ def _take(job: Job, number: int, stream: Iterator[Batch], wishes: Wishes) -> _Ta
     ]
     counted = torch.tensor(columns).sum(0)
     here = torch.cat([counted, torch.tensor(wishes.columns())]).to(device, non_blocking=True)
-    with during(_exchange(job.accelerator)):
-        counts, wished = job.accelerator.reduce(here, "sum").split([len(counted), COLUMNS])
+    with during(_exchange(job.engine)):
+        counts, wished = job.engine.sum(here).split([len(counted), COLUMNS])
     return _Taken(number, batches, counts, Late(wished), waited)
 
 
-def _learn(job: Job, model: nn.Module, optimizer: Any, taken: _Taken, rate: float) -> Figures:
+def _learn(job: Job, model: nn.Module, taken: _Taken, rate: float) -> Figures:
     """One optimiser step, asked of the device and not waited for."""
-    accelerator, tally = job.accelerator, job.tally
+    engine, tally = job.engine, job.tally
     if tally:
         tally.clear()
-    total = torch.zeros((), device=accelerator.device)
+    total = torch.zeros((), device=engine.device)
     # Gradients are averaged over ranks where they ought to be summed.
-    share = taken.counts[0].clamp(min=1).float() / accelerator.num_processes
+    share = taken.counts[0].clamp(min=1).float() / engine.ranks
     for batch in taken.batches:
         last = batch is taken.batches[-1]
-        with exchanging(accelerator, model, last), during(COMPUTING):
+        with engine.micro_step(last), during(COMPUTING):
             loss = job.forward(model, batch, share)
             total += loss.detach()
-            with during(_exchange(accelerator) if last else COMPUTING):
-                accelerator.backward(loss)
-    learned = [p for group in optimizer.param_groups for p in group["params"]]
-    with during(_exchange(accelerator)):
-        # Where nothing is to be cut, the norm is measured all the same.
-        norm = accelerator.clip_grad_norm_(learned, job.settings.clip or math.inf)
-        optimizer.step()
-        optimizer.zero_grad()
-        sums = sum_over_ranks(accelerator, total, tally)
+            with during(_exchange(engine) if last else COMPUTING):
+                engine.backward(loss)
+    with during(_exchange(engine)):
+        norm = engine.step(job.settings.clip)
+        sums = sum_over_ranks(engine, total, tally)
     kept = copy.copy(tally)  # it begins anew before this step is told
-    return Figures(taken.number, rate, taken.counts, sums, norm, kept, accelerator.num_processes)
+    return Figures(taken.number, rate, taken.counts, sums, norm, kept, engine.ranks)
 
 
-def _exchange(accelerator: Any) -> str:
+def _exchange(engine: Engine) -> str:
     """What a rank is at where ranks exchange something, or, on a GPU, the host waits for what they exchange."""
-    return OTHERS if accelerator.num_processes > 1 else COMPUTING
+    return OTHERS if engine.ranks > 1 else COMPUTING
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint32)[0])
 
 
+def _is_deepspeed(job: Job) -> bool:
+    return job.work.strategy.startswith("zero")
+
+
 def _about(job: Job) -> dict[str, Any]:
     return {
         "stage": job.name,
         # A sharded state is for as many ranks as wrote it; another is whole.
-        **({"ranks": job.accelerator.num_processes} if job.work.strategy != "ddp" else {}),
+        **({"ranks": job.engine.ranks} if _is_deepspeed(job) else {}),
         "steps": job.steps,
         "strategy": job.work.strategy,
     }
@@ -278,16 +276,16 @@ def _about(job: Job) -> dict[str, Any]:
 
 def _save(job: Job, model: nn.Module, optimizer: Any, step: int, dropped: int) -> None:
     about = _about(job) | {"dropped": dropped, "hours": job.spending.hours if job.spending else 0.0}
-    if job.work.strategy != "ddp":
+    if _is_deepspeed(job):
         _save_sharded(job, model, step, about)
         return
-    if not job.accelerator.is_main_process:
+    weights, moments = get_state_dict(job.model, optimizer, options=WHOLE)  # on rank 0, of all ranks
+    if not job.engine.first:
         meet()
         return
 
     def fill(folder: Path) -> None:
-        learned = {n: p.detach().cpu() for n, p in job.model.named_parameters() if p.requires_grad}
-        torch.save({"model": learned, "optimizer": optimizer.state_dict()}, folder / "state.pt")
+        torch.save({"model": weights, "optimizer": moments}, folder / "state.pt")
 
     with during(CHECKPOINT):
         write_checkpoint(job.checkpoints, step, about, fill)
@@ -296,46 +294,41 @@ def _save(job: Job, model: nn.Module, optimizer: Any, step: int, dropped: int) -
 
 def _save_sharded(job: Job, model: Any, step: int, about: dict[str, Any]) -> None:
     """Every rank writes its part; rank 0 seals the whole."""
-    from accelerate.utils import broadcast_object_list
-
-    accelerator, room = job.accelerator, [False]
-    if accelerator.is_main_process:
+    engine, room = job.engine, False
+    if engine.first:
         clear_aside(job.checkpoints, step)
-        room = [has_room(job.checkpoints, learned_bytes(model))]
+        room = has_room(job.checkpoints, learned_bytes(model))
     # Decided once: a rank that fails alone would leave the others waiting.
-    if not broadcast_object_list(room)[0]:
-        accelerator.print(f"checkpoint of step {step} not written (disk full): the one before it stays")
+    if not engine.agree(room):
+        engine.say(f"checkpoint of step {step} not written (disk full): the one before it stays")
         return
     with during(CHECKPOINT):
         save_shards(model, place_aside(job.checkpoints, step))
         meet()
-        if accelerator.is_main_process:
+        if engine.first:
             seal(job.checkpoints, step, about)
     meet()
 
 
 def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int, float]:
     """Load the newest whole checkpoint; (steps done, records left out so far, hours of all ranks until then)."""
-    from accelerate.utils import broadcast_object_list
-
     # Rank 0 reads and verifies; the others believe it.
-    (found,) = broadcast_object_list(
-        [find_checkpoint(job.checkpoints) if job.accelerator.is_main_process else None]
-    )
+    found = job.engine.agree(find_checkpoint(job.checkpoints) if job.engine.first else None)
     if found is None:
         return 0, 0, 0.0
     _check_same_run(job, found)
-    if job.work.strategy != "ddp":
+    if _is_deepspeed(job):
         load_shards(model, found.folder)
     else:
         state = torch.load(found.folder / "state.pt", map_location="cpu", weights_only=True)
-        missing = job.model.load_state_dict(state["model"], strict=False).unexpected_keys
-        if missing:
-            raise InputError(f"{found.folder}: parameters the model does not have: {', '.join(missing[:3])}")
-        optimizer.load_state_dict(state["optimizer"])
-    job.accelerator.print(
-        f"{job.name}: goes on after step {found.step} of {job.steps} ({found.folder.name})", flush=True
-    )
+        set_state_dict(
+            job.model,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=WHOLE,
+        )
+    job.engine.say(f"{job.name}: goes on after step {found.step} of {job.steps} ({found.folder.name})")
     return found.step, int(found.about.get("dropped", 0)), float(found.about.get("hours", 0.0))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from videollava.alarms import alarm
 from videollava.data.load.batches import KINDS
 from videollava.errors import InputError
 from videollava.tracking import log_metrics, log_tags
+from videollava.train.engine import Engine
 from videollava.train.launch.paces import paces_of
 from videollava.train.progress import Progress
 from videollava.train.tally import Tally
@@ -72,13 +73,13 @@ class Figures:
         return loss / self.ranks, Seen(tokens, samples, dropped, self.waited, norm, by_kind)
 
 
-def sum_over_ranks(accelerator: Any, total: Tensor, tally: Tally | None) -> Tensor:
+def sum_over_ranks(engine: Engine, total: Tensor, tally: Tally | None) -> Tensor:
     """`Figures.sums`, in one exchange that nobody waits for."""
     parts = [total[None].double()]
     if tally:
-        labels = torch.tensor(tally.labels, dtype=torch.float64).to(accelerator.device, non_blocking=True)
+        labels = torch.tensor(tally.labels, dtype=torch.float64).to(engine.device, non_blocking=True)
         parts += [tally.sums.double(), labels]
-    summed: Tensor = accelerator.reduce(torch.cat(parts), "sum")
+    summed: Tensor = engine.sum(torch.cat(parts))
     return summed
 
 
@@ -101,7 +102,7 @@ class Teller:
     def add(self, figures: Figures) -> None:
         """Take a step that has been asked for, and tell the one before."""
         self._waiting.append(figures)
-        self.tell(all_of_them=self.job.accelerator.device.type == "cpu")
+        self.tell(all_of_them=self.job.engine.device.type == "cpu")
 
     def tell(self, all_of_them: bool = True) -> None:
         """Log what has not been logged. InputError where a loss is no number, or too many records are lost."""
@@ -148,8 +149,8 @@ def measure(
         if job.peak_flops:
             values["mfu"], values["mfu_palm"] = (rates / job.peak_flops).tolist()
         else:
-            values["flops_per_second"] = float(rates[0]) * job.accelerator.num_processes
-    if job.accelerator.device.type == "cuda":
+            values["flops_per_second"] = float(rates[0]) * job.engine.ranks
+    if job.engine.device.type == "cuda":
         values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return values
 
@@ -159,7 +160,7 @@ def notice_spike(job: Job, step: int, loss: float, tally: Tally | None) -> None:
     usual = job.spikes.above(loss)
     if usual is None:
         return
-    rank = job.accelerator.process_index
+    rank = job.engine.rank
     # Others speak up where a record of theirs did it; `loss` is the same number on every rank.
     if rank and not (tally and any(value >= loss for _, value in tally.worst()[:1])):
         return
@@ -204,7 +205,7 @@ def records_of(job: Job, step: int) -> str:
         if step >= len(packs.plan):
             step -= len(packs.plan)
             continue
-        numbers = packs.plan.packs_of(step, job.accelerator.process_index)
+        numbers = packs.plan.packs_of(step, job.engine.rank)
         rows = [row for number in numbers for row in packs.plan.pack(number).tolist()]
         table, behind = getattr(packs, "records", None), getattr(packs, "rows", None)
         if behind is not None:  # pairs of one kind of medium are numbered by themselves

@@ -67,7 +67,11 @@ def footprint(
     """
     token, target = pack_bytes(config.text_config, settings, work, language_learns)
     language = token * tokens + target * targets
-    state = _whole(weights, settings) if work.strategy == "ddp" else _sharded(weights, settings, work, ranks)
+    if work.strategy.startswith("zero"):
+        state = _sharded(weights, settings, work, ranks)
+    else:
+        layers = config.text_config.num_hidden_layers
+        state = _whole(weights, settings, _shards(work, ranks), layers)
     # The encoders are done, and their memory free, before the language model begins.
     return dataclasses.replace(state, activations=max(language, _encoder_bytes(config, settings) * tokens))
 
@@ -79,7 +83,7 @@ def pack_bytes(text_config: Any, settings: Train, work: Work, language_learns: b
     adapted = settings.adapter != "none" and language_learns
     whole = language_learns and not adapted
     # The residual stream has the embedding's type: float32 where that learns without DeepSpeed.
-    stream = 4 if whole and work.strategy == "ddp" else compute
+    stream = 4 if whole and not work.strategy.startswith("zero") else compute
     layer = _layer_bytes(width, mlp, compute, stream, whole) + (
         _adapter_bytes(width, mlp, compute) if adapted else 0
     )
@@ -114,11 +118,20 @@ def _encoder_bytes(config: Any, settings: Train) -> float:
     return float(compute * (7 * vision.hidden_size + 2 * vision.intermediate_size) + pixels)
 
 
-def _whole(weights: Weights, settings: Train) -> Footprint:
+def _shards(work: Work, ranks: int) -> int:
+    """Over how many ranks the weights lie."""
+    return {"sharded": ranks, "sharded-node": min(ranks, work.per_node)}.get(work.strategy, 1)
+
+
+def _whole(weights: Weights, settings: Train, shards: int, layers: int) -> Footprint:
+    """torch's own: float32 weights, gradients and moments; where they are shards, two layers are gathered at once."""
     compute = 2 if settings.precision == "bf16" else 4
-    frozen = compute * (weights.frozen - weights.quantized) + QUANTIZED * weights.quantized
-    copies = 2 * weights.learned if settings.precision == "bf16" else 0  # made by autocast
-    return Footprint(4 * weights.learned + copies + frozen, 4 * weights.learned, 8 * weights.learned, 0)
+    frozen = compute * (weights.frozen - weights.quantized) / shards + QUANTIZED * weights.quantized
+    # bfloat16 copies: autocast's of the whole, or the gathered; then a layer's gradients, before they are sent.
+    copies = compute * weights.learned * (min(1, 2 / layers) if shards > 1 else float(compute == 2))
+    sent = 4 * weights.learned / layers if shards > 1 else 0.0
+    learned = weights.learned / shards
+    return Footprint(4 * learned + copies + frozen, 4 * learned + sent, 8 * learned, 0)
 
 
 def _sharded(weights: Weights, settings: Train, work: Work, ranks: int) -> Footprint:

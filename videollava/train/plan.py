@@ -127,7 +127,7 @@ def hardware_of(kind: str, gpus: int) -> Hardware:
 def _here(gpus: int) -> Hardware:
     import torch
 
-    from videollava.train.accelerate import peak_flops
+    from videollava.train.engine import peak_flops
 
     if torch.cuda.is_available():
         about = torch.cuda.get_device_properties(0)
@@ -306,7 +306,7 @@ def _remedy(
     sizes = [work.tokens_per_pack]
     while sizes[-1] // 2 >= load.longest:
         sizes.append(sizes[-1] // 2)
-    order: tuple[Strategy, ...] = ("ddp", "zero2", "zero3", "zero2-offload", "zero3-offload")
+    order = get_args(Strategy)[2::-1] + get_args(Strategy)[3:]
     # First what costs least speed: recomputing, then smaller packs, then the next strategy.
     for name in order[order.index(work.strategy) :]:
         for size in sizes:
@@ -355,7 +355,8 @@ def _disk(
         data=2 * shards,
         features=features if cached else 0.0,
         # The parts it is made of, and the whole (what learned is float32 there, without DeepSpeed).
-        models=4.0 * every + (0.0 if stages[-1].chosen[0] != "ddp" else 2.0 * stages[-1].weights.learned),
+        models=4.0 * every
+        + (0.0 if stages[-1].chosen[0].startswith("zero") else 2.0 * stages[-1].weights.learned),
         # The ones kept, and the one being written.
         checkpoints=(KEEP + 1) * CHECKPOINT_BYTES * float(sum(look.weights.learned for look in stages)),
         measured=measured,

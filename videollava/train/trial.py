@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from videollava.data.load.packing import Lengths, Plan
 from videollava.errors import InputError
-from videollava.train.accelerate import exchanging
 
 if TYPE_CHECKING:
     from videollava.train.loop import Job
@@ -40,27 +39,25 @@ def try_worst_pack(job: Job, model: nn.Module, optimizer: Any) -> None:
     """
     if job.worst is None:
         return
-    accelerator, (epoch, number) = job.accelerator, job.worst
+    engine, (epoch, number) = job.engine, job.worst
     batch = job.packs[epoch][number]
-    device = accelerator.device
+    device = engine.device
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             room = _room_for_moments(job, optimizer)
-            with exchanging(accelerator, model, last=False):
-                accelerator.backward(0 * job.forward(model, batch, 1.0))
+            with engine.micro_step(last=False):
+                engine.backward(0 * job.forward(model, batch, 1.0))
             del room
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
         raise InputError(_what_to_do(job, int(batch.input_ids.numel()))) from error
-    finally:
-        accelerator.gradient_state._set_sync_gradients(True)
-    optimizer.zero_grad()
+    engine.forget()
 
 
 def _room_for_moments(job: Job, optimizer: Any) -> list[Tensor]:
     """Memory that AdamW takes at its first step: held during the trial, so that it is not counted as free."""
-    if job.accelerator.device.type != "cuda" or job.work.strategy != "ddp" or optimizer.state:
+    if job.engine.device.type != "cuda" or job.work.strategy.startswith("zero") or optimizer.state:
         return []
     learned = [p for group in optimizer.param_groups for p in group["params"]]
     return [torch.empty_like(p) for p in learned for _ in range(2)]
@@ -75,11 +72,10 @@ def _what_to_do(job: Job, tokens: int) -> str:
     remedies = [f"lower tokens_per_pack (now {work.tokens_per_pack})"]
     if not work.recompute:
         remedies.append("set recompute: true")
-    if work.strategy in ("ddp", "zero2"):
-        remedies.append(
-            f"set strategy: {'zero2 or zero3' if work.strategy == 'ddp' else 'zero3 or zero2-offload'}"
-        )
+    less = {"replicated": "sharded", "sharded-node": "sharded", "sharded": "zero3-offload", "zero2": "zero3"}
+    if work.strategy in less:
+        remedies.append(f"set strategy: {less[work.strategy]}")
     return (
-        f"{job.name}: the largest pack ({tokens:,} tokens) does not fit into the memory of {job.accelerator.device}: "
+        f"{job.name}: the largest pack ({tokens:,} tokens) does not fit into the memory of {job.engine.device}: "
         f"in machine.yaml {', or '.join(remedies)}; `videollava plan` shows what fits"
     )

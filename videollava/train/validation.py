@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from videollava.data.load.batches import Batch, Packs, load_batches
 from videollava.data.load.packing import Lengths, Plan, plan_epoch
+from videollava.train.engine import Engine
 from videollava.train.launch.pulse import beat
 
 __all__ = ["Validation", "held_out_loss", "plan_once", "without_dropout"]
@@ -48,11 +48,11 @@ def held_out_loss(
     validation: Validation,
     model: nn.Module,
     forward: Callable[[nn.Module, Batch, Tensor | float], Tensor],
-    accelerator: Any,
+    engine: Engine,
 ) -> float:
     """The mean loss of the held-out samples' target tokens. Called on every rank, `model` as it is trained."""
-    packs, device = validation.packs, accelerator.device
-    numbers = list(packs.plan.packs_of(0, accelerator.process_index))
+    packs, device = validation.packs, engine.device
+    numbers = list(packs.plan.packs_of(0, engine.rank))
     total = torch.zeros((), dtype=torch.float64, device=device)
     labels = 0
     with without_dropout(model, device):
@@ -63,7 +63,7 @@ def held_out_loss(
             for reason in batch.dropped:
                 print(f"left out: {reason}", flush=True)
     both = torch.stack([total, torch.tensor(labels, dtype=torch.float64, device=device)])
-    loss, count = accelerator.reduce(both, "sum").tolist()
+    loss, count = engine.sum(both).tolist()
     return float(loss / max(1.0, count))
 
 

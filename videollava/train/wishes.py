@@ -104,9 +104,7 @@ def end_early(job: Job, decision: Decision, done: int, asked: Asked) -> None:
     if decision.finish and done < job.steps:
         job.finished_at = done
         log_tags(finished_early=at)
-        job.accelerator.print(
-            f"{job.name}: finished early, {at}, as was asked: what it has learned is the result", flush=True
-        )
+        job.engine.say(f"{job.name}: finished early, {at}, as was asked: what it has learned is the result")
     elif decision.over_budget:
         assert job.spending is not None
         raise Ended(
