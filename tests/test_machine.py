@@ -76,6 +76,8 @@ def test_without_a_word_all_gpus_and_a_share_of_the_cores(
         ("checkpoint_place: gs://bucket/x", "checkpoint_place must be a folder or s3://bucket/prefix"),
         ("checkpoint_place: 's3:///x'", "checkpoint_place must be a folder or s3://bucket/prefix"),
         ("checkpoint_place: s3://key:secret@bucket/x", "checkpoint_place holds a key: credentials come from"),
+        ("checkpoint_steps: 200", "checkpoint_steps became checkpoint_minutes, .* `checkpoint_minutes: 15`"),
+        ("stages: {finetune: {checkpoint_steps: 9}}", "checkpoint_steps became checkpoint_minutes"),
         ("strategi: zero2", "unknown key 'strategi' .did you mean 'strategy'"),
         ("gpus: some", "gpus must be all or a whole number up to 1024, not 'some'"),
         ("workers: -1", "workers must be auto or a whole number up to 1024, not -1"),

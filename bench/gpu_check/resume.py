@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         whole, again, broken = (Path(folder) / name for name in ("whole", "again", "broken"))
         for workspace in (whole, again, broken):
             shutil.copytree(arguments.bundle / "tiny", workspace)
-            (workspace / "machine.yaml").write_text("checkpoint_steps: 1\nworkers: 0\n")
+            (workspace / "machine.yaml").write_text("checkpoint_minutes: 0\nworkers: 0\n")
         epochs = 2 if arguments.small else 4
         undisturbed = {
             place: start(place, epochs) for place in ((whole,) if arguments.small else (whole, again))

@@ -13,7 +13,7 @@ from videollava.params import Params, load_params
 ROOT = Path(__file__).parents[2]
 
 # In this process, and a checkpoint at every step.
-MACHINE = Machine(gpus=0, workers=0, tokens_per_pack=1024, checkpoint_steps=1)
+MACHINE = Machine(gpus=0, workers=0, tokens_per_pack=1024, checkpoint_minutes=0.0)
 MICRO = (
     "model.image_size=32",
     "model.frames=4",

@@ -24,7 +24,7 @@ STEPS = 62
 
 def align(folder: Path, ranks: int) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses of all steps and weights of both encoders, aligned by `ranks` processes."""
-    write_machine(folder, checkpoint_steps=100)
+    write_machine(folder, checkpoint_minutes=15.0)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     chosen = [part for setting in settings(*OPTIONS) for part in ("--set", setting)]
     line = ["-m", "videollava", "align", "--params", str(ROOT / "videollava/profiles/tiny.yaml"), *chosen]

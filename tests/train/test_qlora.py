@@ -19,7 +19,7 @@ from videollava.evaluate.generate import generate_each
 from videollava.model import checkpoint
 from videollava.train import finetune, instruct
 from videollava.train.loop import Job, train
-from videollava.train.loop import _save as save_checkpoint
+from videollava.train.saving.saver import Saver
 
 LORA = "finetune.lora={r: 4, alpha: 8, dropout: 0.0}"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -121,7 +121,7 @@ def test_it_goes_on_after_a_kill_bit_equal(workspace: Callable[[str], Path]) -> 
         params = micro("finetune.adapter=qlora", LORA)
         if name == "cut":
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("videollava.train.loop._save", _save_and_stop)
+                patch.setattr(Saver, "save", _save_and_stop)
                 with pytest.raises(KeyboardInterrupt):
                     finetune.run(params, folder, MACHINE)
         finetune.run(params, folder, MACHINE)
@@ -130,7 +130,7 @@ def test_it_goes_on_after_a_kill_bit_equal(workspace: Callable[[str], Path]) -> 
     assert all(torch.equal(cut[name], weight) for name, weight in whole.items())
 
 
-def _save_and_stop(job: Job, model: Any, optimizer: Any, step: int, dropped: int) -> None:
-    save_checkpoint(job, model, optimizer, step, dropped)
+def _save_and_stop(saver: Saver, step: int, told: Any, wait: bool = False, save: Any = Saver.save) -> None:
+    save(saver, step, told, wait)
     if step == 2:
         raise KeyboardInterrupt

@@ -21,8 +21,9 @@ from videollava.data.text.bounds import bound_of
 from videollava.data.text.prompts import IGNORED, Encoded
 from videollava.model import checkpoint
 from videollava.tracking import track, write_curves
-from videollava.train import finetune, loop, pretrain
+from videollava.train import finetune, pretrain
 from videollava.train.instruct import forward
+from videollava.train.saving.saver import Saver
 from videollava.train.validation import Validation, held_out_loss, plan_once
 
 CPU = torch.device("cpu")
@@ -152,16 +153,16 @@ def test_a_resumed_run_measures_what_the_whole_one_does(
     run(pretrain, whole)
     run(pretrain, broken)
     run(finetune, whole, "finetune.validations=3")
-    real, done = loop._save, []
+    real, done = Saver.save, []
 
-    def save(*given: Any) -> None:
-        real(*given)
+    def save(*given: Any, **options: Any) -> None:
+        real(*given, **options)
         done.append(1)
         if len(done) == after:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_save", save)
+        patch.setattr(Saver, "save", save)
         with pytest.raises(KeyboardInterrupt):
             run(finetune, broken, "finetune.validations=3")
     run(finetune, broken, "finetune.validations=3")

@@ -61,7 +61,7 @@ def test_ranks_sums_decide_and_each_wish_has_its_column() -> None:
 
 def test_rank_0_alone_wishes_by_its_clock_once_for_each_checkpoint() -> None:
     now = [0.0]
-    first, other = (Wishes(rank, 15.0, Asked(), FREE, lambda: now[0]) for rank in (0, 1))
+    first, other = (Wishes(rank, 15.0, Asked(), FREE, clock=lambda: now[0]) for rank in (0, 1))
     assert first.columns() == (0, 0, 0, 0)
     now[0] = 15 * 60.0
     assert (first.columns()[0], other.columns()[0]) == (1, 0)
@@ -94,7 +94,7 @@ def test_a_signal_makes_one_last_checkpoint_and_the_run_goes_on_to_the_same_bits
     number: signal.Signals,
     status: int,
 ) -> None:
-    params, rare = micro("finetune.epochs=2"), MACHINE.replace(checkpoint_steps=1000)
+    params, rare = micro("finetune.epochs=2"), MACHINE.replace(checkpoint_minutes=15.0)
     whole, broken = workspace("whole"), workspace("broken")
     for folder in (whole, broken):
         pretrain.run(params, folder, MACHINE)
@@ -165,7 +165,7 @@ def test_at_the_ceiling_it_ends_with_a_checkpoint_and_says_how_to_go_on(
         job.spending.before += 250.0
 
     done = at_step(monkeypatch, 3, spend)
-    dear = Machine.model_validate({**dict(MACHINE), "checkpoint_steps": 1000, "cost": cost})
+    dear = Machine.model_validate({**dict(MACHINE), "checkpoint_minutes": 15.0, "cost": cost})
     with pytest.raises(Ended) as ended, track("pretrain", params, folder, dear):
         pretrain.run(params, folder, dear)
     assert ended.value.status == BUDGET

@@ -10,18 +10,18 @@ from videollava.machine.sections import STAGES, Machine, Work
 
 __all__ = ["describe", "write_preset"]
 
-TRAINED = ("tokens_per_pack", "recompute", "compile", "checkpoint_steps")
+TRAINED = ("tokens_per_pack", "recompute", "compile", "checkpoint_minutes")
 # What a stage uses besides ranks and workers.
 USED = {
-    "bases": ("checkpoint_steps",),
-    "align": ("checkpoint_steps",),
+    "bases": ("checkpoint_minutes",),
+    "align": ("checkpoint_minutes",),
     "pretrain": TRAINED,
     "finetune": TRAINED,
     "evaluate": ("tokens_per_batch",),
 }
 
 WORDS = {
-    "checkpoint_steps": "a checkpoint every {:,} steps",
+    "checkpoint_minutes": "a checkpoint every {:g} min",
     "compile": "layers compiled",
     "recompute": "activations computed again",
     "tokens_per_batch": "{:,} tokens at once",

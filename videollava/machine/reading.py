@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from videollava.errors import InputError
 from videollava.machine.sections import STAGES, Machine, Work
@@ -19,6 +20,11 @@ __all__ = ["VARIABLE", "Found", "find_machine", "load_machine", "preset_names", 
 
 VARIABLE = "VIDEOLLAVA_MACHINE"
 NAME = "machine.yaml"
+# Keys of earlier versions, and what to write in their place.
+OLDER = {
+    "checkpoint_steps": "checkpoint_minutes, for they are written by time; in its place `checkpoint_minutes: 15`, or "
+    "no line at all (0: after every step)",
+}
 PRESETS = Path(__file__).parents[2] / "infra/machines"
 
 
@@ -49,11 +55,22 @@ def load_machine(workspace: Path, environment: Mapping[str, str] = os.environ) -
     if file is None:
         return Machine()
     raw = read_mapping(file)
+    _refuse_older(raw, str(file))
     machine = read_section(Machine, raw, str(file))
     for stage in STAGES:
         shared = {name: value for name, value in raw.items() if name in Work.model_fields}
         read_section(Work, {**shared, **machine.stages.get(stage, {})}, f"{file}: stages.{stage}")
     return machine
+
+
+def _refuse_older(raw: Mapping[str, Any], origin: str) -> None:
+    """A file of an earlier version is told what to write instead."""
+    stages = raw.get("stages")
+    parts = [raw, *stages.values()] if isinstance(stages, Mapping) else [raw]
+    for part in parts:
+        for key, now in OLDER.items():
+            if isinstance(part, Mapping) and key in part:
+                raise InputError(f"{origin}: {key} became {now}")
 
 
 def preset_names() -> list[str]:

@@ -150,7 +150,9 @@ class Work(Section):
         description="compute activations again (less memory, more time): of all decoder layers, or of the first N",
     )
     compile: Flag = Field(False, description="compile the language model's layers (GPU; not zero3)")
-    checkpoint_steps: Count = Field(100, description="steps between two checkpoints")
+    checkpoint_minutes: Amount = Field(
+        15.0, description="between two checkpoints, written beside the work; 0: after every step"
+    )
     checkpoint_place: Place = Field(
         "",
         description='where checkpoints stand: a folder, or s3://bucket/prefix; "": checkpoints/ of the checkout',

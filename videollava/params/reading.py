@@ -275,6 +275,8 @@ def _elsewhere(gone: Mapping[str, Any], moved: Mapping[str, str]) -> str:
     stages: dict[str, dict[str, Any]] = {}
     for name, value in gone.items():
         kept = "sharded" if value == "none" else value
+        if moved[name] == "checkpoint_minutes":
+            kept = 15  # what was written tells steps
         stages.setdefault(name.partition(".")[0], {})[moved[name]] = kept
     text = yaml.safe_dump({"stages": stages}, default_flow_style=True, width=10_000, sort_keys=False).strip()
     return (

@@ -44,6 +44,7 @@ from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet
 from videollava.train.learned import check_learned
 from videollava.train.loop import Job, train
+from videollava.train.saving.places import open_place
 
 __all__ = ["contrastive_loss", "encode_captions", "run"]
 
@@ -88,7 +89,13 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     if first:
         check_held()
         checkpoint.save(video, tokenizer, target / "video")
+        for part in ("text", "image", "video"):
+            open_place(_checkpoints(part, params, workspace), work.checkpoint_place).clear()
     meet()  # no rank ends, and ends the launcher, before all is written
+
+
+def _checkpoints(part: str, params: Params, workspace: Path) -> Path:
+    return workspace / "checkpoints" / f"align-{part}-{input_key(workspace, 'align', used=params)[:16]}"
 
 
 def _take_encoders(params: Params, workspace: Path, target: Path) -> None:
@@ -278,12 +285,11 @@ def _train(
         packs=packs,
         settings=settings,
         work=work,
-        checkpoints=workspace
-        / "checkpoints"
-        / f"align-{name}-{input_key(workspace, 'align', used=params)[:16]}",
+        checkpoints=_checkpoints(name, params, workspace),
         seed=params.seed,
         engine=engine,
         max_dropped=params.shards.max_quarantined,
+        followed=name != "video",
         logged_before=logged_before,
     )
     train(job)

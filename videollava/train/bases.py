@@ -38,6 +38,7 @@ from videollava.train.cost import Prices, language_prices, palm_prices, step_flo
 from videollava.train.engine import make_engine, peak_flops, usable
 from videollava.train.given import take_apart
 from videollava.train.loop import Job, train
+from videollava.train.saving.places import open_place
 
 __all__ = ["parts_of", "run", "texts_of"]
 
@@ -60,6 +61,12 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     # Of the language model alone nothing is told in `given`: what depends on that does not depend on it.
     _write_origin({} if taken is None else taken.record(), models / "given")
     pins.write()
+    place = open_place(_checkpoints(params, workspace), machine.work("bases").checkpoint_place)
+    place.clear()
+
+
+def _checkpoints(params: Params, workspace: Path) -> Path:
+    return workspace / "checkpoints" / f"bases-{input_key(workspace, 'bases', used=params)[:16]}"
 
 
 def _save(folder: Path, model: Any, tokenizer: Any) -> None:
@@ -100,7 +107,7 @@ def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]
         packs=packs,
         settings=settings,
         work=work,
-        checkpoints=workspace / "checkpoints" / f"bases-{input_key(workspace, 'bases', used=params)[:16]}",
+        checkpoints=_checkpoints(params, workspace),
         seed=params.seed,
         engine=engine,
         betas=(0.9, 0.98),

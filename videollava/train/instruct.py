@@ -37,6 +37,7 @@ from videollava.train.lengths import check_lengths, lengths_of, prices_of
 from videollava.train.loop import Job, train
 from videollava.train.memory import pack_bytes
 from videollava.train.recompute import recompute_layers
+from videollava.train.saving.places import open_place
 from videollava.train.tally import Tally
 from videollava.train.trial import worst_pack
 from videollava.train.validation import Validation, plan_once
@@ -155,6 +156,7 @@ def instruct(
         check_held()
         with during(RESULT):
             _save(stage, learner, tokenizer, params, models)
+        open_place(job.checkpoints, work.checkpoint_place).clear()
     meet()
     end_ranks()
 

@@ -22,10 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from videollava.data.load.batches import Batch, load_batches
-from videollava.errors import InputError
 from videollava.machine import Work
 from videollava.params import Train
 from videollava.tracking import log_metrics
@@ -33,30 +31,21 @@ from videollava.train.ending import between_steps
 from videollava.train.engine import Engine
 from videollava.train.engine.types import Learning
 from videollava.train.late import Late
-from videollava.train.launch.meeting import meet
-from videollava.train.launch.pulse import CHECKPOINT, COMPUTING, DATA, OTHERS, RESUMING, at_step, during
+from videollava.train.launch.meeting import Together
+from videollava.train.launch.pulse import COMPUTING, DATA, OTHERS, at_step, during
 from videollava.train.measure import Figures, Teller, sum_over_ranks
 from videollava.train.progress import Progress
+from videollava.train.saving.engines import DeepSpeedState, TorchState
+from videollava.train.saving.places import open_place
+from videollava.train.saving.saver import Saver
 from videollava.train.spending import Spending, open_spending
 from videollava.train.spikes import Spikes
-from videollava.train.state import (
-    Checkpoint,
-    clear_aside,
-    find_checkpoint,
-    has_room,
-    place_aside,
-    seal,
-    write_checkpoint,
-)
 from videollava.train.tally import Tally
 from videollava.train.trial import try_worst_pack
 from videollava.train.validation import Validation, held_out_loss
 from videollava.train.wishes import COLUMNS, Decision, Wishes, decide, end_early
-from videollava.train.zero import learned_bytes, load_shards, save_shards
 
 __all__ = ["Job", "learning_rate", "train"]
-
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 
 
 @dataclass
@@ -68,7 +57,7 @@ class Job:
     its plan inside. flops: of each epoch's steps, this rank's share, (steps, 2): what is computed, and by PaLM's
     formula (empty: not logged). worst: epoch and number of the pack that needs most memory; it is tried before the
     first step. tally: where `forward` counts each target's loss. validation: what is held out, and how often it is
-    asked.
+    asked. followed: another job of the stage comes after this one, which must not have to be done again.
     """
 
     name: str
@@ -90,6 +79,7 @@ class Job:
     spikes: Spikes = field(default_factory=Spikes)
     betas: tuple[float, float] = (0.9, 0.999)
     whole: Sequence[nn.Module] = ()  # modules that every rank holds whole: frozen encoders
+    followed: bool = False
     logged_before: int = 0  # steps of an earlier job that this one's continue in the journal
     spending: Spending | None = None  # since it goes on
     finished_at: int = 0  # the step that somebody wished to be the last
@@ -115,20 +105,23 @@ def train(job: Job) -> None:
         group["peak"] = group["lr"]
     learning = Learning(job.groups, settings.weight_decay, job.betas, job.whole)
     model, optimizer = engine.prepare(job.model, learning)
-    with during(RESUMING):
-        start, dropped, spent = _resume(job, model, optimizer)
-    job.spending = open_spending(job.work, engine.ranks, spent)
-    model.train()
-    if start < job.steps:
-        try_worst_pack(job, model, optimizer)
-    with between_steps() as asked:
-        wishes = Wishes(engine.rank, math.inf, asked, job.spending)
-        done, decision = _learn_all(job, model, optimizer, start, dropped, wishes)
-        end_early(job, decision, done, asked)
+    with _saver(job, model, optimizer) as saver:
+        start, about = saver.resume()
+        if start:
+            engine.say(f"{job.name}: goes on after step {start:,} of {job.steps:,}")
+        job.spending = open_spending(job.work, engine.ranks, float(about.get("hours", 0.0)))
+        model.train()
+        if start < job.steps:
+            try_worst_pack(job, model, optimizer)
+        with between_steps() as asked:
+            wishes = Wishes(engine.rank, job.work.checkpoint_minutes, asked, job.spending, saver.is_free)
+            dropped = int(about.get("dropped", 0))
+            done, decision = _learn_all(job, model, optimizer, start, dropped, wishes, saver)
+            end_early(job, decision, done, asked)
 
 
 def _learn_all(
-    job: Job, model: nn.Module, optimizer: Any, start: int, dropped: int, wishes: Wishes
+    job: Job, model: nn.Module, optimizer: Any, start: int, dropped: int, wishes: Wishes, saver: Saver
 ) -> tuple[int, Decision]:
     """The steps from `start` to the last, or to that after which all ranks decide to end; the steps done, and why."""
     engine, settings, done = job.engine, job.settings, start
@@ -155,7 +148,7 @@ def _learn_all(
         # A device that is still at this step is not waited for: the step's own wishes are there.
         asked_at = taken if engine.device.type == "cpu" else now
         done, decision = step + 1, decide(asked_at and asked_at.wishes)
-        _between(job, model, optimizer, done, teller, decision)
+        _between(job, model, done, teller, decision, saver)
         if decision.save:
             wishes.begin()
     bar.close()
@@ -164,14 +157,13 @@ def _learn_all(
     return done, decision
 
 
-def _between(
-    job: Job, model: nn.Module, optimizer: Any, done: int, teller: Teller, decision: Decision
-) -> None:
+def _between(job: Job, model: nn.Module, done: int, teller: Teller, decision: Decision, saver: Saver) -> None:
     """What is due after `done` steps; what they did is told first, so that nothing is kept of a loss that is none."""
     validation = job.validation if job.validation and done in job.validation.steps(job.steps) else None
     if decision.finish and job.validation:
         validation = job.validation
-    saved = done % job.work.checkpoint_steps == 0 or done == job.steps or decision.save or decision.ends
+    saved = decision.save or decision.ends or (job.followed and done == job.steps)
+    saver.check()
     if not (validation or saved):
         return
     teller.tell()
@@ -181,7 +173,8 @@ def _between(
         log_metrics(job.logged_before + done, held_out_loss=held_out)
         teller.bar.held_out = held_out
     if saved:
-        _save(job, model, optimizer, done, teller.dropped)
+        hours = job.spending.hours if job.spending else 0.0
+        saver.save(done, {"dropped": teller.dropped, "hours": hours}, wait=decision.ends)
     teller.begin()
 
 
@@ -260,82 +253,18 @@ def _seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint32)[0])
 
 
-def _is_deepspeed(job: Job) -> bool:
-    return job.work.strategy.startswith("zero")
-
-
-def _about(job: Job) -> dict[str, Any]:
-    return {
-        "stage": job.name,
-        # A sharded state is for as many ranks as wrote it; another is whole.
-        **({"ranks": job.engine.ranks} if _is_deepspeed(job) else {}),
-        "steps": job.steps,
-        "strategy": job.work.strategy,
-    }
-
-
-def _save(job: Job, model: nn.Module, optimizer: Any, step: int, dropped: int) -> None:
-    about = _about(job) | {"dropped": dropped, "hours": job.spending.hours if job.spending else 0.0}
-    if _is_deepspeed(job):
-        _save_sharded(job, model, step, about)
-        return
-    weights, moments = get_state_dict(job.model, optimizer, options=WHOLE)  # on rank 0, of all ranks
-    if not job.engine.first:
-        meet()
-        return
-
-    def fill(folder: Path) -> None:
-        torch.save({"model": weights, "optimizer": moments}, folder / "state.pt")
-
-    with during(CHECKPOINT):
-        write_checkpoint(job.checkpoints, step, about, fill)
-    meet()
-
-
-def _save_sharded(job: Job, model: Any, step: int, about: dict[str, Any]) -> None:
-    """Every rank writes its part; rank 0 seals the whole."""
-    engine, room = job.engine, False
-    if engine.first:
-        clear_aside(job.checkpoints, step)
-        room = has_room(job.checkpoints, learned_bytes(model))
-    # Decided once: a rank that fails alone would leave the others waiting.
-    if not engine.agree(room):
-        engine.say(f"checkpoint of step {step} not written (disk full): the one before it stays")
-        return
-    with during(CHECKPOINT):
-        save_shards(model, place_aside(job.checkpoints, step))
-        meet()
-        if engine.first:
-            seal(job.checkpoints, step, about)
-    meet()
-
-
-def _resume(job: Job, model: Any, optimizer: Any) -> tuple[int, int, float]:
-    """Load the newest whole checkpoint; (steps done, records left out so far, hours of all ranks until then)."""
-    # Rank 0 reads and verifies; the others believe it.
-    found = job.engine.agree(find_checkpoint(job.checkpoints) if job.engine.first else None)
-    if found is None:
-        return 0, 0, 0.0
-    _check_same_run(job, found)
-    if _is_deepspeed(job):
-        load_shards(model, found.folder)
-    else:
-        state = torch.load(found.folder / "state.pt", map_location="cpu", weights_only=True)
-        set_state_dict(
-            job.model,
-            optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=WHOLE,
-        )
-    job.engine.say(f"{job.name}: goes on after step {found.step} of {job.steps} ({found.folder.name})")
-    return found.step, int(found.about.get("dropped", 0)), float(found.about.get("hours", 0.0))
-
-
-def _check_same_run(job: Job, found: Checkpoint) -> None:
-    for name, value in _about(job).items():
-        if found.about.get(name) != value:
-            raise InputError(
-                f"{found.folder}: made with {name} = {found.about.get(name)!r}, this run has {value!r}; go on with the "
-                f"same {name}, or remove {job.checkpoints} to start this stage anew"
-            )
+def _saver(job: Job, model: Any, optimizer: Any) -> Saver:
+    together, work = Together(), job.work
+    kept = (
+        DeepSpeedState(model, work.strategy, together)
+        if work.strategy.startswith("zero")
+        else TorchState(job.model, optimizer, together)
+    )
+    return Saver(
+        job.name,
+        open_place(job.checkpoints, work.checkpoint_place),
+        kept,
+        {"stage": job.name, "steps": job.steps},
+        patience=60 * work.slow_minutes,
+        logged_before=job.logged_before,
+    )

@@ -335,7 +335,7 @@ def _disk(
     stages: tuple[StageOutlook, ...],
     samples: Mapping[str, Samples],
 ) -> Disk:
-    from videollava.train.state import KEEP
+    from videollava.train.saving.places import KEEP
 
     prepared = workspace / "data/index"
     measured = (prepared / "media.arrow").is_file()

@@ -43,7 +43,9 @@ class Decision:
 
 
 class Wishes:
-    """This rank's. minutes: between two checkpoints, by the clock of rank 0; 0: after every step."""
+    """This rank's. minutes: between two checkpoints, by the clock of rank 0; 0: after every step. is_free: asked when
+    the time has come, whether one can be written.
+    """
 
     def __init__(
         self,
@@ -51,15 +53,11 @@ class Wishes:
         minutes: float,
         asked: Asked,
         spending: Spending,
+        is_free: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.rank, self.minutes, self.asked, self.spending, self._clock = (
-            rank,
-            minutes,
-            asked,
-            spending,
-            clock,
-        )
+        self.rank, self.minutes, self.asked, self.spending = rank, minutes, asked, spending
+        self._is_free, self._clock = is_free, clock
         self.begin()
 
     def begin(self) -> None:
@@ -80,7 +78,7 @@ class Wishes:
         """Once for each checkpoint: a wish that is read a step late is not to be wished twice."""
         if not self.minutes:
             return True
-        if self._due or not self._clock() - self._saved >= MINUTE * self.minutes:
+        if self._due or not self._clock() - self._saved >= MINUTE * self.minutes or not self._is_free():
             return False
         self._due = True
         return True

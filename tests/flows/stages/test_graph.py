@@ -52,7 +52,6 @@ SILENT = (
     "videollava/train/late.py",
     "videollava/train/launch/",
     "videollava/train/saving/",
-    "videollava/train/wishes.py",
     "videollava/train/progress.py",
     "videollava/train/spending.py",
     "videollava/train/spikes.py",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from videollava.environment import RANKS
 from videollava.train.launch.fence import ATTEMPT, Superseded, check_held, is_held, offer, take
-from videollava.train.state import find_checkpoint, write_checkpoint
+from videollava.train.saving.files import write_text
+from videollava.train.saving.places import FORMAT, FolderPlace
 
 
 def test_a_later_attempt_and_another_launch_take_over_and_no_earlier_one(tmp_path: Path) -> None:
@@ -30,23 +32,23 @@ def test_a_later_attempt_and_another_launch_take_over_and_no_earlier_one(tmp_pat
 def test_an_older_attempt_seals_no_checkpoint_and_spoils_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints, ranks = tmp_path / "checkpoints", tmp_path / "ranks"
+    place, ranks = FolderPlace(tmp_path / "checkpoints"), tmp_path / "ranks"
     offer(ranks, "one")
     monkeypatch.setenv(RANKS, str(ranks))
+
+    def write(text: str) -> dict[str, object]:
+        told = asdict(write_text(place.aside(8) / "file", text))
+        return {"format": FORMAT, "step": 8, "about": {}, "files": {"file": told}}
+
     monkeypatch.setenv(ATTEMPT, take(ranks, "one", 0))
-
-    def fill_while_a_newer_one_seals(folder: Path) -> None:
-        (folder / "state.pt").write_text("old")
-        monkeypatch.setenv(ATTEMPT, take(ranks, "one", 1))
-        assert write_checkpoint(
-            checkpoints, 8, {}, lambda aside: (aside / "state.pt").write_text("new") and None
-        )
-        monkeypatch.setenv(ATTEMPT, "one.0")
-        folder.mkdir(exist_ok=True)
-        (folder / "state.pt").write_text("old")
-
+    old = write("old")
+    monkeypatch.setenv(ATTEMPT, take(ranks, "one", 1))
+    place.seal(8, write("new"))
+    monkeypatch.setenv(ATTEMPT, "one.0")
     with pytest.raises(Superseded):
-        write_checkpoint(checkpoints, 8, {}, fill_while_a_newer_one_seals)
-    found = find_checkpoint(checkpoints)
+        place.seal(8, old)
+    with pytest.raises(Superseded):
+        place.clear()
+    found = place.newest()
     assert found is not None
-    assert (found.folder / "state.pt").read_text() == "new"
+    assert (place.fetch(found, ["file"]) / "file").read_text() == "new"

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from videollava.errors import InputError
 from videollava.machine import Strategy
 from videollava.train.engine.ranks import Ranks
 
-__all__ = ["is_shard", "lay_mesh", "shard"]
+__all__ = ["is_shard", "lay_down", "lay_mesh", "shard"]
 
 
 def is_shard(tensor: Tensor) -> bool:
@@ -71,3 +71,10 @@ def _units(model: nn.Module) -> Iterator[nn.Module]:
 def _ask(model: Any, name: str) -> Any:
     found = getattr(model, name, None)
     return found() if callable(found) else None
+
+
+def lay_down(model: nn.Module) -> None:
+    """Have shards lie where weights do: after a pass without a backward one the outermost lie there whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from videollava.machine import Strategy
 from videollava.train.engine.ranks import join_ranks
-from videollava.train.engine.sharding import is_shard, lay_mesh, shard
+from videollava.train.engine.sharding import is_shard, lay_down, lay_mesh, shard
 from videollava.train.engine.types import Engine, Learning
 
 __all__ = ["TorchEngine"]
@@ -75,6 +75,7 @@ class TorchEngine(Engine):
         self.optimizer.zero_grad()
 
     def make_whole(self, model: nn.Module, learned_only: bool) -> None:
+        lay_down(model)
         whole: dict[str, Tensor] = {}
         for name, weight in model.named_parameters(remove_duplicate=False):
             if isinstance(weight, DTensor) and (weight.requires_grad or not learned_only):
