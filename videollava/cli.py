@@ -258,9 +258,13 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     add_params(parser)
     parser.add_argument("--gpus", type=int, metavar="N", help="default: the machine file's ranks in finetune")
     parser.add_argument(
-        "--gpu", default="", metavar="KIND", help="A100, H100, H200, ..; default: this machine's"
+        "--gpu", default="", metavar="KIND", help="A100, H100, 'RTX 4090', ..; default: this machine's"
     )
+    parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="GPUs of a host (8)")
+    parser.add_argument("--link", type=float, metavar="GB/S", help="one way between GPUs of a host")
+    parser.add_argument("--network", type=float, metavar="GBIT/S", help="of a host to others")
     parser.add_argument("--mfu", type=float, default=0.4, help="the share of the peak to reckon with (0.4)")
+    parser.add_argument("--price", type=float, help="of a GPU's hour; default: the machine file's")
     parser.add_argument(
         "--samples",
         action="append",
@@ -268,32 +272,23 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         metavar="STAGE=IMAGES,VIDEOS,TEXTS",
         help="numbers of samples where data/index has none",
     )
+    parser.add_argument(
+        "--scale", action="store_true", help="a table of 1, 2, 4, .. 1,024 GPUs: where more stop paying"
+    )
+    parser.add_argument(
+        "--worth",
+        type=float,
+        default=0.7,
+        metavar="SHARE",
+        help="of what a GPU-hour does at best; below it more GPUs do not pay (0.7)",
+    )
     parser.add_argument("--json", action="store_true")
 
 
 def _run_plan(arguments: Arguments) -> None:
-    from videollava.machine import load_machine
-    from videollava.params import load_params
-    from videollava.train.outlook import as_json, as_text, refuse_misfits
-    from videollava.train.plan import hardware_of, plan
-    from videollava.train.typical import parse_samples
+    from videollava.train.planning.asked import answer
 
-    params = load_params(arguments.params, arguments.set)
-    machine = load_machine(Path.cwd())
-    gpus = machine.work("finetune").ranks if arguments.gpus is None else arguments.gpus
-    hardware = hardware_of(arguments.gpu, gpus)
-    stated = parse_samples(arguments.samples)
-    if len(stated) < len(arguments.samples):
-        raise InputError("--samples: one stage is given twice; state its numbers once")
-    for stage in stated:
-        if Path(f"data/index/splits/{stage}.arrow").is_file():
-            raise InputError(
-                f"--samples {stage}=..: data/index has the {stage} split, and its lengths count; leave it out, or "
-                "plan in a folder without data/index"
-            )
-    outlook = plan(params, machine, Path.cwd(), hardware, stated, arguments.mfu)
-    print(as_json(outlook) if arguments.json else as_text(outlook))
-    refuse_misfits(outlook)
+    answer(arguments, Path.cwd())
 
 
 def _nothing(parser: argparse.ArgumentParser) -> None:
@@ -306,7 +301,7 @@ COMMANDS = {
     "data": DATA,
     "mirror": MIRROR,
     "remote": REMOTE,
-    "plan": Command("what training will take on N GPUs, before any is held", _add_plan, _run_plan),
+    "plan": Command("how to train on N GPUs, and what it takes, before any is held", _add_plan, _run_plan),
     **SETTINGS,
     "ask": Command("ask a model about images and videos", _add_ask, _run_ask),
     **REGISTRY,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from videollava.evaluate.page import Markup, join, table, tag
@@ -17,6 +17,12 @@ NOTE = (
     "Hours of all ranks, loading and saving included, over every attempt of the run. MFU: operations that are computed "
     "(attention halved, a head at labels alone, no embeddings) as a share of the device's peak; beside it the same by "
     "PaLM's formula, 6N + 12LHQT a token, which most publish. Rates are means over the steps, by time."
+)
+PLANNED = {"hours": "hours", "tokens_per_second": "tokens/s", "mfu": "MFU", "peak_memory_gib": "peak memory"}
+PLANNED_NOTE = (
+    "Planned by `videollava plan`'s model when the stage last began, for the devices it ran on; hours and rates only "
+    "for GPUs whose peak is known. Memory is rank 0's: of its GPU, or of the whole process on a CPU. A ratio is real / "
+    "planned."
 )
 
 
@@ -34,7 +40,37 @@ def cost_part(workspace: Path) -> Markup:
     total = " and ".join(f"{hours:.2f} {kind}-hours" for kind, hours in sums.items() if hours)
     gone = f" Not recorded here: {', '.join(missing)}." if missing else ""
     note = tag("p", f"{total} in all.{gone} {NOTE}", class_="note")
-    return join([tag("h3", "What it took"), table(heads, rows), note])
+    return join([tag("h3", "What it took"), table(heads, rows), note, *_beside_the_plan(spent)])
+
+
+def _beside_the_plan(spent: Mapping[str, Spent]) -> Sequence[Markup]:
+    """A table of what was planned and what was, nothing where no stage was planned."""
+    rows = [
+        [
+            stage,
+            PLANNED[name],
+            _planned_cell(name, took.planned[name], took),
+            _planned_cell(name, real, took),
+            f"{ratio:.2f}",
+        ]
+        for stage, took in spent.items()
+        for name, ratio in took.ratios.items()
+        if name in PLANNED
+        for real in [ratio * took.planned[name]]
+    ]
+    if not rows:
+        return []
+    heads = ["stage", "", "planned", "real", "ratio"]
+    return [tag("h3", "Planned and real"), table(heads, rows), tag("p", PLANNED_NOTE, class_="note")]
+
+
+def _planned_cell(name: str, value: float, took: Spent) -> str:
+    shown = {
+        "hours": f"{value:.3g} {_kind(took)}-hours",
+        "mfu": f"{value:.1%}",
+        "peak_memory_gib": f"{value:.2f} GiB",
+    }
+    return shown.get(name, f"{value:,.0f}")
 
 
 def _cells(took: Spent) -> Sequence[str]:

@@ -24,17 +24,29 @@ HOUR = 3_600_000  # in a journal's milliseconds
 
 @dataclass(frozen=True)
 class Spent:
-    """hours: of all ranks. on_gpus: whether they held one each. rates: means over time, by their metric's name."""
+    """hours: of all ranks. on_gpus: whether they held one each. rates: means over time, by their metric's name.
+    memory: GiB of rank 0 at most (0: not measured). planned: what was planned of hours, rates and peak_memory_gib when
+    the last attempt began.
+    """
 
     hours: float
     on_gpus: bool
     attempts: int
     rates: Mapping[str, float] = field(default_factory=dict)
+    memory: float = 0.0
+    planned: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What really was, as a multiple of what was planned, by the plan's names."""
+        real = {"hours": self.hours, "peak_memory_gib": self.memory, **self.rates}
+        return {name: real[name] / plan for name, plan in self.planned.items() if plan and real.get(name)}
 
     def metrics(self) -> dict[str, float]:
-        """As they stand in the journal: gpu_hours or process_hours, mean_mfu and the like."""
+        """As they stand in the journal: gpu_hours or process_hours, mean_mfu and the like, real_to_planned_mfu."""
         hours = {"gpu_hours" if self.on_gpus else "process_hours": self.hours}
-        return hours | {f"mean_{name}": value for name, value in self.rates.items()}
+        means = {f"mean_{name}": value for name, value in self.rates.items()}
+        return hours | means | {f"real_to_planned_{name}": value for name, value in self.ratios.items()}
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,10 @@ def read_spent(path: Path) -> Spent:
         tags = attempt[0]["tags"]
         hours += int(tags.get("ranks", 1)) * (_end_of(attempt) - attempt[0]["time"]) / HOUR
         on_gpus = on_gpus or tags.get("device") == "cuda"
-    return Spent(hours, on_gpus, len(attempts), _means(events))
+    memory = max(
+        (event["values"].get("peak_memory_gib", 0.0) for event in filter(_is_step, events)), default=0.0
+    )
+    return Spent(hours, on_gpus, len(attempts), _means(events), memory, _planned(events))
 
 
 def made_by(workspace: Path, stage: str) -> Path | None:
@@ -141,6 +156,15 @@ def _means(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         if done:
             means[name] = sum(done) / seconds
     return means
+
+
+def _planned(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the last attempt began with."""
+    found: dict[str, float] = {}
+    for event in events:
+        if event["event"] == "metric" and "planned_peak_memory_gib" in event["values"]:
+            found = {name.removeprefix("planned_"): value for name, value in event["values"].items()}
+    return found
 
 
 def _is_step(event: Mapping[str, Any]) -> bool:

@@ -27,10 +27,7 @@ from numpy.typing import NDArray
 
 from videollava.data.load.packing import Plan
 
-__all__ = ["PEAK_TFLOPS", "Prices", "encoder_flops", "language_prices", "palm_prices", "step_flops"]
-
-# Dense bf16 peak of one device, TFLOP/s, from the vendors' data sheets.
-PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0, "L40S": 362.0, "A10G": 70.0}
+__all__ = ["Prices", "encoder_flops", "language_prices", "palm_prices", "step_flops"]
 
 
 @dataclass(frozen=True)

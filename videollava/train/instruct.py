@@ -36,6 +36,7 @@ from videollava.train.launch.pulse import RESULT, during
 from videollava.train.lengths import check_lengths, lengths_of, prices_of
 from videollava.train.loop import Job, train
 from videollava.train.memory import pack_bytes
+from videollava.train.planning.expected import note_plan
 from videollava.train.recompute import recompute_layers
 from videollava.train.saving.places import open_place
 from videollava.train.tally import Tally
@@ -148,6 +149,8 @@ def instruct(
     )
     if engine.first:
         _say(job, lengths)
+        at = (model.config, settings, work, lengths, plans, job.worst, engine.device)
+        note_plan(stage, params, workspace, *at)
     train(job)
     with during(RESULT):
         if engine.ranks > 1:

@@ -7,6 +7,8 @@ and remedy where training can't go on.
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,7 +30,7 @@ from videollava.train.tally import Tally
 if TYPE_CHECKING:
     from videollava.train.loop import Job
 
-__all__ = ["Figures", "Teller", "records_of", "sum_over_ranks"]
+__all__ = ["Figures", "Teller", "peak_memory", "records_of", "sum_over_ranks"]
 
 NAMED = 8  # records in an error
 
@@ -150,9 +152,16 @@ def measure(
             values["mfu"], values["mfu_palm"] = (rates / job.peak_flops).tolist()
         else:
             values["flops_per_second"] = float(rates[0]) * job.engine.ranks
-    if job.engine.device.type == "cuda":
-        values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    values["peak_memory_gib"] = peak_memory(job.engine.device)
     return values
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB that this process has needed at most: of its GPU, or of main memory where it has none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024) / 2**30
 
 
 def notice_spike(job: Job, step: int, loss: float, tally: Tally | None) -> None:

@@ -1,7 +1,8 @@
 """Bytes of GPU memory that training takes, from shapes alone: weights, gradients, optimizer, activations.
 
 Counted is what transformers' Llama keeps for the backward pass (tests/train/test_memory.py holds the formula against
-autograd's own account), AdamW's state, and what DeepSpeed's stages leave of these on each GPU.
+autograd's own account), AdamW's state, and what sharding leaves of these on each GPU: torch's, with what is gathered
+of two layers and of the head at once, and DeepSpeed's stages with their buckets.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from typing import Any
 
 from videollava.machine import Work
 from videollava.params import Train
+from videollava.train.gpus import GIB
 
-__all__ = ["DEVICE_GIB", "Footprint", "Weights", "footprint", "pack_bytes"]
+__all__ = ["Footprint", "Weights", "footprint", "pack_bytes"]
 
-GIB = 2**30
-# What a program gets of one device, GiB.
-DEVICE_GIB = {"A100": 79.0, "H100": 79.0, "H200": 140.0, "B200": 178.0, "L40S": 44.0, "A10G": 22.0}
 CONTEXT = 1.2 * GIB  # CUDA, cuBLAS and NCCL of a process
 SLACK = 1.04  # the allocator's holes
 QUANTIZED = 0.56  # bytes of a 4-bit weight with its scales
@@ -28,11 +27,19 @@ ALIVE = 1e9
 
 @dataclass(frozen=True)
 class Weights:
-    """Numbers of weights: those that learn, those that do not, and how many of these are held in 4 bits."""
+    """Numbers of weights: those that learn, those that do not, and how many of these are held in 4 bits.
+
+    Where weights are sharded: whole, those (frozen) that every rank holds all the same; layer, head and table, what is
+    gathered together: of one decoder layer, of the head (0: it is the table) and of the table of embeddings.
+    """
 
     learned: int
     frozen: int
     quantized: int = 0
+    whole: int = 0
+    layer: int = 0
+    head: int = 0
+    table: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,18 +67,19 @@ def footprint(
     ranks: int,
     tokens: int,
     targets: int,
+    per_node: int = 8,
 ) -> Footprint:
     """Predicted peak of one of `ranks` GPUs while it trains on a pack of `tokens` with `targets` labels.
 
-    config: of the whole model.
+    config: of the whole model; per_node: GPUs of a host.
     """
     token, target = pack_bytes(config.text_config, settings, work, language_learns)
     language = token * tokens + target * targets
     if work.strategy.startswith("zero"):
-        state = _sharded(weights, settings, work, ranks)
+        state = _zero(weights, settings, work, ranks)
     else:
-        layers = config.text_config.num_hidden_layers
-        state = _whole(weights, settings, _shards(work, ranks), layers)
+        shards = {"sharded": ranks, "sharded-node": min(ranks, per_node)}.get(work.strategy, 1)
+        state = _torch(weights, settings, shards)
     # The encoders are done, and their memory free, before the language model begins.
     return dataclasses.replace(state, activations=max(language, _encoder_bytes(config, settings) * tokens))
 
@@ -118,23 +126,25 @@ def _encoder_bytes(config: Any, settings: Train) -> float:
     return float(compute * (7 * vision.hidden_size + 2 * vision.intermediate_size) + pixels)
 
 
-def _shards(work: Work, ranks: int) -> int:
-    """Over how many ranks the weights lie."""
-    return {"sharded": ranks, "sharded-node": min(ranks, work.per_node)}.get(work.strategy, 1)
-
-
-def _whole(weights: Weights, settings: Train, shards: int, layers: int) -> Footprint:
-    """torch's own: float32 weights, gradients and moments; where they are shards, two layers are gathered at once."""
+def _torch(weights: Weights, settings: Train, shards: int) -> Footprint:
+    """What learns in float32, with gradients and moments, the rest in the type that is computed in: `shards` parts."""
     compute = 2 if settings.precision == "bf16" else 4
-    frozen = compute * (weights.frozen - weights.quantized) / shards + QUANTIZED * weights.quantized
-    # bfloat16 copies: autocast's of the whole, or the gathered; then a layer's gradients, before they are sent.
-    copies = compute * weights.learned * (min(1, 2 / layers) if shards > 1 else float(compute == 2))
-    sent = 4 * weights.learned / layers if shards > 1 else 0.0
     learned = weights.learned / shards
-    return Footprint(4 * learned + copies + frozen, 4 * learned + sent, 8 * learned, 0)
+    apart = compute * (weights.frozen - weights.quantized - weights.whole) / shards
+    held = 4 * learned + apart + compute * weights.whole + QUANTIZED * weights.quantized
+    if shards == 1:
+        copies = 2 * weights.learned if compute == 2 else 0  # made by autocast
+        return Footprint(held + copies, 4 * learned, 8 * learned, 0)
+    unit = max(weights.layer, weights.head)
+    # A layer and the one after it; the table of embeddings stays gathered through a step, as it is held.
+    table = (4 if weights.learned > weights.table else compute) * weights.table
+    gathered = 2 * compute * unit + table
+    # A layer's gradients as they are computed, and in float32 as they are sent.
+    sent = min((compute + 4) * unit, 8 * weights.learned)
+    return Footprint(held + gathered, 4 * learned + sent, 8 * learned, 0)
 
 
-def _sharded(weights: Weights, settings: Train, work: Work, ranks: int) -> Footprint:
+def _zero(weights: Weights, settings: Train, work: Work, ranks: int) -> Footprint:
     stage, _, offload = work.strategy.partition("-")
     compute = 2 if settings.precision == "bf16" else 4
     held = compute * (weights.learned + weights.frozen - weights.quantized) + QUANTIZED * weights.quantized

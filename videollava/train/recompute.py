@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from videollava.errors import InputError
 from videollava.machine import Work
 
 __all__ = ["recompute_layers"]
@@ -12,14 +11,9 @@ __all__ = ["recompute_layers"]
 
 def recompute_layers(language: Any, work: Work) -> None:
     """Make the first `work.recompute` of a language model's decoder layers keep their input alone; the frozen encoders
-    are left alone, which would otherwise be made to require gradients. InputError where there are not so many.
+    are left alone, which would otherwise be made to require gradients.
     """
     layers = language.layers
-    if work.recompute > len(layers):
-        raise InputError(
-            f"machine.yaml: recompute is {int(work.recompute)}, and the language model has {len(layers)} layers: "
-            "set at most that, or true for all of them"
-        )
     count = work.recomputed(len(layers))
     if not count:
         language.activation_checkpointing_disable()

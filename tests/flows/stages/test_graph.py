@@ -57,6 +57,8 @@ SILENT = (
     "videollava/train/spikes.py",
     "videollava/train/wishes.py",
     "videollava/train/cost.py",
+    "videollava/train/gpus.py",
+    "videollava/train/planning/",
     "videollava/data/__init__.py",
 )
 

@@ -10,8 +10,8 @@ from videollava.machine import Work
 from videollava.model.precision import usable_precision
 from videollava.params import Train
 from videollava.tracking import log_tags
-from videollava.train.cost import PEAK_TFLOPS
 from videollava.train.engine.types import Engine
+from videollava.train.gpus import peak_of
 from videollava.train.launch.meeting import open_meeting
 
 __all__ = ["make_engine", "peak_flops", "usable"]
@@ -47,5 +47,4 @@ def peak_flops(device: torch.device) -> float:
     """Dense bf16 peak of the device in FLOP/s; 0 where it is not known (then MFU is not logged)."""
     if device.type != "cuda":
         return 0.0
-    name = torch.cuda.get_device_name(device)
-    return next((peak * 1e12 for model, peak in PEAK_TFLOPS.items() if model in name), 0.0)
+    return peak_of(torch.cuda.get_device_name(device))

@@ -10,8 +10,8 @@ from micro import ROOT
 from videollava.data.load.packing import plan_epoch
 from videollava.params import load_params
 from videollava.train.lengths import prices_of
-from videollava.train.plan import _shape
-from videollava.train.typical import parse_samples, typical_lengths
+from videollava.train.planning.shape import model_of
+from videollava.train.planning.typical import parse_samples, typical_lengths
 
 # A rank of 32 has eight samples of stage 1 a step and four of stage 2, which cannot be shared out more evenly.
 LEAST = {1: 1.0, 8: 0.985, 32: 0.925}
@@ -23,7 +23,7 @@ def test_ranks_compute_and_hardly_wait(stage: str, ranks: int, tmp_path: Path) -
     """Packs hold no padding, so what is lost is the wait for the slowest: at a step's end, or at each pack's."""
     params = load_params(ROOT / "videollava/profiles/paper-7b.yaml")
     stated = parse_samples(["pretrain=55800,70200,0", "finetune=62500,10000,4000"])
-    prices = prices_of(_shape(params, tmp_path).config, stage == "finetune")
+    prices = prices_of(model_of(params, tmp_path).config, stage == "finetune")
     lengths, _ = typical_lengths(stage, params, stated, prices)
     for budget in (8192, 16384):
         plan = plan_epoch(

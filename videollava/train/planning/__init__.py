@@ -1,0 +1,1 @@
+"""What training will take, before it is begun: `outlook` on given devices, `scale` on ever more of them."""
