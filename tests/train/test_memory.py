@@ -7,6 +7,7 @@ scores too, which the formula, made for GPUs, rightly leaves out.)
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,8 +24,11 @@ from videollava.model.video_llava import (
     model_config,
 )
 from videollava.params import Encoder, Language, Model, Train
+from videollava.train.engine.ranks import Ranks
+from videollava.train.engine.sharding import is_shard, lay_mesh, shard
 from videollava.train.instruct import choose_learners, forward
 from videollava.train.memory import Weights, footprint, pack_bytes
+from videollava.train.planning.shape import weights_of
 from videollava.train.recompute import recompute_layers
 
 TOKENS, TARGETS, VOCABULARY = 600, 150, 1000
@@ -135,6 +139,64 @@ def test_activations_are_what_autograd_keeps(
     # Layer by layer it is exact; what comes before and after the layers has its temporaries counted too.
     assert found[1] - found[0] == pytest.approx(predicted[1] - predicted[0], rel=0.01)
     assert found[1] < predicted[1]
+
+
+@pytest.fixture
+def four_ranks() -> Iterator[Ranks]:
+    """This process as one of four, whose exchanges do nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+    yield Ranks(0, 4, 4)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")
+@pytest.mark.parametrize("language_learns", [True, False])
+@pytest.mark.parametrize("recompute", [False, True, 1])
+def test_a_shard_is_held_and_a_layer_gathered_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, four_ranks: Ranks, recompute: bool | int, language_learns: bool
+) -> None:
+    """Our own sharding, in bfloat16: what a rank holds and keeps, and what of it is alive between two layers."""
+    monkeypatch.setattr(attention, "attend_packed", flash)
+    settings, work = Train(precision="bf16"), Work(strategy="sharded", recompute=recompute)
+    found, predicted = [], []
+    for layers in (2, 5):
+        model = make(settings, work.replace(strategy="replicated"), language_learns, layers)
+        weights = weights_of(model, settings, language_learns)
+        encoders = [model.model.image_tower, model.model.video_tower]
+        for encoder in encoders:
+            encoder.to(torch.bfloat16)
+        shard(model, lay_mesh("sharded", four_ranks), True, encoders)
+        need = footprint(weights, model.config, settings, work, language_learns, 4, TOKENS, TARGETS)
+        held = sum((p.to_local() if is_shard(p) else p).nbytes for p in model.parameters())
+        compute, shown = 2, 4 if language_learns else 2
+        gathered = 2 * compute * max(weights.layer, weights.head) + shown * weights.table
+        assert held == pytest.approx(need.weights - gathered, rel=0.01)
+        alive = watch_gathered(model, encoders)
+        token, target = pack_bytes(model.config.text_config, settings, work, language_learns)
+        found.append(kept(model, settings, "replicated"))
+        predicted.append(token * TOKENS + target * TARGETS)
+        # One layer, the table, the projector and the last norm; the formula has a layer more, which may be on its way.
+        projector = sum(p.numel() for p in model.model.multi_modal_projector.parameters())
+        rest = 4 * projector + shown * SHAPE.language.width
+        assert alive == [2 * weights.layer + shown * weights.table + rest] * layers
+        assert max(alive) < gathered + rest
+    assert found[1] - found[0] == pytest.approx(predicted[1] - predicted[0], rel=0.01)
+
+
+def watch_gathered(model: Any, encoders: list[Any]) -> list[int]:
+    """Filled in while the model runs: bytes of gathered weights that are alive in each decoder layer."""
+    alive: list[int] = []
+    apart = {id(p) for encoder in encoders for p in encoder.parameters()}
+
+    def look(*_: Any) -> None:
+        whole = [p for p in model.parameters() if not is_shard(p) and id(p) not in apart]
+        alive.append(sum(p.nbytes for p in whole))
+
+    for layer in model.model.language_model.layers:
+        layer.self_attn.register_forward_pre_hook(look)
+    return alive
 
 
 def test_a_full_7b_needs_its_eighteen_bytes_a_weight() -> None:

@@ -111,13 +111,9 @@ def spend(
 
 def saving_of(work: Work, weights: Weights, hardware: Hardware) -> Saving:
     """torch's are copied to main memory while a step waits, and written beside the next ones; DeepSpeed's are waited
-    for. Shards are written by the ranks that have them, what is replicated by one host.
+    for. Every rank writes about as much, replicated or not.
     """
     size = float(CHECKPOINT_BYTES * weights.learned)
-    if work.strategy.startswith("zero"):
-        written = size / hardware.nodes / DISK
-        return Saving(size, written, written, max(work.checkpoint_minutes, written / 60))
-    shards = {"sharded": hardware.gpus, "sharded-node": hardware.here}.get(work.strategy, 1)
-    stall = size / shards / hardware.host
-    written = size / (hardware.nodes if work.strategy == "sharded" else 1) / DISK
+    written = size / hardware.nodes / DISK
+    stall = written if work.strategy.startswith("zero") else size / hardware.gpus / hardware.host
     return Saving(size, stall, written, max(work.checkpoint_minutes, written / 60))
