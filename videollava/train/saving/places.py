@@ -180,6 +180,8 @@ def read_manifest(folder: Path) -> Whole:
             raise InputError(f"{folder}: checkpoint format {version} is newer than this program's {FORMAT}")
         files = {name: Sum(**told) for name, told in manifest["files"].items()}
         whole = Whole(manifest["step"], manifest["about"], files, str(folder))
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{MANIFEST}: {error}") from error
     for name, told in files.items():

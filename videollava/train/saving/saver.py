@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -140,9 +140,9 @@ class Saver:
         if not self.kept.beside:
             files, failure = self._attempt(step)
             arguments = (step, about, files, failure)
-            self._thread = threading.Thread(target=self._finish, args=arguments, daemon=True)
+            self._thread = _thread(self._finish, *arguments)
         else:
-            self._thread = threading.Thread(target=self._write, args=(step, about), daemon=True)
+            self._thread = _thread(self._write, step, about)
         self._thread.start()
 
     def _write(self, step: int, about: dict[str, Any]) -> None:
@@ -210,6 +210,11 @@ class Saver:
             self.place.drop(step)
         except OSError as error:
             print(f"what was written of it stays too ({_words(error)})", flush=True)
+
+
+def _thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
+    # A daemon, since a rank that is gone would hold up the end of one that failed.
+    return threading.Thread(target=target, args=arguments, name="checkpoint", daemon=True)
 
 
 def _words(error: BaseException) -> str:
