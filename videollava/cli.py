@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from videollava import evaluating
 from videollava.command import Arguments, Command, Parser, add_params, folder_to_write, with_model
 from videollava.data.check.command import CHECK
 from videollava.data_commands import DATA, MIRROR, REMOTE
+from videollava.ends import Ended
 from videollava.environment import ask_loopback_directly, end_with_supervisor, settle_torch
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
@@ -25,6 +27,7 @@ __all__ = ["main"]
 
 USAGE_ERROR = 2
 EACH = ("fetch", "shards")  # stages of one source each
+TRAINING = ("bases", "align", "pretrain", "finetune")
 
 STAGES = {
     "fetch": ("videollava.data.acquire.fetch", "a source -> verified archives in data/raw"),
@@ -61,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"videollava {arguments.command}: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except Ended as ended:
+        print(f"videollava {arguments.command}: {ended}", file=sys.stderr)
+        return ended.status
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
@@ -117,6 +123,7 @@ def _stage(name: str) -> Command:
                 return 0
             for stage, chosen in _parts(name, params, getattr(arguments, "source", "")):
                 with (
+                    _heeding(stage, workspace, work),
                     alarms_told(stage, params.tracking.model, workspace),
                     track(stage, params, workspace, machine),
                 ):
@@ -157,8 +164,15 @@ def _check_ranks(name: str) -> None:
         raise InputError(f"{name} is one process; torchrun started {ranks}: run `videollava {name}`")
 
 
+def _heeding(stage: str, workspace: Path, work: Any) -> AbstractContextManager[None]:
+    """A stage that trains makes a last checkpoint where it is told to end; others end as any program does."""
+    from videollava.train.ending import heeding
+
+    return heeding(stage, workspace, work.ending_seconds) if stage in TRAINING else nullcontext()
+
+
 def _plot(name: str, workspace: Path) -> None:
-    if os.environ.get("RANK", "0") == "0" and name in ("bases", "align", "pretrain", "finetune"):
+    if os.environ.get("RANK", "0") == "0" and name in TRAINING:
         from videollava.tracking import write_curves
 
         write_curves(workspace / "plots", name)

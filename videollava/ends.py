@@ -14,11 +14,13 @@ INTERRUPTED = 130
 
 
 class Ended(SystemExit):
-    """The stage ends here on purpose. `status`: its exit status; the text: what was kept, and how to go on."""
+    """The stage ends here on purpose. `status`: its exit status; the text: what was kept, and how to go on; steps: that
+    this attempt has done.
+    """
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, steps: int = 0) -> None:
         super().__init__(status)
-        self.status, self.sentence = status, sentence
+        self.status, self.sentence, self.steps = status, sentence, steps
 
     def __str__(self) -> str:
         return self.sentence

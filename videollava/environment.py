@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import MutableMapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ __all__ = [
     "RANKS",
     "SUPERVISED",
     "ask_loopback_directly",
+    "end_with_parent_alone",
     "end_with_supervisor",
     "is_loopback",
     "settle_torch",
@@ -67,6 +69,25 @@ def end_with_supervisor() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != above:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_with_parent_alone() -> None:
+    """In a process that reads ahead for its parent: of signals that end, those of the parent alone are heeded.
+
+    Who ends a training signals its whole group, and the step that is under way, and the last checkpoint, need what is
+    read. Where the system does not tell who sent a signal (a Mac), all of them are heeded.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_await_parent, args=(os.getppid(),), name="signals", daemon=True).start()
+
+
+def _await_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def settle_torch(environ: MutableMapping[str, str] = os.environ) -> None:

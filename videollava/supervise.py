@@ -1,9 +1,9 @@
 """Run a command so that nothing of it outlives its caller: `python -I -S supervise.py GRACE KEEP COMMAND...`
 
 Standard input is a lifeline: when it closes (the caller ended, kill -9 included) or a signal comes, the
-command and all its descendants get SIGTERM, after GRACE seconds SIGKILL. On Linux this process adopts their
-orphans, so none can slip away by starting a session of its own. There are two of it, a guard and the
-supervisor below it: whichever is killed, the other ends what was run. Exits as the command did. Standard
+command and all its descendants get SIGTERM; after GRACE seconds, or at a second signal, SIGKILL. On Linux this
+process adopts their orphans, so none can slip away by starting a session of its own. There are two of it, a guard
+and the supervisor below it: whichever is killed, the other ends what was run. Exits as the command did. Standard
 library only: it starts in milliseconds.
 
 KEEP: open files (numbers, with commas) that the command holds too. The first becomes its standard input, the
@@ -25,6 +25,7 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CALLER_GONE = 143
+SAME = 1.0  # seconds
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -70,18 +71,22 @@ def supervise(grace: float, command: Sequence[str], keep: Sequence[int] = ()) ->
         ready, _, _ = select.select([lifeline, read_end], [], [])
         stopped = read_end in ready and any(n != signal.SIGCHLD for n in os.read(read_end, 64))
         if stopped or (lifeline in ready and not os.read(lifeline, 64)):
-            _end_all(child, grace)
+            _end_all(child, grace, read_end)
             return CALLER_GONE
     _end_all(child, min(grace, 2.0))
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def _end_all(child: subprocess.Popen[bytes] | None, grace: float) -> None:
-    """SIGTERM to every descendant, then SIGKILL to those that stay."""
+def _end_all(child: subprocess.Popen[bytes] | None, grace: float, heard: int = -1) -> None:
+    """SIGTERM to every descendant, then SIGKILL to those that stay. heard: tells of signals to this process."""
     _signal_all(child, signal.SIGTERM)
-    deadline = time.monotonic() + grace
-    while _reap(child) and time.monotonic() < deadline:
+    began = time.monotonic()
+    while _reap(child) and time.monotonic() < began + grace:
         time.sleep(0.02)
+        ready = heard >= 0 and select.select([heard], [], [], 0)[0]
+        # One sender may reach this process twice, by its group and by the guard.
+        if ready and any(n != signal.SIGCHLD for n in os.read(heard, 64)) and time.monotonic() > began + SAME:
+            break
     while _reap(child):
         _signal_all(child, signal.SIGKILL)
         time.sleep(0.02)
@@ -102,12 +107,13 @@ def _send(pid: int, number: int) -> None:
 
 def _reap(child: subprocess.Popen[bytes] | None) -> bool:
     """Collect what ended; whether anything is left."""
+    left = bool(_descendants())  # looked for first: what ends meanwhile is collected, and not left to nobody
     if child:
         child.poll()
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    return bool(child and child.returncode is None and _running(child.pid)) or bool(_descendants())
+    return bool(child and child.returncode is None and _running(child.pid)) or left
 
 
 def _running(pid: int) -> bool:
@@ -119,14 +125,16 @@ def _running(pid: int) -> bool:
 
 
 def _descendants() -> list[int]:
-    """Processes below this one, zombies aside (Linux; elsewhere the process group is all there is)."""
+    """Processes below this one (Linux; elsewhere the process group is all there is).
+
+    Zombies too: one whose threads are still ending is none to its parent, and one that ended while this is read may
+    stand between.
+    """
     parents: dict[int, int] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as stream:
-                state, parent = stream.read().rsplit(")", 1)[1].split()[:2]
-                if state != "Z":
-                    parents[int(name)] = int(parent)
+                parents[int(name)] = int(stream.read().rsplit(")", 1)[1].split()[1])
     found: list[int] = []
     frontier = [os.getpid()]
     while frontier:

@@ -88,7 +88,9 @@ class Asked:
         )
 
     def _give_up(self) -> None:
-        _say(f"{self.stage}: no last checkpoint within {self.grace:.0f} s: the one before it stays")
+        _say(
+            f"{self.stage}: not ended within {self.grace:.0f} s, and so ended at once: its newest checkpoint stays"
+        )
         os._exit(self.status)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from videollava.data.load.batches import Layout, read_pixels
+from videollava.data.load.batches import Layout, read_pixels, settle_reader
 from videollava.data.load.features import Features, write_features
 from videollava.data.load.shards import Shards
 from videollava.data.media.pixels import stack
@@ -117,7 +117,9 @@ def _encode(
     call = model.encode_images if kind == "image" else model.encode_videos
     weight = next(model.parameters())
     used = workers if batches else 0
-    loader = DataLoader(media, batch_sampler=batches, num_workers=used, collate_fn=stack)
+    loader = DataLoader(
+        media, batch_sampler=batches, num_workers=used, collate_fn=stack, worker_init_fn=settle_reader
+    )
     for rows, pixels in zip(batches, loader, strict=True):
         # In what the stage computes in: its frozen encoders are held in that.
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):

@@ -117,7 +117,7 @@ def train(job: Job) -> None:
             wishes = Wishes(engine.rank, job.work.checkpoint_minutes, asked, job.spending, saver.is_free)
             dropped = int(about.get("dropped", 0))
             done, decision = _learn_all(job, model, optimizer, start, dropped, wishes, saver)
-            end_early(job, decision, done, asked)
+            end_early(job, decision, start, done, asked)
 
 
 def _learn_all(

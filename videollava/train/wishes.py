@@ -94,9 +94,9 @@ def decide(sums: Late | None, learned: bool = True) -> Decision:
     return Decision(save, stop, finish and learned, over_budget)
 
 
-def end_early(job: Job, decision: Decision, done: int, asked: Asked) -> None:
-    """Say, after `done` steps, that it ends before its last: Ended where it is to go on one day, a return where what
-    was learned is the result.
+def end_early(job: Job, decision: Decision, start: int, done: int, asked: Asked) -> None:
+    """Say, after the steps from `start` to `done`, that it ends before its last: Ended where it is to go on one day, a
+    return where what was learned is the result.
     """
     at = f"after step {done:,} of {job.steps:,}"
     if decision.finish and done < job.steps:
@@ -110,8 +110,11 @@ def end_early(job: Job, decision: Decision, done: int, asked: Asked) -> None:
             f"{job.name}: {job.spending.in_words()}, the ceiling is {job.spending.cost.ceiling:,.2f}: stopped {at}, it "
             "goes on from its newest checkpoint; raise cost.ceiling in machine.yaml and run it again, or take what it "
             f"has learned: `videollava finish {asked.stage or job.name}`, and run it again",
+            done - start,
         )
     elif decision.stop:
         raise Ended(
-            asked.status, f"{job.name}: stopped {at}; run it again: it goes on from its newest checkpoint"
+            asked.status,
+            f"{job.name}: stopped {at}; run it again: it goes on from its newest checkpoint",
+            done - start,
         )

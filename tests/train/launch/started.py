@@ -24,8 +24,10 @@ def words(stage: str, *changes: str) -> list[str]:
     return [stage, "--params", str(ROOT / "videollava/profiles/tiny.yaml"), *options]
 
 
-def start(folder: Path, stage: str, *changes: str, **environment: str) -> subprocess.Popen[str]:
-    """`videollava STAGE` in `folder`."""
+def start(
+    folder: Path, stage: str, *changes: str, group: bool = False, **environment: str
+) -> subprocess.Popen[str]:
+    """`videollava STAGE` in `folder`; group: in a session of its own."""
     given = {**os.environ, "PYTHONPATH": str(ROOT), "VIDEOLLAVA_FOLLOWED": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "videollava", *words(stage, *changes)],
@@ -34,6 +36,7 @@ def start(folder: Path, stage: str, *changes: str, **environment: str) -> subpro
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=group,
     )
 
 

@@ -28,12 +28,13 @@ from videollava.data.prepare.tables import load_split
 from videollava.data.records.record import Turn
 from videollava.data.text.bounds import Bound
 from videollava.data.text.prompts import IGNORED, Encoded, cut, encode, expand
+from videollava.environment import end_with_parent_alone
 from videollava.errors import InputError
 
 if TYPE_CHECKING:
     from videollava.params import Model
 
-__all__ = ["KINDS", "PREFETCHED", "Batch", "Layout", "Packs", "lay_in_row", "load_batches"]
+__all__ = ["KINDS", "PREFETCHED", "Batch", "Layout", "Packs", "lay_in_row", "load_batches", "settle_reader"]
 
 KINDS = ("text", "image", "video")  # of samples, by what they show
 PREFETCHED = 4  # batches of each loading process on their way
@@ -249,7 +250,7 @@ def load_batches(packs: Packs, numbers: Sequence[int], workers: int, pin: bool =
         num_workers=workers,
         prefetch_factor=PREFETCHED if workers else None,
         pin_memory=pin,
-        worker_init_fn=_one_thread,
+        worker_init_fn=settle_reader,
     )
     return _Received(loader) if workers and not pin else loader
 
@@ -283,8 +284,10 @@ class _Order(torch.utils.data.Sampler[int]):
         return len(self.numbers)
 
 
-def _one_thread(_: int) -> None:
+def settle_reader(_: int = 0) -> None:
+    """In a process that reads and decodes: one thread, and an end with its parent."""
     torch.set_num_threads(1)
+    end_with_parent_alone()
 
 
 def lay_in_row(number: int, encoded: Sequence[Encoded]) -> Batch:

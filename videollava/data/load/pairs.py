@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from videollava.data.load.batches import Layout, read_pixels
+from videollava.data.load.batches import Layout, read_pixels, settle_reader
 from videollava.data.load.packing import Plan
 from videollava.data.load.shards import Shards
 from videollava.data.media.pixels import stack
@@ -217,7 +217,9 @@ def decode_all(prepared: Path, kind: str, layout: Layout, workers: int) -> dict[
     table = load_split(prepared, "align")
     media = sorted({table["media"][row].as_py()[0] for row in rows_of(prepared, kind)})
     pixels = _Pixels(Shards(prepared), media, kind, layout)
-    loader = DataLoader(pixels, batch_size=32, num_workers=workers, collate_fn=list)
+    loader = DataLoader(
+        pixels, batch_size=32, num_workers=workers, collate_fn=list, worker_init_fn=settle_reader
+    )
     return dict(zip(media, (row for batch in loader for row in batch), strict=True))
 
 

@@ -2,7 +2,8 @@
 
     python -m videollava.train.launch.agent LAUNCH RANKS GPUS NODES -- COMMAND...
 
-LAUNCH: the launch's name; RANKS: of this host; GPUS: whether each needs one. The ranks run `videollava COMMAND...`.
+LAUNCH: the launch's name; RANKS: of this host; GPUS: whether each needs one; $VIDEOLLAVA_ENDING: seconds that ranks
+have for a last checkpoint, where this process is told to end. The ranks run `videollava COMMAND...`.
 Of several hosts (tasks of a Slurm job) the first takes the attempt, and says in the shared folder where they meet.
 Exit status: the first failing rank's, 0 where all ended well.
 """
@@ -12,24 +13,31 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from videollava.ends import AGAIN, Ended
 from videollava.environment import RANKS, SUPERVISED, end_with_supervisor
 from videollava.machine.devices import count_cores
-from videollava.train.launch.failures import Failure, causes, first_failure, write_failure
+from videollava.train.launch.failures import Failure, causes, first_failure, read_ended, write_failure
 from videollava.train.launch.fence import ATTEMPT, Superseded, attempt_of, take
 
-__all__ = ["main"]
+__all__ = ["SECONDS", "main"]
 
 MEETING = 600.0  # seconds that a host waits for the first, and for all others
-ENDING = "5"  # seconds that ranks have after SIGTERM
+ENDING = "5"  # seconds that ranks have after SIGTERM where another one failed
+TRIES = 3  # attempts in a row that a job may end early without a step
 LOOK = 0.2
+SECONDS = "VIDEOLLAVA_ENDING"
 LOST = 60.0  # seconds that the hosts' accounts of a failure may be apart
 PYTHON = (sys.executable, "-P", "-m", "videollava")
 CALLER_GONE = 143
@@ -74,6 +82,7 @@ def main(words: Sequence[str]) -> int:
     host, port = _endpoint(folder / attempt, place)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // ranks)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", ENDING)
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others are ours
     options = [
         f"--nnodes={place.nodes}",
         f"--nproc-per-node={ranks}",
@@ -90,6 +99,9 @@ def main(words: Sequence[str]) -> int:
 def _run(line: Sequence[str], folder: Path, place: Place) -> int:
     logging.disable(logging.CRITICAL)  # what failed is told once, by the launcher
     from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, partial(_hand_on, folder))
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, parse_args
@@ -101,10 +113,50 @@ def _run(line: Sequence[str], folder: Path, place: Place) -> int:
         for rank, failure in error.failures.items():
             seen = Failure(rank, socket.gethostname(), failure.timestamp, failure.exitcode)
             write_failure(folder, seen)
-        return _failed(folder, place)
+        ended = read_ended(folder)
+        return _ended(ended, folder, place) if ended else _failed(folder, place)
     except SignalException:
-        return CALLER_GONE
+        ended = read_ended(folder)
+        return _ended(ended, folder, place) if ended else CALLER_GONE
     return 0
+
+
+def _hand_on(folder: Path, number: int, _: FrameType | None) -> None:
+    """This host's ranks are to make a last checkpoint: each gets the signal, once, and time for it."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def give_up(*_: object) -> None:
+        raise SignalException("told to end", signal.SIGTERM)  # torch.distributed.run ends the ranks
+
+    for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    ranks = list(_ranks_here(folder))
+    if not ranks:  # they have not even begun
+        give_up()
+    for pid in ranks:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, float(os.environ.get(SECONDS, ENDING)))
+
+
+def _ranks_here(folder: Path) -> Iterator[int]:
+    for file in folder.glob("rank-*.json"):
+        with suppress(OSError, ValueError):  # it is being replaced
+            told = json.loads(file.read_text())
+            if told["host"] == socket.gethostname():
+                yield told["pid"]
+
+
+def _ended(ended: Ended, folder: Path, place: Place) -> int:
+    """The exit status; where it means "again" the job's script is told whether that is of use."""
+    lately = [ended]
+    for number in range(place.number - 1, place.number - TRIES, -1):
+        if before := read_ended(folder.with_name(f"{folder.name.rpartition('.')[0]}.{number}")):
+            lately.append(before)
+    if ended.status == AGAIN and (len(lately) < TRIES or any(one.steps for one in lately)):
+        (folder / "again").touch()
+    return ended.status
 
 
 def _failed(folder: Path, place: Place) -> int:

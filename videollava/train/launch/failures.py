@@ -17,11 +17,21 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from videollava.ends import AGAIN, BUDGET, Ended
 from videollava.errors import InputError
 from videollava.scrub import scrub
 from videollava.train.launch.fence import Superseded
 
-__all__ = ["CONNECTION", "Failure", "causes", "first_failure", "report", "write_failure"]
+__all__ = [
+    "CONNECTION",
+    "Failure",
+    "causes",
+    "first_failure",
+    "read_ended",
+    "report",
+    "write_ended",
+    "write_failure",
+]
 
 CONNECTION = re.compile(
     r"connection (was )?(closed|reset|refused)|closed by peer|broken pipe|socket|gloo|nccl|timed out|store",
@@ -29,6 +39,8 @@ CONNECTION = re.compile(
 )
 USAGE_ERROR = 2
 FAILED = 1
+# Of ranks that ended on purpose, or for another one.
+ENDS = (AGAIN, BUDGET, -signal.SIGTERM, -signal.SIGABRT)
 MEANINGS = {
     signal.SIGKILL: "killed (SIGKILL): by hand, or for memory (`dmesg` tells): lower tokens_per_pack or workers",
     signal.SIGBUS: "killed (SIGBUS): /dev/shm is full, as a rule: enlarge it (docker: --shm-size), or lower workers",
@@ -85,6 +97,25 @@ def write_failure(folder: Path, failure: Failure) -> None:
     aside = file.with_suffix(f".{os.getpid()}.tmp")
     aside.write_text(json.dumps(asdict(failure)))
     aside.replace(file)
+
+
+def write_ended(folder: Path, rank: int, ended: Ended) -> None:
+    """Into the folder of the attempt: this rank ended on purpose."""
+    file = folder / f"ended-{rank:05d}.json"
+    aside = file.with_suffix(f".{os.getpid()}.tmp")
+    aside.write_text(json.dumps({"status": ended.status, "sentence": ended.sentence, "steps": ended.steps}))
+    aside.replace(file)
+
+
+def read_ended(folder: Path) -> Ended | None:
+    """How the attempt ended on purpose, by its first rank that says so; None where none does, or where a rank failed:
+    that the others ended for.
+    """
+    if any(failure.status not in ENDS and not failure.connection for failure in causes(folder)):
+        return None
+    for file in sorted(folder.glob("ended-*.json")):
+        return Ended(**json.loads(file.read_text()))
+    return None
 
 
 def causes(folder: Path) -> list[Failure]:

@@ -47,7 +47,7 @@ ANSWERING = "answering questions"
 # Long work that says nothing on the way: while the process computes, reads or writes it goes on.
 LONG = (STARTING, RESUMING, CHECKPOINT, RESULT)
 INTERVAL = 1.0
-SUPERSEDED = 75  # exit status
+SUPERSEDED = 73  # exit status
 
 
 class Pulse:

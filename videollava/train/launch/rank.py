@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from videollava.ends import Ended
 from videollava.environment import RANKS
-from videollava.train.launch.failures import report, write_failure
+from videollava.train.launch.failures import report, write_ended, write_failure
 from videollava.train.launch.fence import ATTEMPT
 from videollava.train.launch.pulse import Pulse
 
@@ -36,6 +37,10 @@ def as_rank() -> Iterator[None]:
     with Pulse(folder, rank):
         try:
             yield
+        except Ended as ended:
+            write_ended(folder, rank, ended)
+            sys.stdout.flush()
+            os._exit(ended.status)
         except Exception as error:
             failure = report(rank, error)
             write_failure(folder, failure)

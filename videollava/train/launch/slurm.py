@@ -9,6 +9,7 @@ checkpoint then. Plain sbatch, scontrol and scancel: no accounting database is n
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 from videollava.environment import RANKS, SUPERVISED
 from videollava.errors import InputError
 from videollava.machine import Slurm, Work
+from videollava.train.launch.agent import SECONDS
 
 __all__ = ["main", "write_job"]
 
@@ -35,11 +37,16 @@ SCRIPT = """\
 #!/bin/bash
 {options}
 unset {supervised}
-export {folder_name}={folder} PYTHONPATH={path} PYTHONUNBUFFERED=1
+export {folder_name}={folder} PYTHONPATH={path} PYTHONUNBUFFERED=1 {seconds_name}={seconds}
 {setup}
 srun {srun} {command}
 status=$?
-if [ -e {folder}/{name}.${{SLURM_RESTART_COUNT:-0}}/lost ]; then
+attempt={folder}/{name}.${{SLURM_RESTART_COUNT:-0}}
+if [ -e "$attempt/again" ]; then
+    echo "a last checkpoint is made; the job is queued again and goes on from there"
+    scontrol requeue "$SLURM_JOB_ID" && sleep 60
+fi
+if [ -e "$attempt/lost" ]; then
     # Slurm sees it too, in its own time, and starts the job again.
     echo "a node of the job is lost; waiting for Slurm to requeue it"
     sleep {verdict}
@@ -69,6 +76,8 @@ def write_job(
             supervised=SUPERVISED,
             folder_name=RANKS,
             folder=shlex.quote(str(folder)),
+            seconds_name=SECONDS,
+            seconds=asked.notice_seconds,
             path=shlex.quote(path),
             setup="\n".join(asked.setup),
             srun=shlex.join(["--kill-on-bad-exit=1", *cpus, *container]),
@@ -84,7 +93,12 @@ def _options(folder: Path, name: str, stage: str, work: Work, asked: Slurm) -> I
     yield f"--job-name=videollava-{stage}-{name}"
     yield f"--chdir={Path.cwd()}"
     yield f"--output={folder}/job.log"
-    yield from ("--open-mode=append", "--requeue", "--signal=TERM@30", "--ntasks-per-node=1")
+    yield from (
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=TERM@{asked.notice_seconds}",
+        "--ntasks-per-node=1",
+    )
     yield f"--nodes={work.nodes}"
     if work.gpus:
         yield f"--gres=gpu:{work.per_node}"
@@ -202,12 +216,15 @@ def _forget_pulses(folder: Path) -> None:
 
 
 def _cancel(name: str) -> None:
-    """End the job, if there still is one, and wait until Slurm has no process of it."""
+    """End the job, if there still is one, and wait until Slurm has no process of it; ranks may make a checkpoint."""
     if not (jobs := _run("squeue", "-h", "--name", name, "-o", "%A").split()):
         return
     subprocess.run(["scancel", *jobs], check=False)
+    deadline = time.monotonic() + float(os.environ.get(SECONDS, "0"))
     while _run("squeue", "-h", "--name", name, "-o", "%A").strip():
         time.sleep(POLL / 4)
+        if time.monotonic() > deadline:
+            subprocess.run(["scancel", "--signal=KILL", *jobs], check=False, stderr=subprocess.DEVNULL)
 
 
 def _run(*command: str) -> str:

@@ -13,27 +13,33 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import videollava
 from videollava.alarms import alarm
+from videollava.ends import AGAIN, INTERRUPTED, Ended
 from videollava.environment import RANKS
 from videollava.machine import Machine, Work
 from videollava.params import Params
 from videollava.process import Supervised
 from videollava.tracking.journal import close_abandoned
 from videollava.train.launch import setup, slurm
-from videollava.train.launch.failures import first_failure
+from videollava.train.launch.agent import SECONDS
+from videollava.train.launch.failures import first_failure, read_ended
 from videollava.train.launch.fence import attempt_of, offer
 from videollava.train.launch.rank import is_rank
 from videollava.train.launch.watch import Watch
 
 __all__ = ["launch", "wants_ranks"]
 
-GRACE = {"local": 8.0, "slurm": 30.0}  # seconds between SIGTERM and SIGKILL
+# Seconds, beside those for a last checkpoint, between SIGTERM and SIGKILL.
+GRACE = {"local": 8.0, "slurm": 30.0}
+SAME = 1.0  # seconds between two signals of one sender
 LOOK = 1.0
 STOPPED = 143
 OVERTIME = 124
@@ -75,12 +81,18 @@ def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, w
         ]
     else:
         command = [sys.executable, "-P", *agent]
-    try:
-        with _signals(), _started(command, workspace, folder, GRACE[work.launcher]) as running:
-            reason, status = _follow(running, folder, work)
-    except BaseException as error:
-        _close(workspace, stage, "KILLED", type(error).__name__)
-        raise
+    with _signals() as told:
+        try:
+            with _started(command, workspace, folder, work) as running:
+                told.hurry = running.hurry
+                reason, status = _follow(running, folder, work)
+        except BaseException as error:
+            if told.number:
+                return _stopped(stage, workspace, folder, told)
+            _close(workspace, stage, "KILLED", type(error).__name__)
+            raise
+    if status and not reason and (ended := read_ended(folder / attempt_of(folder))):
+        return _say_ended(stage, workspace, ended)
     if status:
         _tell(stage, workspace, folder, reason, status)
         failure = first_failure(folder / attempt_of(folder)) if not reason else None
@@ -89,9 +101,24 @@ def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, w
     return 0
 
 
-def _started(command: Sequence[str], workspace: Path, folder: Path, grace: float) -> Supervised:
+def _started(command: Sequence[str], workspace: Path, folder: Path, work: Work) -> Supervised:
     environment = {**os.environ, RANKS: str(folder), "PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"}
-    return Supervised(command, workspace, environment, grace=grace)
+    environment[SECONDS] = str(work.ending_seconds)
+    return Supervised(command, workspace, environment, grace=work.ending_seconds + GRACE[work.launcher])
+
+
+def _stopped(stage: str, workspace: Path, folder: Path, told: _Told) -> int:
+    """All ranks are gone, as somebody wished; the exit status."""
+    status = INTERRUPTED if told.number == signal.SIGINT else AGAIN
+    ended = read_ended(folder / attempt_of(folder)) if attempt_of(folder) else None
+    sentence = ended.sentence if ended else "ended without a last checkpoint; run it again to go on"
+    return _say_ended(stage, workspace, Ended(status, sentence))
+
+
+def _say_ended(stage: str, workspace: Path, ended: Ended) -> int:
+    print(f"videollava {stage}: {ended.sentence}", file=sys.stderr, flush=True)
+    _close(workspace, stage, "KILLED", ended.sentence)
+    return ended.status
 
 
 def _path() -> str:
@@ -143,19 +170,31 @@ def _warn(text: str) -> None:
     alarm(text)
 
 
+@dataclass
+class _Told:
+    """The signal that ends this process, when it came, and how to end without a last checkpoint."""
+
+    number: int = 0
+    when: float = 0.0
+    hurry: Callable[[], None] = lambda: None
+
+    def hear(self, number: int, _: FrameType | None) -> None:
+        """The first ends it by way of what has to be ended first, a second one that as well, at once."""
+        if not self.number:
+            self.number, self.when = number, time.monotonic()
+            raise SystemExit(STOPPED)
+        if time.monotonic() - self.when > SAME:
+            self.hurry()
+
+
 @contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end this process as Ctrl-C does, once: by way of what has to be ended first."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-
-    def stop(*_: object) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        raise SystemExit(STOPPED)
-
-    before = {number: signal.signal(number, stop) for number in numbers}
+def _signals() -> Iterator[_Told]:
+    """Inside, signals end this process in good order."""
+    told = _Told()
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.signal(number, told.hear) for number in numbers}
     try:
-        yield
+        yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
