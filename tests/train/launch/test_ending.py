@@ -16,7 +16,7 @@ from started import end, last_end, newest, pulses, start, wait_for
 from videollava.ends import AGAIN, INTERRUPTED
 
 WEIGHTS = "models/videollava/model.safetensors"
-RARE = 1_000_000  # steps between checkpoints: the last one is the only one
+RARE = 1_000_000.0  # minutes between checkpoints: the last one is the only one
 
 
 def steps_done(folder: Path) -> int:
@@ -43,7 +43,7 @@ def test_one_process_and_its_readers_signalled_as_a_group_make_a_last_checkpoint
     workspace: Callable[[str], Path], mentions: Callable[[str], list[int]], number: signal.Signals
 ) -> None:
     folder = workspace("ours")
-    write_machine(folder, checkpoint_steps=RARE, workers=1)
+    write_machine(folder, checkpoint_minutes=RARE, workers=1)
     running = start(folder, "finetune", "finetune.epochs=500", group=True)
     wait_for(lambda: steps_done(folder) >= 2, running)
     os.killpg(running.pid, number)
@@ -62,7 +62,7 @@ def test_two_ranks_told_to_end_say_again_and_go_on_to_the_same_bits(
 ) -> None:
     whole, ours = workspace("whole"), workspace("ours")
     for folder in (whole, ours):
-        write_machine(folder, processes=2, checkpoint_steps=RARE, workers=1)
+        write_machine(folder, processes=2, checkpoint_minutes=RARE, workers=1)
     running = start(ours, "finetune", "finetune.epochs=3")
     wait_for(lambda: steps_done(ours) >= 2, running)
     running.terminate()
@@ -86,7 +86,7 @@ def test_a_second_signal_ends_ranks_that_cannot_make_a_checkpoint_at_once(
     workspace: Callable[[str], Path], mentions: Callable[[str], list[int]]
 ) -> None:
     folder = workspace("ours")
-    write_machine(folder, processes=2, checkpoint_steps=RARE, ending_seconds=300)
+    write_machine(folder, processes=2, checkpoint_minutes=RARE, ending_seconds=300)
     running = start(folder, "finetune", "finetune.epochs=500")
     wait_for(lambda: steps_done(folder) >= 2, running)
     os.kill(wait_for(lambda: pulses(folder).get(1))["pid"], signal.SIGSTOP)  # the others wait for it for ever
@@ -106,7 +106,7 @@ def test_who_makes_no_last_checkpoint_in_its_seconds_is_killed(
     workspace: Callable[[str], Path], mentions: Callable[[str], list[int]]
 ) -> None:
     folder = workspace("ours")
-    write_machine(folder, processes=2, checkpoint_steps=RARE, ending_seconds=2)
+    write_machine(folder, processes=2, checkpoint_minutes=RARE, ending_seconds=2)
     running = start(folder, "finetune", "finetune.epochs=500")
     wait_for(lambda: steps_done(folder) >= 2, running)
     os.kill(wait_for(lambda: pulses(folder).get(1))["pid"], signal.SIGSTOP)
