@@ -88,15 +88,7 @@ def _stage(name: str) -> Command:
 
     def run(arguments: Arguments) -> int:
         settle_torch()
-        from importlib import import_module
-
-        from videollava.alarm_notices import alarms_told
-        from videollava.machine import load_machine
         from videollava.params import load_params
-        from videollava.tracking import track
-        from videollava.train.launch.rank import as_rank
-        from videollava.train.launch.setup import check_host
-        from videollava.train.launch.start import launch, wants_ranks
 
         overrides = list(arguments.set)
         if name == "evaluate":
@@ -105,33 +97,50 @@ def _stage(name: str) -> Command:
             if (status := evaluating.by_own_code(arguments)) is not None:
                 return status
         params = load_params(arguments.params, overrides)
-        workspace = Path.cwd()
-        machine = load_machine(workspace)
-        work = machine.work(name)
-        if wants_ranks(work):
-            with alarms_told(name, params.tracking.model, workspace):
-                return launch(name, arguments.words, machine, params, workspace)
-        if not work.gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # one that the machine file does not want is not seen
-        _check_ranks(name)
-        with as_rank():
-            check_host(name, work, params, workspace)
-            if name == "shards" and run_parts(arguments, params, workspace, machine):
-                return 0
-            if getattr(arguments, "model", None):
-                evaluating.evaluate_model(params, machine, workspace, arguments)
-                return 0
-            for stage, chosen in _parts(name, params, getattr(arguments, "source", "")):
-                with (
-                    _heeding(stage, workspace, work),
-                    alarms_told(stage, params.tracking.model, workspace),
-                    track(stage, params, workspace, machine),
-                ):
-                    import_module(module).run(params, workspace, machine, *chosen)
-                    _plot(name, workspace)
-        return 0
+        if name != "evaluate":
+            return _compute(name, module, arguments, params)
+        with evaluating.checkpoint_as_model(arguments, params, Path.cwd()):
+            return _compute(name, module, arguments, params)
 
     return Command(about, add, run)
+
+
+def _compute(name: str, module: str, arguments: Arguments, params: Any) -> int:
+    """Run a stage in this process, or on the ranks that machine.yaml wants for it."""
+    from importlib import import_module
+
+    from videollava.alarm_notices import alarms_told
+    from videollava.machine import load_machine
+    from videollava.tracking import track
+    from videollava.train.launch.rank import as_rank
+    from videollava.train.launch.setup import check_host
+    from videollava.train.launch.start import launch, wants_ranks
+
+    workspace = Path.cwd()
+    machine = load_machine(workspace)
+    work = machine.work(name)
+    if wants_ranks(work):
+        with alarms_told(name, params.tracking.model, workspace):
+            return launch(name, arguments.words, machine, params, workspace)
+    if not work.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # one that the machine file does not want is not seen
+    _check_ranks(name)
+    with as_rank():
+        check_host(name, work, params, workspace)
+        if name == "shards" and run_parts(arguments, params, workspace, machine):
+            return 0
+        if getattr(arguments, "model", None):
+            evaluating.evaluate_model(params, machine, workspace, arguments)
+            return 0
+        for stage, chosen in _parts(name, params, getattr(arguments, "source", "")):
+            with (
+                _heeding(stage, workspace, work),
+                alarms_told(stage, params.tracking.model, workspace),
+                track(stage, params, workspace, machine),
+            ):
+                import_module(module).run(params, workspace, machine, *chosen)
+                _plot(name, workspace)
+    return 0
 
 
 def _parts(name: str, params: Any, source: str) -> list[tuple[str, tuple[str, ...]]]:

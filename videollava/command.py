@@ -107,9 +107,11 @@ def add_params(parser: argparse.ArgumentParser) -> None:
 
 
 def with_model(arguments: Arguments, model: str, *more: str) -> list[str]:
-    """The command's words with another `--model`, and `more`."""
-    words = [word for word in arguments.words if not word.startswith("--model=")]
-    if "--model" in words:
-        place = words.index("--model")
-        del words[place : place + 2]
+    """The command's words with another `--model`, and `more`; whatever else said which model it is is left out."""
+    words = list(arguments.words)
+    for name in ("--model", "--checkpoint"):
+        words = [word for word in words if not word.startswith(f"{name}=")]
+        if name in words:
+            place = words.index(name)
+            del words[place : place + 2]
     return [*words, f"--model={model}", *more]

@@ -6,13 +6,16 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from videollava.command import Arguments, folder_to_write, with_model
 from videollava.errors import InputError
 
-__all__ = ["add_options", "by_own_code", "check", "evaluate_model", "overrides"]
+__all__ = ["add_options", "by_own_code", "check", "checkpoint_as_model", "evaluate_model", "overrides"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +25,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="another model than models/videollava: a folder, a hub id, models:/NAME@champion",
     )
     parser.add_argument(
+        "--checkpoint",
+        help="what a stage under way has learned so far: pretrain or finetune (its newest), or a checkpoint's folder",
+    )
+    parser.add_argument(
         "--out",
         type=folder_to_write,
         help="where its predictions, report and metrics.json go; default: evaluations/MODEL",
     )
-    parser.add_argument("--champion", type=Path, help="with --model: an evaluation folder to compare with")
+    parser.add_argument(
+        "--champion", type=Path, help="with --model or --checkpoint: an evaluation folder to compare with"
+    )
     parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
     parser.add_argument(
         "--keep",
@@ -51,16 +60,45 @@ def check(arguments: Arguments) -> None:
     """Before hours of answers: what goes with --model alone, and a champion to compare with."""
     if arguments.keep and not (arguments.model or "").startswith("models:/"):
         raise InputError("--keep: only a registered version keeps an evaluation: give --model models:/NAME/N")
+    if arguments.model and arguments.checkpoint:
+        raise InputError("--model and --checkpoint: one of them at a time is evaluated")
     alone = [f"--{name}" for name in ("out", "champion") if getattr(arguments, name)]
-    if alone and not arguments.model:
+    if alone and not (arguments.model or arguments.checkpoint):
         raise InputError(
-            f"{' and '.join(alone)}: only with --model; of models/videollava the evaluation goes to evaluation/, and "
-            "`videollava promote` compares it with the champion's"
+            f"{' and '.join(alone)}: only with --model or --checkpoint; of models/videollava the evaluation goes to "
+            "evaluation/, and `videollava promote` compares it with the champion's"
         )
     if arguments.champion:
         from videollava.evaluate.results import read_results
 
         read_results(arguments.champion)
+
+
+@contextmanager
+def checkpoint_as_model(arguments: Arguments, params: Any, workspace: Path) -> Iterator[None]:
+    """Inside, the command is for the model that --checkpoint stands for, written aside; without one nothing changes."""
+    if not arguments.checkpoint:
+        yield
+        return
+    from videollava.evaluate.others import EVALUATIONS
+    from videollava.train.look_in import find, write_model
+
+    whole = find(arguments.checkpoint, workspace)
+    name = f"{whole.about['stage']}-step-{whole.step}"
+    print(f"evaluate: {name} of {whole.about['steps']} steps ({whole.where})", flush=True)
+    with TemporaryDirectory(prefix=f"{name}-", dir=_aside(workspace)) as folder:
+        model = Path(folder) / name
+        write_model(whole, params, workspace / "models", model)
+        out = arguments.out or workspace / EVALUATIONS / name
+        arguments.words = with_model(arguments, str(model), *([] if arguments.out else [f"--out={out}"]))
+        arguments.model, arguments.out = str(model), out
+        yield
+
+
+def _aside(workspace: Path) -> Path:
+    folder = workspace / "checkpoints/evaluated"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def evaluate_model(params: Any, machine: Any, workspace: Path, arguments: Arguments) -> None:

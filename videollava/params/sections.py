@@ -348,6 +348,10 @@ class Train(Section):
     validations: Whole = Field(
         10, description="times a run that the loss on what is held out is measured, the last step among them"
     )
+    take: Literal["last", "best"] = Field(
+        "last",
+        description="the weights it ends with: of the last step, or of the validation with the lowest held-out loss",
+    )
     cache_features: Flag = Field(
         False, description="keep the frozen encoders' outputs instead of computing them anew"
     )

@@ -19,12 +19,14 @@ from videollava.data.load.batches import Batch, Layout, Packs
 from videollava.data.load.packing import Lengths, plan_epoch
 from videollava.data.prepare.tables import base_split, split_names, valid_part
 from videollava.data.text.bounds import bound_of
+from videollava.errors import InputError
 from videollava.machine import Machine, Work
 from videollava.model import checkpoint
 from videollava.model.attention import packed_kwargs
 from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train import adapters, assemble
+from videollava.train.best import Best
 from videollava.train.compiled import check_compiling, compile_layers
 from videollava.train.cost import Prices, step_flops
 from videollava.train.engine import make_engine, peak_flops, usable
@@ -68,8 +70,10 @@ def instruct(
     kind, settings, work = STAGES[stage], usable(getattr(params, stage)), machine.work(stage)
     if work.compile:
         check_compiling(work.strategy)
-    engine = make_engine(settings, work)
     prepared, models = workspace / "data/index", workspace / "models"
+    if settings.take == "best":
+        _check_best(stage, settings, work, prepared)
+    engine = make_engine(settings, work)
     torch.manual_seed(params.seed)
     model, tokenizer = assemble.assemble(
         params.model, models, settings, work.strategy, kind.language_learns, engine.device
@@ -141,6 +145,7 @@ def instruct(
         peak_flops=peak_flops(engine.device),
         max_dropped=params.shards.max_quarantined,
         tally=tally,
+        best=Best(learner) if settings.take == "best" else None,
         whole=[model.model.image_tower, model.model.video_tower],
         validation=_validation(prepared, stage, prices, packs[0], settings, work, engine.ranks),
         worst=worst_pack(
@@ -198,6 +203,20 @@ def _validation(
     plan = plan_once(lengths_of(prepared, split, prices), ranks, work.tokens_per_pack)
     held_out = Packs(prepared, split, packs.tokenizer, packs.layout, plan, packs.features)
     return Validation(held_out, settings.validations, work.loaders)
+
+
+def _check_best(stage: str, settings: Train, work: Work, prepared: Path) -> None:
+    """InputError where nothing tells which weights are the best, or they cannot be kept."""
+    if not settings.validations or valid_part(stage) not in split_names(prepared):
+        raise InputError(
+            f"{stage}.take: best needs held-out records and a measure of them: set index.held_out and "
+            f"{stage}.validations above 0, or take: last"
+        )
+    if work.strategy.startswith("zero"):
+        raise InputError(
+            f"{stage}.take: best with strategy {work.strategy}: DeepSpeed keeps no second copy of the weights: "
+            "set strategy: sharded in machine.yaml, or take: last"
+        )
 
 
 def choose_learners(model: Any, settings: Train, language_learns: bool) -> list[dict[str, Any]]:

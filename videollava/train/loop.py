@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from videollava.data.load.batches import Batch, load_batches
 from videollava.machine import Work
 from videollava.params import Train
-from videollava.tracking import log_metrics
+from videollava.tracking import log_metrics, log_tags
+from videollava.train.best import Best
 from videollava.train.ending import between_steps
 from videollava.train.engine import Engine
 from videollava.train.engine.types import Learning
@@ -76,6 +77,7 @@ class Job:
     worst: tuple[int, int] | None = None
     tally: Tally | None = None
     validation: Validation | None = None
+    best: Best | None = None
     spikes: Spikes = field(default_factory=Spikes)
     betas: tuple[float, float] = (0.9, 0.999)
     whole: Sequence[nn.Module] = ()  # modules that every rank holds whole: frozen encoders
@@ -118,6 +120,7 @@ def train(job: Job) -> None:
             dropped = int(about.get("dropped", 0))
             done, decision = _learn_all(job, model, optimizer, start, dropped, wishes, saver)
             end_early(job, decision, start, done, asked)
+            _take_best(job, done)
 
 
 def _learn_all(
@@ -172,10 +175,26 @@ def _between(job: Job, model: nn.Module, done: int, teller: Teller, decision: De
             held_out = held_out_loss(validation, model, job.forward, job.engine)
         log_metrics(job.logged_before + done, held_out_loss=held_out)
         teller.bar.held_out = held_out
+        if job.best:
+            job.best.see(done, held_out)
     if saved:
         hours = job.spending.hours if job.spending else 0.0
-        saver.save(done, {"dropped": teller.dropped, "hours": hours}, wait=decision.ends)
+        told = {"dropped": teller.dropped, "hours": hours} | (job.best.about() if job.best else {})
+        saver.save(done, told, wait=decision.ends)
     teller.begin()
+
+
+def _take_best(job: Job, done: int) -> None:
+    """Go back to the weights of the lowest held-out loss, where the recipe wants those."""
+    if job.best is None or not job.best.step:
+        return
+    log_tags(best_step=str(job.best.step), best_held_out_loss=f"{job.best.loss:.6g}")
+    if job.best.step != done:
+        job.engine.say(
+            f"{job.name}: ends with the weights of step {job.best.step:,} of {done:,}, whose held-out loss was lowest "
+            f"({job.best.loss:.4g})"
+        )
+        job.best.put_back()
 
 
 @dataclass
@@ -258,7 +277,7 @@ def _saver(job: Job, model: Any, optimizer: Any) -> Saver:
     kept = (
         DeepSpeedState(model, work.strategy, together)
         if work.strategy.startswith("zero")
-        else TorchState(job.model, optimizer, together)
+        else TorchState(job.model, optimizer, together, job.best)
     )
     return Saver(
         job.name,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videollava.errors import InputError
 from videollava.train.launch.meeting import Together
@@ -53,13 +53,25 @@ class Kept(Protocol):
         """Nothing more is written."""
 
 
+class Beside(Protocol):
+    """What is kept with the weights and the optimiser's state, by names of its own."""
+
+    def state(self) -> dict[str, Tensor]:
+        """As it is now, no copies."""
+
+    def make_room(self, about: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What of a checkpoint that says `about` is to be read into."""
+
+
 class TorchState:
-    """Weights that learn and the optimiser's state, by name: any number of ranks reads it."""
+    """Weights that learn, the optimiser's state, and what goes with them (`also`), by name: any ranks read it."""
 
     beside = True
 
-    def __init__(self, model: nn.Module, optimizer: Any, together: Together) -> None:
-        self._model, self._optimizer = model, optimizer
+    def __init__(
+        self, model: nn.Module, optimizer: Any, together: Together, also: Beside | None = None
+    ) -> None:
+        self._model, self._optimizer, self._also = model, optimizer, also
         self._parts = Parts(together)
         self._reading: Reading | None = None
 
@@ -67,10 +79,11 @@ class TorchState:
         return {"engine": "torch"}
 
     def nbytes(self) -> int:
-        return state_bytes(self._model)
+        return state_bytes(self._model) * 4 // 3 if self._also else state_bytes(self._model)
 
     def snapshot(self) -> None:
-        self._parts.snapshot(collect(self._model, self._optimizer))
+        also = self._also.state() if self._also else {}
+        self._parts.snapshot(collect(self._model, self._optimizer) | also)
 
     def write(self, folder: Path) -> dict[str, Sum]:
         return self._parts.write(folder)
@@ -81,6 +94,7 @@ class TorchState:
     def needs(self, whole: Whole, folder: Path) -> list[str]:
         index = Index.read(folder)
         state = make_room(self._model, self._optimizer, index.kept(), whole.where)
+        state |= self._also.make_room(whole.about) if self._also else {}
         self._reading = Reading(index, state)
         return self._reading.files
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from videollava.errors import InputError
 from videollava.train.engine.sharding import lay_down
 
-__all__ = ["MODEL", "collect", "make_room", "state_bytes"]
+__all__ = ["MODEL", "collect", "learned", "make_room", "state_bytes"]
 
 MODEL = "model/"  # before a weight's name
 OPTIMIZER = "optimizer/"  # before a weight's name, a stroke, and what the optimiser calls it
