@@ -147,13 +147,14 @@ def test_both_stages_on_two_ranks_and_back_after_a_kill(
 
 
 @pytest.mark.slow
-def test_a_run_of_one_rank_killed_goes_on_on_two(
-    alone: Callable[..., Path], workspace: Callable[[str], Path]
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2), (2, 1)])
+def test_a_run_that_was_killed_goes_on_on_another_number_of_ranks(
+    alone: Callable[..., Path], workspace: Callable[[str], Path], before: int, after: int
 ) -> None:
-    """Float32, 1e-5, to the uninterrupted run of one rank."""
-    expected, ours = alone("one", "finetune"), workspace("more")
-    assert launch(ours, "finetune", ranks=1, KILL_AFTER="3").returncode != 0
-    done = launch(ours, "finetune", ranks=2)
+    """Float32, 1e-5, to the uninterrupted run of one rank, over 20 steps."""
+    expected, ours = alone("one", "finetune"), workspace("other")
+    assert launch(ours, "finetune", ranks=before, KILL_AFTER="3").returncode != 0
+    done = launch(ours, "finetune", ranks=after)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "goes on after step 3" in done.stdout
     check_equal(ours, expected, "finetune")
