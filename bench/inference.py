@@ -34,10 +34,10 @@ from videollava.evaluate.media import Reader, encode_windows
 from videollava.evaluate.predict import Settings, predict
 from videollava.evaluate.prompting import prompt_sample
 from videollava.evaluate.questions import Item
+from videollava.model.attention import choose_attention
 from videollava.model.config import VideoLlavaConfig, language_config, model_config
 from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration
 from videollava.params import Language, Model, parse_params, profile_text
-from videollava.train.assemble import choose_attention
 
 SMOL = Language(
     width=576, layers=30, heads=9, mlp=1536, positions=8192

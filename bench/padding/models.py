@@ -31,8 +31,8 @@ def configure(shape: Geometry) -> Any:
 
 def make_ours(shape: Geometry, device: torch.device) -> Any:
     """Our model with seeded random weights."""
+    from videollava.model.attention import choose_attention
     from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration
-    from videollava.train.assemble import choose_attention
 
     torch.manual_seed(0)
     with _as_default(shape, device):

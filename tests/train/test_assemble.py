@@ -16,10 +16,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from videollava.errors import InputError
 from videollava.model import checkpoint
+from videollava.model.attention import choose_attention
 from videollava.model.convert import probe
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.train import adapters
-from videollava.train.assemble import assemble, choose_attention
+from videollava.train.assemble import assemble
 from videollava.train.instruct import choose_learners
 
 ROWS = 40

@@ -40,12 +40,12 @@ from videollava.evaluate.ranks import Ranks, join_ranks
 from videollava.evaluate.report import write_report
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
+from videollava.model.attention import choose_attention
 from videollava.model.precision import usable_precision
 from videollava.params import Params
 from videollava.tracking import input_key, log_metrics, read_lineage
 from videollava.tracking.journal import current
 from videollava.tracking.lineage import digest, folder_md5
-from videollava.train.assemble import choose_attention
 
 __all__ = ["evaluate", "run"]
 

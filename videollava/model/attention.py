@@ -23,7 +23,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-__all__ = ["VARLEN", "attend_packed", "find_kernel", "packed_kwargs", "register"]
+__all__ = [
+    "VARLEN",
+    "attend_packed",
+    "choose_attention",
+    "encoder_attention",
+    "find_kernel",
+    "packed_kwargs",
+    "register",
+]
 
 VARLEN = "varlen"
 SLACK = 1.25  # segments share a call while the longest is at most this much longer than the shortest
@@ -31,6 +39,20 @@ SLACK_TOKENS = 16
 # In bfloat16 on a CPU, plain matrix products are up to five times the fused kernel at short rows.
 SHORT_TOKENS = 2048
 BLOCK_TOKENS = 128
+
+
+def choose_attention(model: Any, device: torch.device) -> None:
+    """Packed attention in the language model; in the encoders what is quickest on this device."""
+    model.model.language_model.set_attn_implementation(VARLEN)
+    for kind in ("image", "video"):
+        tower = getattr(model.model, f"{kind}_tower", None)
+        if tower is not None:
+            tower.set_attn_implementation(encoder_attention(device))
+
+
+def encoder_attention(device: torch.device) -> str:
+    """On a CPU, bfloat16 matrix products beat the fused kernel several times at an encoder's short rows."""
+    return "eager" if device.type == "cpu" else "sdpa"
 
 
 def packed_kwargs(

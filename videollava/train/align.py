@@ -34,11 +34,11 @@ from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
+from videollava.model.attention import encoder_attention
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.origin import Pins
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
-from videollava.train.assemble import encoder_attention
 from videollava.train.engine import Engine, make_engine, usable
 from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet

@@ -13,16 +13,15 @@ from safetensors.torch import load_file, save_file
 from videollava.errors import InputError
 from videollava.machine import Strategy
 from videollava.model import checkpoint
-from videollava.model.attention import VARLEN
-from videollava.model.formats.language import load_language_model
+from videollava.model.attention import choose_attention
+from videollava.model.formats.language import load_language_model, outline_language_model
 from videollava.model.video_llava import Projector, VideoLlavaForConditionalGeneration, model_config
 from videollava.params import Model, Train
+from videollava.train.engine.loading import leave_unread, move_held
 
 __all__ = [
     "Types",
     "assemble",
-    "choose_attention",
-    "encoder_attention",
     "load_language",
     "load_projector",
     "put_together",
@@ -37,13 +36,15 @@ def assemble(
     strategy: Strategy,
     language_learns: bool,
     device: torch.device,
+    unread: bool = False,
 ) -> tuple[Any, Any]:
     """The model and its tokenizer from models/{bases/language,encoders} and a projector: stage 2 goes on from
     stage 1's (models/projector), stage 1 from the given model's (models/given/projector). Where that is not there, the
     projector is new.
 
     Frozen parts are held in bfloat16 where the stage computes in it; what learns stays float32 (DeepSpeed keeps
-    its own float32 copy, so there everything is bfloat16).
+    its own float32 copy, so there everything is bfloat16). unread: the language model's weights stay in their files,
+    and the engine reads them.
     """
     sparing = settings.precision == "bf16"
     frozen = torch.bfloat16 if sparing else torch.float32
@@ -51,9 +52,8 @@ def assemble(
     whole = language_learns and settings.adapter == "none"
     types = Types(learned if whole else frozen, frozen, learned)
     projector = models / ("projector" if language_learns else "given/projector")
-    return put_together(
-        shape, models, projector, types, device, quantized=language_learns and settings.adapter == "qlora"
-    )
+    quantized = language_learns and settings.adapter == "qlora"
+    return put_together(shape, models, projector, types, device, quantized, unread and not quantized)
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,23 @@ class Types:
 
 
 def put_together(
-    shape: Model, models: Path, projector: Path, types: Types, device: torch.device, quantized: bool = False
+    shape: Model,
+    models: Path,
+    projector: Path,
+    types: Types,
+    device: torch.device,
+    quantized: bool = False,
+    unread: bool = False,
 ) -> tuple[Any, Any]:
     """The same, of parts in these types. quantized: the language model in 4 bits, computing in its type."""
     options: dict[str, Any] = {}
     if quantized:
         options["quantization_config"] = checkpoint.quantization("4bit", types.language or torch.float32)
         options["device_map"] = {"": device}
-    language, tokenizer = load_language(models / "bases/language", types.language, **options)
+    if unread:
+        language, tokenizer = outline_language(models / "bases/language", types.language or torch.float32)
+    else:
+        language, tokenizer = load_language(models / "bases/language", types.language, **options)
     # Parts are loaded once and put in place: nothing of 7B is made and thrown away.
     with torch.device("meta"):
         model = VideoLlavaForConditionalGeneration(model_config(shape, language.config))
@@ -98,21 +107,8 @@ def put_together(
             # Else a held-out loss on a CPU packs weights anew for inference, and the training goes on with those.
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
-    return model.to(device), tokenizer
-
-
-def choose_attention(model: Any, device: torch.device) -> None:
-    """Packed attention in the language model; in the encoders what is quickest on this device."""
-    model.model.language_model.set_attn_implementation(VARLEN)
-    for kind in ("image", "video"):
-        tower = getattr(model.model, f"{kind}_tower", None)
-        if tower is not None:
-            tower.set_attn_implementation(encoder_attention(device))
-
-
-def encoder_attention(device: torch.device) -> str:
-    """On a CPU, bfloat16 matrix products beat the fused kernel several times at an encoder's short rows."""
-    return "eager" if device.type == "cpu" else "sdpa"
+    move_held(model, device)
+    return model, tokenizer
 
 
 def load_language(folder: Path, dtype: torch.dtype | None, **options: Any) -> tuple[Any, Any]:
@@ -120,6 +116,13 @@ def load_language(folder: Path, dtype: torch.dtype | None, **options: Any) -> tu
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; run `videollava bases`")
     return load_language_model(folder, dtype, **options)
+
+
+def outline_language(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The same, its weights not read yet."""
+    language, tokenizer = outline_language_model(folder, dtype)
+    leave_unread(language, folder)
+    return language, tokenizer
 
 
 def save_projector(model: Any, folder: Path) -> None:

@@ -115,7 +115,7 @@ def _encode(
         list(range(at, min(at + size, len(media)))) for at in range(rank * size, len(media), ranks * size)
     ]
     call = model.encode_images if kind == "image" else model.encode_videos
-    weight = next(model.parameters())
+    weight = next(getattr(model.model, f"{kind}_tower").parameters())  # others may not be read yet
     used = workers if batches else 0
     loader = DataLoader(
         media, batch_sampler=batches, num_workers=used, collate_fn=stack, worker_init_fn=settle_reader

@@ -76,7 +76,13 @@ def instruct(
     engine = make_engine(settings, work)
     torch.manual_seed(params.seed)
     model, tokenizer = assemble.assemble(
-        params.model, models, settings, work.strategy, kind.language_learns, engine.device
+        params.model,
+        models,
+        settings,
+        work.strategy,
+        kind.language_learns,
+        engine.device,
+        unread=engine.reads_shards,
     )
     adapted = settings.adapter != "none" and kind.language_learns
     # Under an adapter the language model stays as it is: weights held in 4 bits cannot ask for gradients.

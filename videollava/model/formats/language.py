@@ -17,7 +17,7 @@ from videollava.model.formats.files import find_weights, has_weights
 from videollava.model.formats.folders import resolve
 from videollava.origin import PACKAGE, find_packaged
 
-__all__ = ["find_language_model", "load_language_model"]
+__all__ = ["find_language_model", "load_language_model", "outline_language_model"]
 
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PLAIN = TORCH.keys()  # types of weights that are not quantised
@@ -53,6 +53,22 @@ def load_language_model(
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise InputError(f"language model {str(source)!r}: cannot be loaded: {error}") from error
     return model, tokenizer
+
+
+def outline_language_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The same from a transformers folder without its weights: its parameters are on meta, its buffers as ever."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    from videollava.model.checkpoint import load_tokenizer
+
+    config = _read_config(str(folder))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=VARLEN)
+    rotary = model.model.rotary_emb
+    model.model.rotary_emb = type(rotary)(model.config)  # of no weights, and made of no file
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model, load_tokenizer(folder)
 
 
 def _unpack() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from videollava.errors import InputError
 from videollava.machine import Strategy
 from videollava.train.engine.ranks import join_ranks
 from videollava.train.engine.types import Engine, Learning
+from videollava.train.engine.whole import gather_weights
 
 __all__ = ["DeepSpeedEngine"]
 
@@ -91,16 +92,16 @@ class DeepSpeedEngine(Engine):
     def make_whole(self, model: nn.Module, learned_only: bool) -> None:
         import deepspeed
 
-        whole: dict[str, Tensor] = {}
-        for name, weight in model.named_parameters(remove_duplicate=False):
-            if not hasattr(weight, "ds_id") or (learned_only and not weight.requires_grad):
-                continue
+        weights = [
+            p for p in model.parameters() if hasattr(p, "ds_id") and (p.requires_grad or not learned_only)
+        ]
+
+        @contextmanager
+        def gathered(weight: nn.Parameter) -> Iterator[Tensor]:
             with deepspeed.zero.GatheredParameters([weight]):
-                if self.first:
-                    whole[name] = weight.detach().to("cpu", copy=True)
-        for name, tensor in whole.items():
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+                yield weight
+
+        gather_weights(model, weights, gathered, self.first)
 
 
 def _read_config(name: str) -> dict[str, Any]:

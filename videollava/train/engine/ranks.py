@@ -32,6 +32,16 @@ class Ranks:
         """Whether this is rank 0, which tells and writes for all."""
         return self.rank == 0
 
+    @property
+    def one_host(self) -> bool:
+        """Whether all are on this host, or their hosts have not as many each: then they count as one."""
+        return self.per_node >= self.ranks or self.ranks % self.per_node != 0
+
+    @property
+    def first_here(self) -> int:
+        """The rank that reads for those of its host."""
+        return 0 if self.one_host else self.rank - self.rank % self.per_node
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of this tensor over all ranks."""
         if self.ranks == 1:
@@ -44,9 +54,9 @@ class Ranks:
         """This tensor (B, ...) from all ranks (ranks * B, ...), in their order; as many rows on each."""
         if self.ranks == 1:
             return tensor
-        whole = tensor.new_empty((self.ranks * len(tensor), *tensor.shape[1:]))
-        distributed.all_gather_into_tensor(whole, tensor.contiguous())
-        return whole
+        parts = [torch.empty_like(tensor) for _ in range(self.ranks)]
+        distributed.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
 
     def agree(self, value: T) -> T:
         """Rank 0's value (anything that pickles), on every rank."""

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from videollava.machine import Strategy
+from videollava.train.engine.loading import fill, move_held, put_nowhere
 from videollava.train.engine.ranks import join_ranks
 from videollava.train.engine.sharding import is_shard, lay_down, lay_mesh, shard
 from videollava.train.engine.types import Engine, Learning
+from videollava.train.engine.whole import gather_weights
 
 __all__ = ["TorchEngine"]
 
@@ -35,11 +37,17 @@ class TorchEngine(Engine):
         """On this process's device, among the launcher's ranks."""
         return cls(strategy, bf16, join_ranks(patience))
 
+    @property
+    def reads_shards(self) -> bool:
+        return self.ranks > 1
+
     def prepare(self, model: nn.Module, learning: Learning) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model.to(self.device)
+        move_held(model, self.device)
         if self.ranks > 1:
             before = {id(weight): name for name, weight in model.named_parameters()}
+            unread = put_nowhere(model)
             shard(model, lay_mesh(self.strategy, self.among), self.bf16, learning.whole)
+            fill(model, unread, self.among)
             _follow(learning.groups, before, model)
         self.model = model
         self.optimizer = torch.optim.AdamW(
@@ -76,15 +84,8 @@ class TorchEngine(Engine):
 
     def make_whole(self, model: nn.Module, learned_only: bool) -> None:
         lay_down(model)
-        whole: dict[str, Tensor] = {}
-        for name, weight in model.named_parameters(remove_duplicate=False):
-            if isinstance(weight, DTensor) and (weight.requires_grad or not learned_only):
-                tensor = weight.full_tensor().detach()
-                if self.first:
-                    whole[name] = tensor.to("cpu", copy=True)
-        for name, tensor in whole.items():
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+        shards = [p for p in model.parameters() if is_shard(p) and (p.requires_grad or not learned_only)]
+        gather_weights(model, shards, _gathered, self.first)
 
     def _average(self, whole: Iterable[nn.Parameter]) -> None:
         """What every rank holds whole and learns, such as a temperature: too small to be worth a bucket."""
@@ -133,3 +134,9 @@ def _cut(learned: list[nn.Parameter], clip: float) -> Tensor:
 def _norm(weights: list[nn.Parameter]) -> Tensor:
     norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+@contextmanager
+def _gathered(weight: nn.Parameter) -> Iterator[Tensor]:
+    assert isinstance(weight, DTensor)
+    yield weight.full_tensor()

@@ -45,6 +45,11 @@ class Engine(ABC):
         self.strategy, self.bf16, self.among = strategy, bf16, ranks
         self.rank, self.ranks, self.device, self.first = ranks.rank, ranks.ranks, ranks.device, ranks.first
 
+    @property
+    def reads_shards(self) -> bool:
+        """Whether `prepare` reads weights that the model was not given (`loading.Unread`)."""
+        return False
+
     @abstractmethod
     def prepare(self, model: nn.Module, learning: Learning) -> tuple[nn.Module, torch.optim.Optimizer]:
         """What is called in the place of `model`, and its optimizer. The weights of `model` become shards in place
