@@ -44,7 +44,7 @@ from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet
 from videollava.train.learned import check_learned
 from videollava.train.loop import Job, train
-from videollava.train.saving.places import open_place
+from videollava.train.saving.opening import open_place
 
 __all__ = ["contrastive_loss", "encode_captions", "run"]
 

@@ -38,7 +38,7 @@ from videollava.train.cost import Prices, language_prices, palm_prices, step_flo
 from videollava.train.engine import make_engine, peak_flops, usable
 from videollava.train.given import take_apart
 from videollava.train.loop import Job, train
-from videollava.train.saving.places import open_place
+from videollava.train.saving.opening import open_place
 
 __all__ = ["parts_of", "run", "texts_of"]
 

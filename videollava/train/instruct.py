@@ -40,7 +40,7 @@ from videollava.train.loop import Job, train
 from videollava.train.memory import pack_bytes
 from videollava.train.planning.expected import note_plan
 from videollava.train.recompute import recompute_layers
-from videollava.train.saving.places import open_place
+from videollava.train.saving.opening import open_place
 from videollava.train.tally import Tally
 from videollava.train.trial import worst_pack
 from videollava.train.validation import Validation, plan_once

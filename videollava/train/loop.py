@@ -37,7 +37,7 @@ from videollava.train.launch.pulse import COMPUTING, DATA, OTHERS, at_step, duri
 from videollava.train.measure import Figures, Teller, sum_over_ranks
 from videollava.train.progress import Progress
 from videollava.train.saving.engines import DeepSpeedState, TorchState
-from videollava.train.saving.places import open_place
+from videollava.train.saving.opening import open_place
 from videollava.train.saving.saver import Saver
 from videollava.train.spending import Spending, open_spending
 from videollava.train.spikes import Spikes
@@ -281,7 +281,7 @@ def _saver(job: Job, model: Any, optimizer: Any) -> Saver:
     )
     return Saver(
         job.name,
-        open_place(job.checkpoints, work.checkpoint_place),
+        open_place(job.checkpoints, work.checkpoint_place, together),
         kept,
         {"stage": job.name, "steps": job.steps},
         patience=60 * work.slow_minutes,

@@ -24,13 +24,17 @@ from videollava.data.acquire.replies import Answer, Span
 from videollava.data.acquire.s3_client import Access
 from videollava.errors import InputError
 
-__all__ = ["Download", "Fetched", "fetch_all", "fetch_url", "sha256_of"]
+__all__ = ["Download", "Fetched", "OtherBytes", "fetch_all", "fetch_url", "sha256_of"]
 
 BLOCK = 1 << 18
 LOOKED_AFTER = 64 << 20  # bytes of an object whose size nobody said, between two looks at the disk
 LEAST_ROOM = 256 << 20  # bytes that are left on it
 Advance = Callable[[int], None]
 Fetched = Callable[["Download", str], None]
+
+
+class OtherBytes(InputError):
+    """What was fetched has another sha256 than was declared."""
 
 
 @dataclass(frozen=True)
@@ -374,7 +378,7 @@ def _verify(item: Download, found: str) -> None:
         with item.part.open("rb") as file:
             page = " (a web page, perhaps a login)" if file.read(100).lstrip().startswith(b"<") else ""
         _forget(item)
-        raise InputError(
+        raise OtherBytes(
             f"{item.origin}: {shown(item.url)}: its sha256 is {found}, declared is {item.sha256}; what was "
             f"fetched{page} is removed. {item.remedy}"
         )

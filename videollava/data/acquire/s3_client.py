@@ -57,13 +57,16 @@ _stores: dict[tuple[Any, ...], Store] = {}
 _opening = threading.Lock()
 
 
-def open_store(access: Access, origin: str) -> Store:
-    """The store that is reached so; InputError where settings cannot be used."""
+def open_store(access: Access, origin: str, attempts: int = 1) -> Store:
+    """The store that is reached so; InputError where settings cannot be used.
+
+    attempts: boto3's own at a request. Downloads have theirs elsewhere: they resume.
+    """
     settings = sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-    key = (access, tuple(settings))
+    key = (access, attempts, tuple(settings))
     with _opening:
         if key not in _stores:
-            _stores[key] = _connect(access, origin)
+            _stores[key] = _connect(access, origin, attempts)
         return _stores[key]
 
 
@@ -72,7 +75,7 @@ def as_line(error: Exception) -> str:
     return " ".join(word.partition("?X-Amz-")[0] for word in str(error).split())
 
 
-def _connect(access: Access, origin: str) -> Store:
+def _connect(access: Access, origin: str, attempts: int) -> Store:
     try:
         import boto3
         from botocore import UNSIGNED as NO_SIGNATURE
@@ -82,7 +85,7 @@ def _connect(access: Access, origin: str) -> Store:
     except ImportError as error:
         raise InputError(f"{origin}: s3:// needs boto3; run `pip install boto3`") from error
     try:
-        # A session of its own: the default one is not thread-safe. Retries are ours: they resume.
+        # A session of its own: the default one is not thread-safe.
         session = boto3.session.Session(profile_name=access.profile or None)
         unsigned = access.unsigned or os.environ.get(UNSIGNED, "").lower() not in (
             *("", "0", "no", "false", "off"),
@@ -92,7 +95,7 @@ def _connect(access: Access, origin: str) -> Store:
         if _is_here(access.endpoint or _endpoint_of_environment()):
             options["proxies"] = {}
         config = Config(
-            retries={"total_max_attempts": 1},
+            retries={"total_max_attempts": attempts, "mode": "standard"},
             connect_timeout=TIMEOUT,
             read_timeout=TIMEOUT,
             max_pool_connections=CONNECTIONS,

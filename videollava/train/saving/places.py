@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from videollava.errors import InputError
-from videollava.train.launch.fence import ATTEMPT, check_held
+from videollava.train.launch.fence import ATTEMPT, Superseded, check_held
 from videollava.train.saving.files import Sum, sum_of
+from videollava.train.saving.holder import HOLDER, check_holder, claim, greet
 
 __all__ = [
     "FORMAT",
@@ -26,7 +27,8 @@ __all__ = [
     "FolderPlace",
     "Place",
     "Whole",
-    "open_place",
+    "in_gb",
+    "parse_manifest",
     "read_manifest",
 ]
 
@@ -90,25 +92,37 @@ class Place(Protocol):
 class FolderPlace:
     """A folder that all ranks see: files are written where they stay."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, attempt: str = "") -> None:
+        self.folder, self._attempt = folder, attempt
+
+    @property
+    def attempt(self) -> str:
+        """No other attempt at this stage writes into folders of this name."""
+        return self._attempt or os.environ.get(ATTEMPT, "")
 
     def room(self, nbytes: int) -> None:
         check_held()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: checkpoints can't be written there: {error.strerror}; machine.yaml's checkpoint_place "
+                "says where they go"
+            ) from error
         for torn in self.folder.glob("*.tmp"):  # an earlier attempt, if it lives, writes nothing that counts
             shutil.rmtree(torn, ignore_errors=True)
-        there = next(parent for parent in (self.folder, *self.folder.parents) if parent.exists())
         held = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
-        need, free = (KEEP + 1) * nbytes - held, shutil.disk_usage(there).free
+        need, free = (KEEP + 1) * nbytes - held, shutil.disk_usage(self.folder).free
         if need > free:
             raise InputError(
-                f"{self.folder}: {KEEP + 1} checkpoints of {nbytes / 1e9:.1f} GB at a time need {need / 1e9:.1f} GB "
-                f"more, and {free / 1e9:.1f} GB are free: free some, or have `checkpoints` lie on another disk"
+                f"{self.folder}: {KEEP + 1} checkpoints of {in_gb(nbytes)} at a time need {in_gb(need)} more, and "
+                f"{in_gb(free)} are free: free some, or name a larger disk or s3://bucket/prefix as machine.yaml's "
+                "checkpoint_place"
             )
 
     def aside(self, step: int) -> Path:
-        attempt = os.environ.get(ATTEMPT, "")  # no other attempt at this stage writes there
-        folder = self.folder / f"step-{step:08d}{'.' if attempt else ''}{attempt}.tmp"
+        folder = self.folder / f"step-{step:08d}{'.' if self.attempt else ''}{self.attempt}.tmp"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -125,13 +139,16 @@ class FolderPlace:
             file.flush()
             os.fsync(file.fileno())
         _sync_folder(aside)
-        check_held()
+        self._check()
         if target.exists():
             shutil.rmtree(target)
         aside.rename(target)
         _sync_folder(self.folder)
-        for old in [*sorted(self.folder.glob("step-????????"))[:-KEEP], *self.folder.glob("*.tmp")]:
-            shutil.rmtree(old, ignore_errors=True)  # also what killed attempts left
+        old = [*sorted(self.folder.glob("step-????????"))[:-KEEP], *self.folder.glob("*.tmp")]
+        self._check()  # after the look: what a newer attempt has there isn't removed
+        for folder in old:
+            if folder != target:  # another may have been further
+                shutil.rmtree(folder, ignore_errors=True)
 
     def drop(self, step: int) -> None:
         shutil.rmtree(self.aside(step), ignore_errors=True)
@@ -159,36 +176,67 @@ class FolderPlace:
 
     def clear(self) -> None:
         check_held()
+        try:
+            check_holder(self._holder(), self.attempt, str(self.folder))
+        except Superseded as error:
+            print(f"checkpoints stay: {error}", flush=True)
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _hold(self) -> None:
+        if self.attempt:
+            greet(self._holder(), str(self.folder))
+            claimed = self.folder / f"{HOLDER}.{self.attempt}.claim"
+            claimed.write_text(claim(self.attempt))
+            claimed.replace(self.folder / HOLDER)
 
-def open_place(folder: Path, address: str = "") -> Place:
-    """The place of the stage whose folder in the checkout is `folder`; address: machine.yaml's checkpoint_place."""
-    if not address:
-        return FolderPlace(folder)
-    return FolderPlace(Path(folder.parent.parent, Path(address).expanduser(), folder.name))
+    def _holder(self) -> str:
+        try:
+            return (self.folder / HOLDER).read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def _check(self) -> None:
+        """Superseded where this attempt may write no more."""
+        check_held()
+        if self.attempt:
+            check_holder(self._holder(), self.attempt, str(self.folder))
 
 
 def read_manifest(folder: Path) -> Whole:
     """The checkpoint in a folder. Damaged where a file is missing or of another size."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        version = manifest["format"]
-        if version < FORMAT:
-            raise Damaged(f"of an earlier version of this program, format {version}")
-        if version > FORMAT:
-            raise InputError(f"{folder}: checkpoint format {version} is newer than this program's {FORMAT}")
-        files = {name: Sum(**told) for name, told in manifest["files"].items()}
-        whole = Whole(manifest["step"], manifest["about"], files, str(folder))
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        text = (folder / MANIFEST).read_text()
+    except (OSError, ValueError) as error:
         raise Damaged(f"{MANIFEST}: {error}") from error
-    for name, told in files.items():
+    whole = parse_manifest(text, str(folder))
+    for name, told in whole.files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != told.size:
             raise Damaged(f"{name}: {'of another size' if path.is_file() else 'missing'}")
     return whole
+
+
+def parse_manifest(text: str, where: str) -> Whole:
+    """The checkpoint at `where` that a manifest describes. Damaged where it is none of this format."""
+    try:
+        manifest = json.loads(text)
+        version = manifest["format"]
+        if version < FORMAT:
+            raise Damaged(f"of an earlier version of this program, format {version}")
+        if version > FORMAT:
+            raise InputError(f"{where}: checkpoint format {version} is newer than this program's {FORMAT}")
+        files = {name: Sum(**told) for name, told in manifest["files"].items()}
+        return Whole(manifest["step"], manifest["about"], files, where)
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{MANIFEST}: {error}") from error
+
+
+def in_gb(nbytes: int) -> str:
+    """As people say it."""
+    return f"{nbytes / 1e9:.2f} GB"
 
 
 def _sync_folder(folder: Path) -> None:
