@@ -54,6 +54,10 @@ def clean(root: Path) -> None:
         drop_old_clones(root, keep=0)
         freed = sum(_remove(root, path) for path in _working(root))
     print(f"removed {_size(freed)}: checkpoints, clones, temporary files, caches of tools\n{KEPT}")
+    for place in _places(root):
+        print(
+            f"kept: checkpoints in {place}, which other checkouts may share; `videollava checkpoints` lists them"
+        )
 
 
 def purge(root: Path, confirmed: bool) -> bool:
@@ -93,6 +97,25 @@ def _working(root: Path) -> Iterator[Path]:
     for path in [*(root / ".mlflow" / "models").glob("unfolding-*"), *(root / CLONES).glob("removing-*")]:
         if time.time() - path.lstat().st_mtime > STALE_SECONDS:
             yield path
+
+
+def _places(root: Path) -> list[str]:
+    """Where checkpoints stand outside this checkout, as its machine file says; none where its environment is gone."""
+    try:
+        from videollava.machine import load_machine
+
+        machine = load_machine(root)
+    except (ImportError, InputError):
+        return []
+    own = [stage.get("checkpoint_place", "") for stage in machine.stages.values()]
+    places = dict.fromkeys([machine.checkpoint_place, *map(str, own)])
+    own_folder = (root / "checkpoints").resolve()
+    return [
+        place
+        for place in places
+        if place
+        and ("://" in place or not Path(root, Path(place).expanduser()).resolve().is_relative_to(own_folder))
+    ]
 
 
 def _remove(root: Path, path: Path) -> int:

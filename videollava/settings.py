@@ -88,7 +88,25 @@ def _run_machine(arguments: Arguments) -> None:
         print(write_preset(arguments.name, Path.cwd(), arguments.force))
 
 
+def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--remove", metavar="NAME", help="remove all of this one's, as they are listed")
+
+
+def _run_checkpoints(arguments: Arguments) -> None:
+    from videollava.machine import load_machine
+    from videollava.train.saving.listing import describe, find_runs, remove_run
+
+    machine, workspace = load_machine(Path.cwd()), Path.cwd()
+    if arguments.remove:
+        print(remove_run(arguments.remove, machine, workspace))
+    else:
+        print(describe(find_runs(machine, workspace)))
+
+
 SETTINGS = {
+    "checkpoints": Command(
+        "what unfinished stages keep, wherever that stands", _add_checkpoints, _run_checkpoints
+    ),
     "profile": Command("list the presets, or write one into params.yaml", _add_profile, _run_profile),
     "machine": Command("how fast it goes here: what will be used, and why", _add_machine, _run_machine),
     "params": Command("every parameter as it will be used, checked", _add_parameters, _run_parameters),

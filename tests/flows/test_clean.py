@@ -61,6 +61,32 @@ def test_working_files_go_and_the_rest_stays(workspace: Path, capsys: pytest.Cap
     assert "kept: outputs of the stages, models and champion" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("s3://bucket/checkpoints", True),
+        ("../shared", True),
+        ("kept", True),
+        ("checkpoints/here", False),
+        ("", False),
+    ],
+)
+def test_checkpoints_elsewhere_stay_and_that_is_said(
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    said: bool,
+) -> None:
+    monkeypatch.delenv("VIDEOLLAVA_MACHINE", raising=False)
+    (workspace / "machine.yaml").write_text(f"checkpoint_place: '{address}'\n")
+    fill(workspace, ("../shared/finetune-1/x", "kept/finetune-1/x", "checkpoints/here/finetune-1/x"))
+    clean(workspace)
+    assert (f"kept: checkpoints in {address}, " in capsys.readouterr().out) == said
+    assert (workspace / "../shared/finetune-1/x").is_file()
+    assert (workspace / "kept/finetune-1/x").is_file()
+
+
 def test_after_it_the_champion_is_there_and_nothing_is_to_be_done(finished: Path) -> None:
     workspace = finished
     params = load_params(workspace / "params.yaml")
