@@ -151,7 +151,6 @@ def four_ranks() -> Iterator[Ranks]:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")
 @pytest.mark.parametrize("language_learns", [True, False])
 @pytest.mark.parametrize("recompute", [False, True, 1])
 def test_a_shard_is_held_and_a_layer_gathered_at_a_time(

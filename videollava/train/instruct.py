@@ -161,7 +161,8 @@ def instruct(
     if engine.first:
         _say(job, lengths)
         at = (model.config, settings, work, lengths, plans, job.worst, engine.device)
-        note_plan(stage, params, workspace, *at)
+        loaded = not any(weight.is_meta for weight in model.parameters())
+        note_plan(stage, params, workspace, *at, loaded=loaded)
     train(job)
     with during(RESULT):
         if engine.ranks > 1:

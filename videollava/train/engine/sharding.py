@@ -7,6 +7,7 @@ whole on every rank.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ def lay_mesh(strategy: Strategy, ranks: Ranks) -> DeviceMesh:
 
 def shard(model: nn.Module, mesh: DeviceMesh, bf16: bool, whole: Sequence[nn.Module] = ()) -> None:
     """Make the parameters of `model` shards, in place. bf16: what the model computes in, by autocast."""
+    # The model's logits are a view, which nobody writes to.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     kept = {weight for module in whole for weight in module.parameters()}
     kept |= {weight for weight in model.parameters() if not weight.ndim or not weight.is_floating_point()}
     # Autocast says what is computed in what; a layer's inputs are left as they are.

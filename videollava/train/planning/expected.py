@@ -17,7 +17,7 @@ from videollava.params import Params, Train
 from videollava.tracking import log_metrics
 from videollava.train.gpus import GIB
 from videollava.train.measure import peak_memory
-from videollava.train.memory import Footprint, footprint
+from videollava.train.memory import footprint
 from videollava.train.planning.hardware import Hardware, hardware_of
 from videollava.train.planning.hours import saving_of, spend
 from videollava.train.planning.load import Laid, Stage, load_of
@@ -52,16 +52,19 @@ def expect(
     plans: Sequence[Plan],
     worst: tuple[int, int],
     device: torch.device,
+    loaded: bool = True,
 ) -> dict[str, float]:
     """hours (of all ranks), tokens_per_second, mfu, peak_memory_gib. config: the model's; worst: epoch and number of
-    the pack that needs most memory.
+    the pack that needs most memory; loaded: whether the process holds the weights already.
     """
     model, learns, ranks = shape_of(config), stage == "finetune", plans[0].ranks
     weights = weights_of(model, settings, learns)
     laid = _lay(plans, lengths, worst)
     need = footprint(weights, config, settings, work, learns, ranks, *laid.worst, per_node=work.per_node)
     if device.type != "cuda":
-        return {"peak_memory_gib": _on_cpu(need) / GIB}
+        held = peak_memory(device) * GIB + (0 if loaded else need.weights)
+        rest = need.gradients + need.optimizer + need.activations + need.host
+        return {"peak_memory_gib": (held + rest) / GIB}
     hardware = hardware_of("", ranks, work.per_node)
     known = {"peak_memory_gib": need.total / GIB}
     return known | _speed(stage, params, workspace, model, settings, work, laid, weights, hardware, config)
@@ -106,9 +109,3 @@ def _lay(plans: Sequence[Plan], lengths: Lengths, worst: tuple[int, int]) -> Lai
         each=plan.busy(lengths.cost, each_pack=True),
         worst=(int(lengths.tokens[heaviest].sum()), int(lengths.targets[heaviest].sum())),
     )
-
-
-def _on_cpu(need: Footprint) -> float:
-    """What the process holds already, its weights among it, and what comes on top."""
-    held = peak_memory(torch.device("cpu")) * GIB
-    return held + need.gradients + need.optimizer + need.activations + need.host

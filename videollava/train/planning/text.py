@@ -237,7 +237,12 @@ def _unknown(outlook: Outlook) -> Iterator[str]:
         yield "the samples' real lengths (`videollava index` measures them)"
     if any(look.case.settings.validations and not look.case.load.held_out for look in outlook.stages):
         yield "how many samples are held out for validation; none is counted"
-    yield "bases, align, evaluate, fetching and cutting shards: not counted"
+    cached = (
+        "the encoders' pass that features are kept from, "
+        if any(o.case.load.cached for o in outlook.stages)
+        else ""
+    )
+    yield f"{cached}bases, align, evaluate, fetching and cutting shards: not counted"
 
 
 def _assumed(outlook: Outlook) -> Iterator[str]:
