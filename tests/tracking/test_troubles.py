@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from videollava.cli import main
+from videollava.ends import Ended
 from videollava.errors import InputError
 from videollava.params import Params, Tracking, parse_params
 from videollava.registry import list_versions, note_evaluation, promote, register, rollback
@@ -18,6 +19,7 @@ from videollava.tracking import track
 from videollava.tracking.forward import replay, try_out
 from videollava.tracking.journal import Journal, log_metrics, open_journal
 from videollava.tracking.store import connect, find_run, tracking_uri
+from videollava.tracking.troubles import explain
 
 AT = Tracking()
 SECRETS = ("hunter2", "AKIAABCDEFGHIJKLMNOP", "wJalrXUtnFEMI")
@@ -374,3 +376,26 @@ def _fail_in_the_open(params: Params, workspace: Path) -> None:
         journal.tags({"remote": "https://x:hunter2@git.example/repo", "note": f"password={SECRETS[0]}"})
         journal.artifact(workspace / "params.yaml")
         raise RuntimeError(f"403 for https://me:hunter2@host/x; Authorization: Bearer {SECRETS[2]}")
+
+
+def test_what_ended_the_stage_is_no_reason_of_the_store() -> None:
+    """A store that fails while a stopped stage's journal is sent on: its own words, however long they are."""
+    said = "(sqlite3.OperationalError) unable to open database file " + "x" * 150
+    for ended in (Ended(75, "finetune: stopped after step 3 of 9"), InputError("the loss is nan")):
+        try:
+            try:
+                raise ended
+            finally:
+                try:
+                    raise OSError("database is locked")
+                except OSError as error:
+                    raise RuntimeError(said) from error
+        except RuntimeError as error:
+            assert explain(error).text == "database is locked; is it running, and reachable from here?"
+        try:
+            try:
+                raise ended
+            finally:
+                raise RuntimeError(said)
+        except RuntimeError as error:
+            assert explain(error).text.startswith("(sqlite3.OperationalError) unable to open")

@@ -139,6 +139,8 @@ def _root(error: BaseException) -> BaseException:
     """What it began with: HTTP and database libraries wrap a short reason in several long ones."""
     seen = {id(error)}
     while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
+        if not isinstance(inner, Exception) or type(inner).__module__.startswith("videollava"):
+            break  # what ended the stage, whose journal was sent on as it ended
         seen.add(id(inner))
         error = inner
     return error
