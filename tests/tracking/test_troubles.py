@@ -378,24 +378,22 @@ def _fail_in_the_open(params: Params, workspace: Path) -> None:
         raise RuntimeError(f"403 for https://me:hunter2@host/x; Authorization: Bearer {SECRETS[2]}")
 
 
-def test_what_ended_the_stage_is_no_reason_of_the_store() -> None:
+@pytest.mark.parametrize(
+    "ended", [Ended(75, "finetune: stopped after step 3"), InputError("the loss is nan")]
+)
+def test_what_ended_the_stage_is_no_reason_of_the_store(ended: BaseException) -> None:
     """A store that fails while a stopped stage's journal is sent on: its own words, however long they are."""
-    said = "(sqlite3.OperationalError) unable to open database file " + "x" * 150
-    for ended in (Ended(75, "finetune: stopped after step 3 of 9"), InputError("the loss is nan")):
+    said = "the store cannot be used " + "x" * 150
+
+    def send(reason: Exception | None) -> None:
         try:
-            try:
-                raise ended
-            finally:
-                try:
-                    raise OSError("database is locked")
-                except OSError as error:
-                    raise RuntimeError(said) from error
-        except RuntimeError as error:
-            assert explain(error).text == "database is locked; is it running, and reachable from here?"
-        try:
-            try:
-                raise ended
-            finally:
-                raise RuntimeError(said)
-        except RuntimeError as error:
-            assert explain(error).text.startswith("(sqlite3.OperationalError) unable to open")
+            raise ended
+        finally:
+            raise RuntimeError(said) from reason
+
+    with pytest.raises(RuntimeError) as caught:
+        send(None)
+    assert explain(caught.value).text == said
+    with pytest.raises(RuntimeError) as caught:
+        send(OSError("Connection refused"))
+    assert explain(caught.value).text == "Connection refused; is it running, and reachable from here?"
