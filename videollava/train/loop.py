@@ -91,6 +91,11 @@ class Job:
         """Optimiser steps of the whole run."""
         return sum(len(packs.plan) for packs in self.packs)
 
+    @property
+    def samples(self) -> int:
+        """Samples of the whole run, as they are planned."""
+        return sum(len(packs.plan.samples) for packs in self.packs)
+
 
 def learning_rate(step: int, steps: int, warmup_ratio: float) -> float:
     """The share of the peak rate at `step` (from 0): linear warm-up, then half a cosine to 0, as the original's."""
@@ -283,7 +288,7 @@ def _saver(job: Job, model: Any, optimizer: Any) -> Saver:
         job.name,
         open_place(job.checkpoints, work.checkpoint_place, together),
         kept,
-        {"stage": job.name, "steps": job.steps},
+        {"stage": job.name, "steps": job.steps, "samples": job.samples},
         patience=60 * work.slow_minutes,
         logged_before=job.logged_before,
     )

@@ -225,6 +225,25 @@ def test_one_of_another_run_or_of_other_weights_is_refused(tmp_path: Path) -> No
         other.saver.resume()
 
 
+def test_a_run_begins_from_a_checkpoint_of_another_one_where_it_has_none_itself(tmp_path: Path) -> None:
+    losses = Run(tmp_path / "old").go(5)
+    old = tmp_path / "old/steps/step-00000004"
+    (tmp_path / "old/steps/step-00000005").rename(tmp_path / "last")
+    run = Run(tmp_path / "new")
+    assert run.saver.resume(old)[0] == 4
+    assert run.learn(4) == losses[4]
+    Run(tmp_path / "new").go(2)
+    assert Run(tmp_path / "new").saver.resume(old)[0] == 2
+    other = Run(tmp_path / "other")
+    other.saver.about["samples"] = 80
+    with pytest.raises(
+        InputError, match=r"step-00000004: made with samples = None, this run has 80: what it has"
+    ):
+        other.saver.resume(old)
+    with pytest.raises(InputError, match=r"nowhere: not a whole checkpoint: manifest\.json"):
+        Run(tmp_path / "none").saver.resume(tmp_path / "nowhere")
+
+
 def test_an_index_or_a_file_from_elsewhere_runs_no_code_and_is_no_checkpoint(tmp_path: Path) -> None:
     """Nothing that is read is a pickle; sums are checked before anything of the model changes."""
     Run(tmp_path).go(2)

@@ -19,7 +19,7 @@ from videollava.train.saving.parts import Index, Reading
 from videollava.train.saving.places import Damaged, FolderPlace, Place, Whole, read_manifest
 from videollava.train.saving.state import MODEL
 
-__all__ = ["read_newest", "read_weights", "read_whole"]
+__all__ = ["read_newest", "read_other", "read_weights", "read_whole"]
 
 
 def read_newest(place: Place, kept: Kept, about: Mapping[str, Any], together: Together) -> Whole | None:
@@ -37,6 +37,25 @@ def read_newest(place: Place, kept: Kept, about: Mapping[str, Any], together: To
             print(f"checkpoint {found.where} is damaged ({damage}); trying the one before it", flush=True)
         found = together.hear(place.newest(before=found.step) if together.first else None)
     return None
+
+
+def read_other(folder: Path, kept: Kept, about: Mapping[str, Any], together: Together) -> Whole:
+    """Put the checkpoint of another run, in `folder`, into model and optimiser; which it was.
+
+    InputError where it isn't whole, or the steps and samples of that run aren't those that `about` says.
+    """
+    place = FolderPlace(folder.parent)
+    found = together.hear(_whole_in(folder) if together.first else None)
+    assert found is not None
+    for name, value in about.items():
+        if found.about.get(name) != value:
+            raise InputError(
+                f"{folder}: made with {name} = {found.about.get(name)!r}, this run has {value!r}: what it has learned "
+                "is no part of this run's way; begin anew without it"
+            )
+    if damage := read_whole(place, found, kept, together):
+        raise InputError(f"{folder}: not a whole checkpoint: {damage}")
+    return found
 
 
 def read_whole(place: Place, whole: Whole, kept: Kept, together: Together) -> str:
@@ -63,13 +82,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """
     import torch
 
+    whole = _whole_in(folder)
+    if whole.about.get("engine") != "torch":
+        raise InputError(
+            f"{folder}: a checkpoint of DeepSpeed's {whole.about.get('engine')}, whose parts only training reads; "
+            "strategy sharded writes such as can be looked into"
+        )
     try:
-        whole = read_manifest(folder)
-        if whole.about.get("engine") != "torch":
-            raise InputError(
-                f"{folder}: a checkpoint of DeepSpeed's {whole.about.get('engine')}, whose parts only training reads; "
-                "strategy sharded writes such as can be looked into"
-            )
         index = Index.read(FolderPlace(folder.parent).fetch(whole, whole.files))
     except Damaged as reason:
         raise InputError(f"{folder}: not a whole checkpoint: {reason}") from reason
@@ -88,6 +107,13 @@ def _fetch(place: Place, whole: Whole, files: list[str]) -> tuple[Path, str]:
         return place.fetch(whole, files), ""
     except (Damaged, OSError) as reason:
         return Path(), str(reason) or type(reason).__name__
+
+
+def _whole_in(folder: Path) -> Whole:
+    try:
+        return read_manifest(folder)
+    except Damaged as reason:
+        raise InputError(f"{folder}: not a whole checkpoint: {reason}") from reason
 
 
 def _first(told: list[str]) -> str:

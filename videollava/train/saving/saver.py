@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from videollava.tracking import log_metrics
@@ -19,7 +20,7 @@ from videollava.train.launch.pulse import CHECKPOINT, RESUMING, during
 from videollava.train.saving.engines import Kept
 from videollava.train.saving.files import Sum
 from videollava.train.saving.places import FORMAT, Place
-from videollava.train.saving.resuming import read_newest
+from videollava.train.saving.resuming import read_newest, read_other
 
 __all__ = ["Saver"]
 
@@ -60,15 +61,18 @@ class Saver:
         self._error: BaseException | None = None
         self._said = False
 
-    def resume(self) -> tuple[int, Mapping[str, Any]]:
+    def resume(self, other: Path | None = None) -> tuple[int, Mapping[str, Any]]:
         """Read the newest whole checkpoint, if there is one: its steps (0: none) and what was told of it.
 
-        InputError where the place can't hold what will come.
+        other: a checkpoint's folder to begin from where this run has none of its own yet. InputError where it isn't
+        of such a run, or the place can't hold what will come.
         """
         with during(RESUMING):
             if self._ranks.first:
                 self.place.room(self.kept.nbytes())
             found = read_newest(self.place, self.kept, self.about, self._ranks)
+            if found is None and other is not None:
+                found = read_other(other, self.kept, self.about, self._ranks)
         return (found.step, found.about) if found else (0, {})
 
     def is_free(self) -> bool:
