@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from videollava.ends import AGAIN, INTERRUPTED
 from videollava.errors import InputError
 from videollava.scrub import scrub
 
@@ -36,19 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     began = time.monotonic()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # as Ctrl-C: end the stage, tell Prefect, exit 130
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         status = _retrain(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as told:
         print("\nstopped; `make retrain` goes on from the last checkpoint", file=sys.stderr)
-        status = 130
+        status = AGAIN if isinstance(told, _Terminated) else INTERRUPTED
     print(f"total: {time.monotonic() - began:.1f} s")
     return status
+
+
+class _Terminated(KeyboardInterrupt):
+    """By SIGTERM: whoever sent it may start it again."""
+
+
+def _terminate(*_: object) -> None:
+    """As Ctrl-C: end the stage with a last checkpoint, tell Prefect, exit; a second one does not wait for that."""
+    raise _Terminated
 
 
 def _retrain(options: argparse.Namespace) -> int:
@@ -148,9 +156,10 @@ def _run_flow(root: Path, lock: int, options: argparse.Namespace) -> int:
         run = module.retrain.with_options(on_running=[watch.begin])
         try:
             outcome = run(str(root), options.promote, options.push, return_state=True)
-        except (KeyboardInterrupt, TerminationSignal):
+        except (KeyboardInterrupt, TerminationSignal) as told:
             watch.settle()
-            raise KeyboardInterrupt from None
+            by_signal = isinstance(told, _Terminated | TerminationSignal) and not watch.cancelled
+            raise (_Terminated if by_signal else KeyboardInterrupt) from None
         finally:
             watch.over.set()
             _drain()
@@ -175,6 +184,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.over = threading.Event()
+        self.cancelled = False
         self._run: Any = None
 
     def begin(self, flow: Any, flow_run: Any, state: Any) -> None:
@@ -200,6 +210,7 @@ class _Watch:
                 with suppress(HTTPError):  # a server that is away for a while
                     state = client.read_flow_run(self._run).state
                     if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                        self.cancelled = True
                         os.kill(os.getpid(), signal.SIGTERM)
                         return
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +32,7 @@ from flows.history.snapshot import Snapshot, take_snapshot
 from flows.places.workspace import apply_params, occupy, repository
 from flows.session import Session, open_session
 from flows.shown import hide_in_failures, show_link, show_table, show_text
+from flows.stages.again import run_on
 from flows.stages.graph import kept_stages, stage_order
 from flows.stages.stage import StageFailed, StageResult, push_stage, run_stage
 from flows.storage import stores
@@ -173,7 +175,8 @@ def _stage_task(name: str) -> Callable[..., StageResult]:
     def run(session: Session, stage: str, push: bool, lock: int) -> StageResult:
         log = get_run_logger()
         whole = stage in kept_stages(session.root)
-        result = run_stage(session.root, stage, log.info, session.environment, [lock], echo, whole)
+        once = partial(run_stage, session.root, stage, log.info, session.environment, [lock], echo, whole)
+        result = run_on(session.root, stage, once, _warn)
         session.note(result)
         log.info("%s: %s in %.1f s", stage, result.outcome, result.seconds)
         unpushed = push_stage(session.root, stage, log.info, echo) if push else ""

@@ -18,6 +18,7 @@ from videollava.ends import Ended
 from videollava.environment import ask_loopback_directly, end_with_supervisor, settle_torch
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
+from videollava.finishing import FINISH, TRAINING
 from videollava.parts import add_parts, run_parts
 from videollava.registry_commands import REGISTRY
 from videollava.settings import SETTINGS
@@ -27,7 +28,6 @@ __all__ = ["main"]
 
 USAGE_ERROR = 2
 EACH = ("fetch", "shards")  # stages of one source each
-TRAINING = ("bases", "align", "pretrain", "finetune")
 
 STAGES = {
     "fetch": ("videollava.data.acquire.fetch", "a source -> verified archives in data/raw"),
@@ -325,6 +325,7 @@ COMMANDS = {
     "mirror": MIRROR,
     "remote": REMOTE,
     "plan": Command("how to train on N GPUs, and what it takes, before any is held", _add_plan, _run_plan),
+    "finish": FINISH,
     **SETTINGS,
     "ask": Command("ask a model about images and videos", _add_ask, _run_ask),
     **REGISTRY,

@@ -17,7 +17,7 @@ from pathlib import Path
 from videollava.environment import SUPERVISED
 from videollava.scrub import scrub
 
-__all__ = ["OutputLines", "Supervised", "end_orphans", "run_streamed"]
+__all__ = ["GRACE_SECONDS", "OutputLines", "Supervised", "end_orphans", "run_streamed"]
 
 SUPERVISE = Path(__file__).with_name("supervise.py")
 GRACE_SECONDS = 10.0

@@ -22,7 +22,7 @@ from videollava.tracking.accepted import origin_key, standing
 from videollava.tracking.journal import read_events
 from videollava.tracking.lineage import entry_keys, lock_entry, read_yaml
 from videollava.tracking.packages import differing_packages
-from videollava.tracking.spent import find_journal
+from videollava.tracking.spent import find_journal, read_notes
 from videollava.who import name_person
 
 __all__ = ["gather", "read_scores"]
@@ -89,6 +89,7 @@ def _from_journal(root: Path, stage: str, inputs: str, key: str) -> MadeStage:
         device=tags.get("device", ""),
         ranks=int(tags["ranks"]) if "ranks" in tags else None,
         packages={k.removeprefix(PREFIX): v for k, v in tags.items() if k.startswith(PREFIX)},
+        **read_notes(path),
     )
 
 

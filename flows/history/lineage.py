@@ -161,11 +161,20 @@ def _stages(story: Story) -> Rows:
             stage.device,
             stage.host,
             stage.run[:SHORT],
-            f"restored, made in {stage.came_from[:SHORT]}" if stage.came_from else "",
+            "; ".join(_remarks(stage)),
         )
         for name, stage in _ordered(story)
     ]
     return [("stage", "hours", "ranks", "device", "host", "run", ""), *rows]
+
+
+def _remarks(stage: MadeStage) -> Iterator[str]:
+    if stage.finished_early:
+        yield f"finished early, {stage.finished_early}"
+    if stage.went_on_from:
+        yield f"went on from {stage.went_on_from}"
+    if stage.came_from:
+        yield f"restored, made in {stage.came_from[:SHORT]}"
 
 
 def _ordered(story: Story) -> list[tuple[str, MadeStage]]:

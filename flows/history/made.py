@@ -38,6 +38,7 @@ class MadeStage(_Part):
     """Who made a stage's outputs. key: hash of what it read and wrote. journal: identity of the run's journal.
 
     hours: of all ranks, over all attempts. host, device, ranks: where. packages: versions that decide a result.
+    finished_early: the step that somebody wished to be its last; went_on_from: the checkpoint of another run.
     came_from: the commit whose made.json said this, where the stage was restored and its journal is not here.
     """
 
@@ -50,6 +51,8 @@ class MadeStage(_Part):
     ranks: int | None = None
     packages: Mapping[str, str] = {}
     came_from: str = ""
+    finished_early: str = ""
+    went_on_from: str = ""
 
 
 class Made(_Part):

@@ -137,7 +137,8 @@ def _made(made: Made | None) -> str:
         return ""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made.ended))
     commit = f", at {made.commit[:SHORT]}" if made.commit else ""
-    return f"{when} on {made.host or 'an unknown machine'} in {_span(made.seconds)}{commit}"
+    notes = "".join(f", {name.replace('_', ' ')} {text}" for name, text in made.notes.items())
+    return f"{when} on {made.host or 'an unknown machine'} in {_span(made.seconds)}{commit}{notes}"
 
 
 def _span(seconds: float) -> str:

@@ -20,7 +20,8 @@ from flows.stages.reading import Outcome, Reading
 from flows.stages.remote import Crawling, expect_progress, why_unreached
 from flows.storage import has_remote
 from videollava.environment import ask_loopback_directly
-from videollava.process import OutputLines, run_streamed
+from videollava.machine import load_machine
+from videollava.process import GRACE_SECONDS, OutputLines, run_streamed
 from videollava.scrub import scrub
 
 __all__ = ["StageFailed", "StageResult", "is_current", "push_stage", "run_stage"]
@@ -35,6 +36,7 @@ AGAIN = ("--force", "--single-item")
 PUSH = "dvc push --run-cache"
 LOCK_SECONDS = 600.0
 LOCK_PAUSE = 5.0
+SLURM_SECONDS = 30.0
 
 
 class StageFailed(RuntimeError):
@@ -108,7 +110,7 @@ def run_stage(
     while True:
         reading = Reading(stage, tell)
         words = ["repro", *(AGAIN if again else PULL if pull else ()), stage]
-        status = _dvc(words, workspace, reading, pull, env, keep, echo if live else None)
+        status = _dvc(words, workspace, reading, pull, env, keep, echo if live else None, _grace(workspace))
         if not status and not (whole and pull and _missing(workspace, stage)):
             return StageResult(stage, reading.outcome, time.monotonic() - began)
         bringing = Reading(stage, tell)
@@ -170,6 +172,12 @@ def _missing(workspace: Path, stage: str) -> bool:
     return not all((workspace / out).exists() for out in stage_outputs(workspace, stage))
 
 
+def _grace(workspace: Path) -> float:
+    """A last checkpoint, and for a job of Slurm the time that Slurm takes to end it."""
+    machine = load_machine(workspace)
+    return machine.ending_seconds + GRACE_SECONDS + (SLURM_SECONDS if machine.launcher == "slurm" else 0)
+
+
 def _dvc(
     words: Sequence[str],
     workspace: Path,
@@ -178,14 +186,17 @@ def _dvc(
     env: Mapping[str, str] | None = None,
     keep: Iterable[int] = (),
     terminal: Callable[[str], None] | None = None,
+    grace: float = GRACE_SECONDS,
 ) -> int:
-    """A DVC command; its exit status. remote: it may wait for one, which is given up when it crawls."""
+    """A DVC command; its exit status. remote: it may wait for one, which is given up when it crawls. grace: seconds
+    that it has, interrupted, to end.
+    """
     command = [sys.executable, "-m", "dvc", *words]
     lines = OutputLines(reading.take, terminal, NOISE)
     look = expect_progress(workspace, lambda: reading.begun) if remote else None
     environment = stage_environment(workspace, env)
     try:
-        return run_streamed(command, workspace, environment, lines, keep, terminal=bool(terminal), look=look)
+        return run_streamed(command, workspace, environment, lines, keep, grace, bool(terminal), look)
     except Crawling as error:
         reading.error = str(error)
         return 1

@@ -17,6 +17,7 @@ from micro import MACHINE, micro
 from videollava.ends import AGAIN, BUDGET, INTERRUPTED, Ended
 from videollava.machine import Cost, Machine
 from videollava.tracking import track
+from videollava.tracking.spent import read_notes
 from videollava.train import finetune, loop, pretrain
 from videollava.train.ending import Asked, ask_to_finish, heeding
 from videollava.train.late import Late
@@ -153,6 +154,16 @@ def test_finished_now_is_what_was_learned_until_then(
     (told,) = [e["values"] for e in events if e["event"] == "tags" and "finished_early" in e["values"]]
     assert str(told["finished_early"]).startswith("after step 2 of ")
     assert events[-1]["status"] == "FINISHED"
+    (path,) = (folder / "runs/pretrain").glob("*.jsonl")
+    assert read_notes(path) == {"finished_early": told["finished_early"]}
+    # The request is fulfilled; what is trained once more goes on from there, to the end.
+    assert not (folder / "checkpoints/finish/pretrain.json").exists()
+    with monkeypatch.context() as patch, track("pretrain", params, folder, MACHINE):
+        done = at_step(patch, 99, print)
+        pretrain.run(params, folder, MACHINE)
+    assert done[0] == 2
+    assert len(done) > 2
+    assert read_notes(max((folder / "runs/pretrain").glob("*.jsonl"))) == {}
 
 
 def test_at_the_ceiling_it_ends_with_a_checkpoint_and_says_how_to_go_on(

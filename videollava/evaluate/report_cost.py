@@ -7,6 +7,7 @@ from pathlib import Path
 
 from videollava.evaluate.page import Markup, join, table, tag
 from videollava.tracking import Spent, made_by, read_graph, read_spent
+from videollava.tracking.spent import read_notes
 
 __all__ = ["cost_part"]
 
@@ -39,8 +40,14 @@ def cost_part(workspace: Path) -> Markup:
     sums = {kind: sum(took.hours for took in spent.values() if _kind(took) == kind) for kind in KINDS}
     total = " and ".join(f"{hours:.2f} {kind}-hours" for kind, hours in sums.items() if hours)
     gone = f" Not recorded here: {', '.join(missing)}." if missing else ""
-    note = tag("p", f"{total} in all.{gone} {NOTE}", class_="note")
+    said = "".join(_remarks(stage, path) for stage, path in journals.items() if path is not None)
+    note = tag("p", f"{total} in all.{gone}{said} {NOTE}", class_="note")
     return join([tag("h3", "What it took"), table(heads, rows), note, *_beside_the_plan(spent)])
+
+
+def _remarks(stage: str, path: Path) -> str:
+    """What a stage did not do itself."""
+    return "".join(f" {stage} {name.replace('_', ' ')} {text}." for name, text in read_notes(path).items())
 
 
 def _beside_the_plan(spent: Mapping[str, Spent]) -> Sequence[Markup]:

@@ -40,6 +40,7 @@ __all__ = [
     "journals",
     "log_metrics",
     "log_tags",
+    "newest_run",
     "open_journal",
     "read_events",
     "under_way",
@@ -223,6 +224,14 @@ def close_abandoned(
             Journal(path, first["id"])._append("end", gone, sync=True)
             closed += 1
     return closed
+
+
+def newest_run(runs: Path, stage: str) -> tuple[dict[str, Any], str]:
+    """The start event of the stage's last run, and how it ended: "" while it is at work, here or on another machine, or
+    where its process was killed. Both empty where there is none.
+    """
+    path = max((runs / stage).glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    return _outline(path) if path is not None else ({}, "")
 
 
 def under_way(runs: Path, stage: str) -> dict[str, Any]:

@@ -15,9 +15,20 @@ from videollava.tracking.accepted import origin_key
 from videollava.tracking.journal import read_events
 from videollava.tracking.lineage import Lineage, input_key
 
-__all__ = ["INPUT_KEY", "Made", "Spent", "find_journal", "made_by", "read_made", "read_spent"]
+__all__ = [
+    "INPUT_KEY",
+    "NOTES",
+    "Made",
+    "Spent",
+    "find_journal",
+    "made_by",
+    "read_made",
+    "read_notes",
+    "read_spent",
+]
 
 RATES = ("tokens_per_second", "flops_per_second", "mfu", "mfu_palm")
+NOTES = ("finished_early", "went_on_from")  # tags of a run that did not do all of its steps itself
 INPUT_KEY = "input_key"  # the tag of the key that a run has in MLflow
 HOUR = 3_600_000  # in a journal's milliseconds
 
@@ -60,6 +71,14 @@ class Made:
     ended: float
     seconds: float
     commit: str
+    notes: Mapping[str, str] = field(default_factory=dict)  # NOTES that hold for it
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """Those of NOTES that the last attempt of this journal's run told of itself."""
+    last = _attempts(_read(path))[-1:]
+    told = [event["values"] for attempt in last for event in attempt if event["event"] == "tags"]
+    return {name: values[name] for values in told for name in NOTES if name in values}
 
 
 def read_made(workspace: Path, stage: str) -> Made | None:
@@ -72,7 +91,7 @@ def read_made(workspace: Path, stage: str) -> Made | None:
     seconds = sum(_end_of(one) - one[0]["time"] for one in attempts) / 1000
     lineage = Lineage.from_tags(last[0]["tags"])
     host = str(last[0].get("host", ""))
-    return Made(str(first["id"]), host, _end_of(last) / 1000, seconds, lineage.commit)
+    return Made(str(first["id"]), host, _end_of(last) / 1000, seconds, lineage.commit, read_notes(path))
 
 
 def read_spent(path: Path) -> Spent:

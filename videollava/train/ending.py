@@ -93,6 +93,12 @@ class Asked:
         )
         os._exit(self.status)
 
+    def finished(self) -> None:
+        """The request is fulfilled, though the stage goes on with something else."""
+        self.finish = False
+        if self.request is not None:
+            self.request.unlink(missing_ok=True)
+
     def close(self) -> None:
         """It has ended in time."""
         if self._timer is not None:
@@ -114,6 +120,7 @@ def heeding(stage: str, workspace: Path, grace: float) -> Iterator[None]:
             handlers[number] = signal.signal(number, own.hear)
     try:
         yield
+        drop_request(workspace, stage)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

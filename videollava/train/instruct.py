@@ -171,7 +171,8 @@ def instruct(
         check_held()
         with during(RESULT):
             _save(stage, learner, tokenizer, params, models)
-        open_place(job.checkpoints, work.checkpoint_place).clear()
+        if not job.finished_at:  # one day it may go on to its end
+            open_place(job.checkpoints, work.checkpoint_place).clear()
     meet()
     end_ranks()
 

@@ -103,6 +103,8 @@ def end_early(job: Job, decision: Decision, start: int, done: int, asked: Asked)
         job.finished_at = done
         log_tags(finished_early=at)
         job.engine.say(f"{job.name}: finished early, {at}, as was asked: what it has learned is the result")
+        if job.followed:  # what comes next is not meant
+            asked.finished()
     elif decision.over_budget:
         assert job.spending is not None
         raise Ended(

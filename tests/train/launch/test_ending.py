@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from micro import write_machine
+from micro import ROOT, write_machine
 from safetensors.torch import load_file
 from started import end, last_end, newest, pulses, start, wait_for
 
 from videollava.ends import AGAIN, INTERRUPTED
+from videollava.tracking.spent import read_notes
 
 WEIGHTS = "models/videollava/model.safetensors"
 RARE = 1_000_000.0  # minutes between checkpoints: the last one is the only one
@@ -79,6 +82,26 @@ def test_two_ranks_told_to_end_say_again_and_go_on_to_the_same_bits(
         assert status == 0, said
         assert (f"goes on after step {kept} of " in said) == (folder == ours)
     assert same_bits(ours, whole)
+
+
+@pytest.mark.slow
+def test_two_ranks_finish_when_they_are_asked(workspace: Callable[[str], Path]) -> None:
+    folder = workspace("ours")
+    write_machine(folder, processes=2, checkpoint_minutes=RARE)
+    running = start(folder, "finetune", "finetune.epochs=500")
+    wait_for(lambda: steps_done(folder) >= 2, running)
+    asked = subprocess.run(
+        [sys.executable, "-m", "videollava", "finish"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert asked.stdout.startswith("finetune: ends after its step"), asked.stderr
+    status, said = end(running)
+    assert status == 0, said
+    assert "finetune: finished early, after step " in said
+    assert last_end(folder)["status"] == "FINISHED"
+    assert load_file(folder / WEIGHTS)
+    (journal,) = (folder / "runs/finetune").glob("*.jsonl")
+    assert read_notes(journal)["finished_early"].endswith(" of 3,500")
 
 
 @pytest.mark.slow

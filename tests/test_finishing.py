@@ -1,0 +1,46 @@
+"""`videollava finish`: asks the run that is meant, and says so where there is none."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from videollava import cli
+from videollava.tracking.journal import Journal
+
+
+def journal(folder: Path, stage: str, identity: str, ended: str = "") -> Journal:
+    made = Journal(folder / "runs" / stage / "k-001.jsonl", identity)
+    made.start(stage, {}, {})
+    if ended:
+        made.end(ended)  # type: ignore[arg-type]
+    return made
+
+
+def test_the_one_that_trains_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["finish"]) == 2
+    assert "nothing is training" in capsys.readouterr().err
+    journal(tmp_path, "pretrain", "one", "FINISHED")
+    journal(tmp_path, "finetune", "two")
+    assert cli.main(["finish"]) == 0
+    assert capsys.readouterr().out.startswith("finetune: ends after its step; what it has learned")
+    assert json.loads((tmp_path / "checkpoints/finish/finetune.json").read_text()) == {"run": "two"}
+    assert cli.main(["finish", "pretrain"]) == 2
+    assert "pretrain: no run of it" in capsys.readouterr().err
+
+
+def test_one_that_was_stopped_is_asked_for_its_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    journal(tmp_path, "align", "one", "KILLED")
+    assert cli.main(["finish", "align"]) == 0
+    assert "ends as soon as it is started again" in capsys.readouterr().out
+    assert json.loads((tmp_path / "checkpoints/finish/align.json").read_text()) == {"run": "one"}
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
