@@ -130,6 +130,7 @@ def test_a_fresh_machine_goes_on_from_the_store_bit_by_bit(
     assert not list((fresh / "checkpoints").glob("finetune-*"))
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_the_store_is_away_and_says_so(
     whole: Path,
     machine: Callable[[str], Path],
@@ -163,6 +164,7 @@ def test_training_goes_on_while_the_store_is_away_and_says_so(
     assert listed(store) == []
 
 
+@pytest.mark.slow
 def test_a_store_that_comes_back_gets_the_save_that_waited(
     whole: Path,
     machine: Callable[[str], Path],
@@ -186,6 +188,7 @@ def test_a_store_that_comes_back_gets_the_save_that_waited(
     assert weights(folder) == weights(whole)
 
 
+@pytest.mark.slow
 def test_a_full_disk_on_the_way_is_said_and_training_goes_on(
     whole: Path,
     machine: Callable[[str], Path],
@@ -240,6 +243,7 @@ def test_a_place_that_cannot_be_used_refuses_before_any_training(
         finetune.run(PARAMS, folder, away())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", [PLACE, "shared"])
 def test_of_two_runs_of_one_key_the_later_ends_alone_and_right(
     whole: Path,
