@@ -23,6 +23,7 @@ from videollava.train.launch.fence import Superseded
 from videollava.train.saving import holder, objects, s3
 from videollava.train.saving.s3 import S3Place
 
+pytestmark = pytest.mark.slow  # test_s3_toy_runs.py shows the same in seconds, of a toy
 PARAMS = micro("finetune.epochs=2")
 PLACE = "s3://runs/video"
 
@@ -130,7 +131,6 @@ def test_a_fresh_machine_goes_on_from_the_store_bit_by_bit(
     assert not list((fresh / "checkpoints").glob("finetune-*"))
 
 
-@pytest.mark.slow
 def test_training_goes_on_while_the_store_is_away_and_says_so(
     whole: Path,
     machine: Callable[[str], Path],
@@ -164,7 +164,6 @@ def test_training_goes_on_while_the_store_is_away_and_says_so(
     assert listed(store) == []
 
 
-@pytest.mark.slow
 def test_a_store_that_comes_back_gets_the_save_that_waited(
     whole: Path,
     machine: Callable[[str], Path],
@@ -188,7 +187,6 @@ def test_a_store_that_comes_back_gets_the_save_that_waited(
     assert weights(folder) == weights(whole)
 
 
-@pytest.mark.slow
 def test_a_full_disk_on_the_way_is_said_and_training_goes_on(
     whole: Path,
     machine: Callable[[str], Path],
@@ -243,7 +241,6 @@ def test_a_place_that_cannot_be_used_refuses_before_any_training(
         finetune.run(PARAMS, folder, away())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("address", [PLACE, "shared"])
 def test_of_two_runs_of_one_key_the_later_ends_alone_and_right(
     whole: Path,
