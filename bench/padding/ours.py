@@ -53,6 +53,7 @@ def train_packed(
     from videollava.train.engine import make_engine
     from videollava.train.instruct import forward
     from videollava.train.lengths import prices_of
+    from videollava.train.saving.saver import Saver
 
     config = model.get_base_model().config if hasattr(model, "get_base_model") else model.config
     counts = [(samples.kinds == kind).astype(np.int64) for kind in (0, 1)]
@@ -76,8 +77,9 @@ def train_packed(
             run.ends.append(now())
         return taken[-1]
 
-    engine, real, save = make_engine(settings, work), loop._learn, loop._save
-    loop._learn, loop._save = learn, lambda *_: None
+    engine, real, save = make_engine(settings, work), loop._learn, Saver.save
+    # No checkpoint is timed.
+    loop._learn, Saver.save = learn, lambda *_, **__: None
     with tempfile.TemporaryDirectory() as folder:
         job = loop.Job(
             name=stage.name,
@@ -95,5 +97,5 @@ def train_packed(
             loop.train(job)
             run.losses.extend(figures.read()[0] for figures in taken)
         finally:
-            loop._learn, loop._save = real, save
+            loop._learn, Saver.save = real, save
     return run
