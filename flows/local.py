@@ -35,6 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workspace", type=Path, default=Path("."), help="the checkout to work in (default: here)"
     )
+    parser.add_argument(
+        "--go-on-from",
+        metavar="CHECKPOINT",
+        default="",
+        help="the folder of a checkpoint that its stage begins from, where it has none of its own",
+    )
     options = parser.parse_args(arguments)
     began = time.monotonic()
     signal.signal(signal.SIGTERM, _terminate)
@@ -67,6 +73,10 @@ def _retrain(options: argparse.Namespace) -> int:
     from flows.places.workspace import apply_params, checkout
 
     root = checkout(options.workspace)
+    if options.go_on_from:
+        from videollava.train.going_on import settle_other
+
+        settle_other(options.go_on_from)
     with hold(root) as lock:
         await_dvc(root)
         if lacking := settle_scm(root):

@@ -83,6 +83,12 @@ def _stage(name: str) -> Command:
             parser.add_argument("source", nargs="?", default="", help="its name in params.yaml; default: all")
         if name == "shards":
             add_parts(parser)
+        if name in TRAINING:
+            parser.add_argument(
+                "--go-on-from",
+                metavar="CHECKPOINT",
+                help="a folder step-NNNNNNNN of a run of other code or another pack size, to begin from",
+            )
         if name == "evaluate":
             evaluating.add_options(parser)
 
@@ -97,6 +103,10 @@ def _stage(name: str) -> Command:
             if (status := evaluating.by_own_code(arguments)) is not None:
                 return status
         params = load_params(arguments.params, overrides)
+        if getattr(arguments, "go_on_from", None):
+            from videollava.train.going_on import settle_other
+
+            settle_other(arguments.go_on_from, name)
         if name != "evaluate":
             return _compute(name, module, arguments, params)
         with evaluating.checkpoint_as_model(arguments, params, Path.cwd()):

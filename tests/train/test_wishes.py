@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ import torch
 from micro import MACHINE, micro
 
 from videollava.ends import AGAIN, BUDGET, INTERRUPTED, Ended
+from videollava.errors import InputError
 from videollava.machine import Cost, Machine
 from videollava.tracking import track
 from videollava.tracking.spent import read_notes
 from videollava.train import finetune, loop, pretrain
 from videollava.train.ending import Asked, ask_to_finish, heeding
+from videollava.train.going_on import VARIABLE, other_checkpoint, settle_other
 from videollava.train.late import Late
 from videollava.train.spending import Spending
 from videollava.train.wishes import COLUMNS, Decision, Wishes, decide
@@ -180,9 +183,10 @@ def test_at_the_ceiling_it_ends_with_a_checkpoint_and_says_how_to_go_on(
     with pytest.raises(Ended) as ended, track("pretrain", params, folder, dear):
         pretrain.run(params, folder, dear)
     assert ended.value.status == BUDGET
-    assert str(ended.value).startswith(
-        "pretrain: 500.00 EUR are spent (250.00 process-hours at 2), the ceiling"
+    told = (
+        r"pretrain: 500\.\d+ EUR are spent \(250\.\d+ process-hours at 2\), the ceiling is 500\.00: stopped"
     )
+    assert re.match(told, str(ended.value))
     assert "stopped after step 4 of 14" in str(ended.value)
     assert done == [0, 1, 2, 3]
     assert [one.name for one in folder.glob("checkpoints/pretrain-*/step-*")] == ["step-00000004"]
@@ -190,6 +194,48 @@ def test_at_the_ceiling_it_ends_with_a_checkpoint_and_says_how_to_go_on(
     last = journal_of(folder)[-1]
     assert (last["status"], last["error"]) == ("KILLED", str(ended.value))
     # Started again it counts on from there, without a step more.
-    with pytest.raises(Ended, match=r"500\.00 EUR are spent .* stopped after step 4"):
+    with pytest.raises(Ended, match=r"500\.\d+ EUR are spent .* stopped after step 4"):
         pretrain.run(params, folder, dear)
     assert len(done) == 4
+
+
+def rare() -> Machine:
+    """No checkpoint but the last."""
+    return MACHINE.replace(checkpoint_minutes=15.0)
+
+
+def test_another_pack_size_goes_on_from_the_checkpoint_of_another_run(
+    workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, folder, other = micro("pretrain.epochs=2"), workspace("old"), workspace("new")
+    with monkeypatch.context() as patch, heeding("pretrain", folder, 60.0):
+        at_step(patch, 2, send(signal.SIGTERM))
+        with pytest.raises(Ended):
+            pretrain.run(params, folder, rare())
+    (kept,) = folder.glob("checkpoints/pretrain-*/step-*")
+    monkeypatch.setenv(VARIABLE, str(kept))
+    done = at_step(monkeypatch, 99, print)
+    smaller = rare().replace(tokens_per_pack=512)
+    with track("pretrain", params, other, smaller):
+        pretrain.run(params, other, smaller)
+    assert done[0] == 3
+    (journal,) = (other / "runs/pretrain").glob("*.jsonl")
+    assert read_notes(journal) == {"went_on_from": f"{kept.parent.name}/{kept.name} of another run"}
+    # On another way it is refused, and what differs is said.
+    for change, told in (("seed=9", "seed = "), ("pretrain.batch_size=7", "steps = ")):
+        with pytest.raises(InputError, match=f"made with {told}"):
+            pretrain.run(micro("pretrain.epochs=2", change), workspace(f"with-{change}"), rare())
+
+
+def test_a_checkpoint_of_another_stage_is_refused_by_name_and_one_that_is_none(tmp_path: Path) -> None:
+    environment: dict[str, str] = {}
+    with pytest.raises(InputError, match="not a whole checkpoint"):
+        settle_other(str(tmp_path), "finetune", environment)
+    manifest = {"format": 2, "step": 3, "about": {"stage": "pretrain"}, "files": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="a checkpoint of pretrain, not of finetune"):
+        settle_other(str(tmp_path), "finetune", environment)
+    assert not environment
+    assert settle_other(str(tmp_path), "", environment) == "pretrain"
+    assert other_checkpoint("finetune", environment) is None
+    assert other_checkpoint("pretrain", environment) == tmp_path

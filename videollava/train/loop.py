@@ -31,6 +31,7 @@ from videollava.train.best import Best
 from videollava.train.ending import between_steps
 from videollava.train.engine import Engine
 from videollava.train.engine.types import Learning
+from videollava.train.going_on import other_checkpoint
 from videollava.train.late import Late
 from videollava.train.launch.meeting import Together
 from videollava.train.launch.pulse import COMPUTING, DATA, OTHERS, at_step, during
@@ -113,9 +114,12 @@ def train(job: Job) -> None:
     learning = Learning(job.groups, settings.weight_decay, job.betas, job.whole)
     model, optimizer = engine.prepare(job.model, learning)
     with _saver(job, model, optimizer) as saver:
-        start, about = saver.resume()
+        start, about = saver.resume(other_checkpoint(job.name))
         if start:
-            engine.say(f"{job.name}: goes on after step {start:,} of {job.steps:,}")
+            came = f", from {saver.went_on_from}, of another run" if saver.went_on_from else ""
+            engine.say(f"{job.name}: goes on after step {start:,} of {job.steps:,}{came}")
+        if saver.went_on_from:
+            log_tags(went_on_from=f"{saver.went_on_from} of another run")
         job.spending = open_spending(job.work, engine.ranks, float(about.get("hours", 0.0)))
         model.train()
         if start < job.steps:
@@ -288,7 +292,13 @@ def _saver(job: Job, model: Any, optimizer: Any) -> Saver:
         job.name,
         open_place(job.checkpoints, work.checkpoint_place, together),
         kept,
-        {"stage": job.name, "steps": job.steps, "samples": job.samples},
+        {
+            "stage": job.name,
+            "steps": job.steps,
+            "samples": job.samples,
+            "batch_size": job.settings.batch_size,
+            "seed": job.seed,
+        },
         patience=60 * work.slow_minutes,
         logged_before=job.logged_before,
     )

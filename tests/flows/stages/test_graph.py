@@ -49,6 +49,7 @@ SILENT = (
     "videollava/registry/",
     "videollava/train/__init__.py",
     "videollava/train/ending.py",
+    "videollava/train/going_on.py",
     "videollava/train/late.py",
     "videollava/train/launch/",
     "videollava/train/saving/",

@@ -21,6 +21,8 @@ from micro import ROOT, write_machine
 from safetensors.torch import load_file
 from started import end, last_end, newest, pulses, start, wait_for, words
 
+from videollava.train.launch.fence import attempt_of
+
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"a Slurm cluster: {lacking()}")
 WEIGHTS = "models/videollava/model.safetensors"
 JOB = {"launcher": "slurm", "nodes": 2}
@@ -116,6 +118,29 @@ def test_a_lost_node_is_resumed_by_slurms_own_requeue(
     assert "goes on after step" in said
     assert end(start(alone, "finetune", *changes))[0] == 0
     check_equal(folder, alone)
+
+
+@pytest.mark.slow
+def test_before_its_time_limit_a_job_makes_a_last_checkpoint_and_queues_itself_again(
+    cluster: Cluster, workspace: Callable[[str], Path]
+) -> None:
+    folder = workspace("job")
+    write_machine(folder, **JOB, checkpoint_minutes=1e6, slurm={"time": "00:01:00", "notice_seconds": 30})
+    running = start(folder, "finetune", "finetune.epochs=5000")
+    ranks = folder / "checkpoints/ranks/finetune"
+    wait_for(lambda: attempt_of(ranks).endswith(".1") and pulses(folder).get(0), running)
+    kept = newest(folder)
+    asked = subprocess.run(
+        [sys.executable, "-m", "videollava", "finish", "finetune"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert asked.returncode == 0, asked.stderr
+    status, said = end(running)
+    assert status == 0, said
+    assert "a last checkpoint is made; the job is queued again" in said
+    assert kept
+    assert f"goes on after step {kept:,} of " in said
+    assert "finished early" in said
 
 
 @pytest.mark.slow

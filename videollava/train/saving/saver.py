@@ -60,6 +60,7 @@ class Saver:
         self._written: Written | None = None
         self._error: BaseException | None = None
         self._said = False
+        self.went_on_from = ""  # the checkpoint of another run
 
     def resume(self, other: Path | None = None) -> tuple[int, Mapping[str, Any]]:
         """Read the newest whole checkpoint, if there is one: its steps (0: none) and what was told of it.
@@ -73,6 +74,9 @@ class Saver:
             found = read_newest(self.place, self.kept, self.about, self._ranks)
             if found is None and other is not None:
                 found = read_other(other, self.kept, self.about, self._ranks)
+                self.went_on_from = f"{other.parent.name}/{other.name}"
+            elif found is not None:
+                self.went_on_from = str(found.about.get("went_on_from", ""))
         return (found.step, found.about) if found else (0, {})
 
     def is_free(self) -> bool:
@@ -140,7 +144,7 @@ class Saver:
 
     def _begin(self, step: int, told: Mapping[str, Any]) -> None:
         """Write in a thread; where the engine can't, here, and only the rest in the thread."""
-        about = {**self.about, **told}
+        about = {**self.about, **told, **({"went_on_from": self.went_on_from} if self.went_on_from else {})}
         if not self.kept.beside:
             files, failure = self._attempt(step)
             arguments = (step, about, files, failure)
