@@ -141,7 +141,7 @@ def _learn_all(
     teller, coming = Teller(job, bar, dropped), _steps(job, start, wishes)
     taken = next(coming, None)
     # Before any step: what a checkpoint has learned may be all that is wished for.
-    decision = decide(taken and taken.wishes, learned=start > 0)
+    decision = decide(taken.wishes if taken else None, learned=start > 0)
     wishes.begin()
     teller.begin()
     while taken is not None and not decision.ends:
@@ -159,7 +159,7 @@ def _learn_all(
             teller.add(figures)
         # A device that is still at this step is not waited for: the step's own wishes are there.
         asked_at = taken if engine.device.type == "cpu" else now
-        done, decision = step + 1, decide(asked_at and asked_at.wishes)
+        done, decision = step + 1, decide(asked_at.wishes if asked_at else None)
         _between(job, model, done, teller, decision, saver)
         if decision.save:
             wishes.begin()

@@ -107,13 +107,13 @@ class Parts:
     def _pin(self) -> None:
         """Lock the buffer's pages: a GPU then copies at full speed. Torch's pinned memory comes in powers of 2."""
         if torch.cuda.is_available() and len(self._buffer):
-            told: Any = torch.cuda.cudart().cudaHostRegister(self._buffer.data_ptr(), len(self._buffer), 0)  # type: ignore[attr-defined]
+            told: Any = torch.cuda.cudart().cudaHostRegister(self._buffer.data_ptr(), len(self._buffer), 0)
             self._pinned = int(told) == 0  # where the system forbids it, copies are slower
 
     def free(self) -> None:
         """Give the buffer back."""
         if self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._buffer.data_ptr())  # type: ignore[attr-defined]
+            torch.cuda.cudart().cudaHostUnregister(self._buffer.data_ptr())
             self._pinned = False
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
