@@ -368,7 +368,7 @@ def test_what_unfinished_stages_keep_is_listed_and_removed(
     client.put_object(Bucket=place.objects.bucket, Key="runs/mine/note.txt", Body=b"a person's")
     assert cli.main(["checkpoints"]) == 0
     told = capsys.readouterr().out
-    assert re.match(rf"{where}\n  {key} +step 12 +0\.00 GB  \d{{4}}-.*  {socket.gethostname()}\n$", told)
+    assert re.match(rf"{where}\n  {key} +step 12 +0\.00 MB  \d{{4}}-.*  {socket.gethostname()}\n$", told)
     assert cli.main(["checkpoints", "--remove", key]) == 0
     assert f"removed {where}/{key}" in capsys.readouterr().out
     listed = client.list_objects_v2(Bucket=place.objects.bucket)["Contents"]

@@ -15,7 +15,7 @@ from videollava.machine import Machine
 from videollava.train.saving.holder import HOLDER
 from videollava.train.saving.objects import Away, Found, Objects, Refused
 from videollava.train.saving.opening import folder_of, objects_of
-from videollava.train.saving.places import MANIFEST
+from videollava.train.saving.places import MANIFEST, in_words
 
 __all__ = ["Run", "describe", "find_runs", "remove_run"]
 
@@ -62,7 +62,7 @@ def describe(runs: Iterable[Run]) -> str:
             lines.append(where)
         step = f"step {run.step:,}" if run.step else "none whole"
         when = run.written.astimezone().strftime("%Y-%m-%d %H:%M")
-        lines.append(f"  {run.name:34} {step:>12} {run.nbytes / 1e9:9.2f} GB  {when}  {run.host}".rstrip())
+        lines.append(f"  {run.name:34} {step:>12} {in_words(run.nbytes):>12}  {when}  {run.host}".rstrip())
     return "\n".join(lines) or "no checkpoints: no stage was interrupted"
 
 
@@ -80,7 +80,7 @@ def remove_run(name: str, machine: Machine, workspace: Path) -> str:
                 objects.remove(one)
         else:
             shutil.rmtree(folder_of(address, workspace) / name, ignore_errors=True)
-    return "\n".join(f"removed {run.where}/{run.name}: {run.nbytes / 1e9:.2f} GB" for run in runs)
+    return "\n".join(f"removed {run.where}/{run.name}: {in_words(run.nbytes)}" for run in runs)
 
 
 def _addresses(machine: Machine) -> list[str]:

@@ -27,7 +27,7 @@ __all__ = [
     "FolderPlace",
     "Place",
     "Whole",
-    "in_gb",
+    "in_words",
     "parse_manifest",
     "read_manifest",
 ]
@@ -116,8 +116,8 @@ class FolderPlace:
         need, free = (KEEP + 1) * nbytes - held, shutil.disk_usage(self.folder).free
         if need > free:
             raise InputError(
-                f"{self.folder}: {KEEP + 1} checkpoints of {in_gb(nbytes)} at a time need {in_gb(need)} more, and "
-                f"{in_gb(free)} are free: free some, or name a larger disk or s3://bucket/prefix as machine.yaml's "
+                f"{self.folder}: {KEEP + 1} checkpoints of {in_words(nbytes)} at a time need {in_words(need)} more, and "
+                f"{in_words(free)} are free: free some, or name a larger disk or s3://bucket/prefix as machine.yaml's "
                 "checkpoint_place"
             )
 
@@ -234,9 +234,9 @@ def parse_manifest(text: str, where: str) -> Whole:
         raise Damaged(f"{MANIFEST}: {error}") from error
 
 
-def in_gb(nbytes: int) -> str:
+def in_words(nbytes: int) -> str:
     """As people say it."""
-    return f"{nbytes / 1e9:.2f} GB"
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e7 else f"{nbytes / 1e6:.2f} MB"
 
 
 def _sync_folder(folder: Path) -> None:

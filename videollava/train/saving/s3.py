@@ -27,7 +27,7 @@ from videollava.errors import InputError
 from videollava.train.launch.fence import Superseded, check_held
 from videollava.train.saving.holder import HOLDER, check_holder, claim, greet
 from videollava.train.saving.objects import Away, Found, Objects, Refused
-from videollava.train.saving.places import KEEP, MANIFEST, Damaged, Whole, in_gb, parse_manifest
+from videollava.train.saving.places import KEEP, MANIFEST, Damaged, Whole, in_words, parse_manifest
 
 __all__ = ["S3Place"]
 
@@ -303,6 +303,6 @@ def _check_free(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < 1.05 * needed:
         raise InputError(
-            f"{folder}: {what} needs {in_gb(needed)} there, and {in_gb(free)} are free: free some, or have "
+            f"{folder}: {what} needs {in_words(needed)} there, and {in_words(free)} are free: free some, or have "
             "`checkpoints` lie on another disk"
         )
