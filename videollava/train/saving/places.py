@@ -116,8 +116,8 @@ class FolderPlace:
         need, free = (KEEP + 1) * nbytes - held, shutil.disk_usage(self.folder).free
         if need > free:
             raise InputError(
-                f"{self.folder}: {KEEP + 1} checkpoints of {in_words(nbytes)} at a time need {in_words(need)} more, and "
-                f"{in_words(free)} are free: free some, or name a larger disk or s3://bucket/prefix as machine.yaml's "
+                f"{self.folder}: {KEEP + 1} checkpoints of {in_words(nbytes)} at a time need {in_words(need)} more, "
+                f"and {in_words(free)} are free: free some, or name a larger disk or s3://bucket/prefix as machine.yaml's "
                 "checkpoint_place"
             )
 
