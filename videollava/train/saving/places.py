@@ -117,8 +117,8 @@ class FolderPlace:
         if need > free:
             raise InputError(
                 f"{self.folder}: {KEEP + 1} checkpoints of {in_words(nbytes)} at a time need {in_words(need)} more, "
-                f"and {in_words(free)} are free: free some, or name a larger disk or s3://bucket/prefix as machine.yaml's "
-                "checkpoint_place"
+                f"and {in_words(free)} are free: free some, or name a larger disk or s3://bucket/prefix as "
+                "machine.yaml's checkpoint_place"
             )
 
     def aside(self, step: int) -> Path:
