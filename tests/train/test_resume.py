@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import os
 import random
 import subprocess
@@ -131,7 +132,8 @@ def test_ten_real_kills_on_the_way_change_no_bit(workspace: Callable[[str], Path
         return subprocess.Popen(command, cwd=broken, env=environment, stdout=subprocess.DEVNULL)
 
     draw, kills = random.Random(0), 0
-    steps = max(newest(whole), 1)
+    samples = load_split(whole / "data/index", "finetune").num_rows
+    steps = 12 * math.ceil(samples / params.finetune.batch_size)
     while kills < 10:
         running, target = start(), min(newest(broken) + draw.randint(1, max(1, steps // 14)), steps - 1)
         while newest(broken) < target and running.poll() is None:
