@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "videollava"
-ROOMS = ("data", "model", "train", "evaluate", "serve")
+ROOMS = ("data", "model", "embedding", "train", "evaluate", "serve")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videollava.embedding.encoders import Encoders, embed, load_encoders, similarity
     from videollava.serve.assistant import Assistant, load
 
-__all__ = ["Assistant", "__version__", "load"]
+__all__ = ["Assistant", "Encoders", "__version__", "embed", "load", "load_encoders", "similarity"]
 __version__ = "0.1.0"
 
 
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from videollava.serve import assistant
 
         return getattr(assistant, name)
+    if name in ("Encoders", "embed", "load_encoders", "similarity"):
+        from videollava.embedding import encoders
+
+        return getattr(encoders, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ from videollava import evaluating
 from videollava.command import Arguments, Command, Parser, add_params, folder_to_write, with_model
 from videollava.data.check.command import CHECK
 from videollava.data_commands import DATA, MIRROR, REMOTE
+from videollava.embedding_commands import EMBEDDING
 from videollava.ends import Ended
 from videollava.environment import ask_loopback_directly, end_with_supervisor, settle_torch
 from videollava.errors import InputError
@@ -338,6 +339,7 @@ COMMANDS = {
     "finish": FINISH,
     **SETTINGS,
     "ask": Command("ask a model about images and videos", _add_ask, _run_ask),
+    **EMBEDDING,
     **REGISTRY,
     "track": Command("send journals that MLflow has not seen yet", _nothing, _run_track),
     **SCORING,

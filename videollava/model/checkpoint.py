@@ -25,6 +25,7 @@ from videollava.data.text.llama_tokenizer import load_llama_tokenizer
 from videollava.errors import InputError
 from videollava.model.encoders import LanguageBindVisionModel
 from videollava.model.formats.adapted import generation_folder, holds_adapter
+from videollava.model.formats.clip import holds_clip_words
 from videollava.model.formats.detect import expected_specs, open_checkpoint
 from videollava.model.formats.files import (
     DTYPES,
@@ -299,6 +300,10 @@ def _remedy(missing: Iterable[str], found: Mapping[str, Spec]) -> str:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer saved in `folder`, or None."""
+    if holds_clip_words(folder):
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
     if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():

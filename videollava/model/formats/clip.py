@@ -17,6 +17,7 @@ from videollava.model.formats.languagebind import TEXT, VISION
 
 __all__ = [
     "clip_vision_config",
+    "holds_clip_words",
     "is_clip",
     "is_openclip",
     "open_clip_pair",
@@ -64,6 +65,20 @@ def is_clip(config: Mapping[str, Any]) -> bool:
 
 def is_openclip(folder: Path) -> bool:
     return (folder / OPENCLIP_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def holds_clip_words(folder: Path) -> bool:
+    """Whether a folder's tokenizer is CLIP's: its two files, and a config that names no other class.
+
+    LanguageBind's classes are CLIP's under other names, which transformers does not know.
+    """
+    if not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+        return False
+    file = folder / "tokenizer_config.json"
+    named = str(read_config(folder, file.name).get("tokenizer_class") or "") if file.is_file() else ""
+    model = read_config(folder).get("model_type", "") if (folder / "config.json").is_file() else "clip"
+    ours = str(model).startswith("LanguageBind") or is_clip({"model_type": model})
+    return named.startswith(("CLIP", "LanguageBind")) or (not named and ours)
 
 
 def read_clip_tower(

@@ -115,12 +115,14 @@ def _open(folder: Path, base: Path | str | None) -> Opened:
     if form == "transformers":
         return hf.open_source(folder)
     if form == "openclip":
-        return Whole(*clip.open_openclip(folder))
+        return Whole(*clip.open_openclip(folder), folder)
     config = read_config(folder)
     if form == "languagebind":
-        return Whole(languagebind.pair_config(config), lambda: languagebind.read_pair(folder, config)[1])
+        return Whole(
+            languagebind.pair_config(config), lambda: languagebind.read_pair(folder, config)[1], folder
+        )
     if config["model_type"] == "clip":
-        return Whole(*clip.open_clip_pair(folder, config))
+        return Whole(*clip.open_clip_pair(folder, config), folder)
     return Whole(clip.clip_vision_config(config), lambda: clip.read_clip_tower(folder, config)[1])
 
 

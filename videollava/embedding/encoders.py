@@ -1,0 +1,254 @@
+"""Encoders of several modalities and the text tower they share: files and texts to vectors of one space.
+
+from videollava import embed, load_encoders, similarity
+encoders = load_encoders("LanguageBind/LanguageBind_Image", "LanguageBind/LanguageBind_Audio_FT")
+similarity(embed(encoders, texts=["a lion climbing a tree"]), embed(encoders, files=["1.jpg", "1.wav"]))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from videollava.data.media.audio import audio_to_pixels, read_audio
+from videollava.data.media.pixels import stack
+from videollava.data.media.read import load_pixels
+from videollava.embedding.kinds import KINDS, kind_of, kind_said
+from videollava.errors import InputError
+from videollava.model.encoders import LanguageBind, LanguageBindTextModel, LanguageBindVisionModel
+from videollava.model.formats.encoder import load_encoder
+from videollava.model.formats.folders import CONFIGS
+
+__all__ = ["Encoders", "Vectors", "embed", "load_encoders", "similarity"]
+
+Vectors = NDArray[np.float32]
+FRAMES = 8  # of a clip, where an encoder of pictures is taken for clips
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The encoder of one modality. name: what it was asked for by; hash: SHA-256 of its weights in float32."""
+
+    name: str
+    hash: str
+    vision: LanguageBindVisionModel
+    projection: nn.Linear
+
+
+@dataclass
+class Encoders:
+    """Encoders by modality, and the text tower that all of them are bound to.
+
+    space: SHA-256 of the text tower's weights in float32: vectors of two models can be compared where it is equal.
+    scale: by what the model itself multiplies similarities before its softmax.
+    """
+
+    towers: dict[str, Tower]
+    text: LanguageBindTextModel
+    text_projection: nn.Linear
+    tokenizer: Any
+    space: str
+    dim: int
+    scale: float
+    device: str = "cpu"
+    text_name: str = ""
+
+    def tower(self, kind: str) -> Tower:
+        """The encoder of a modality. InputError where there is none, naming those that are there."""
+        if kind not in self.towers:
+            raise InputError(
+                f"no encoder of {kind}: there are {', '.join(self.towers)}; name a folder of that modality too, or "
+                f"{kind}=FOLDER to take one of pictures for it"
+            )
+        return self.towers[kind]
+
+    def read(self, file: Path, kind: str) -> Tensor:
+        """One file as the pixels its encoder takes, (C, H, W) or (T, C, H, W). InputError where it cannot be read."""
+        config = self.tower(kind).vision.config
+        if kind == "audio":
+            return audio_to_pixels(*read_audio(file), *config.size)
+        frames = config.num_frames if config.num_frames > 1 else FRAMES
+        return load_pixels(kind, file, config.size[0], frames)
+
+    @torch.inference_mode()
+    def encode(self, kind: str, pixels: Tensor) -> Vectors:
+        """Pixels of one modality, (B, C, H, W) or (B, T, C, H, W) -> normalised (B, D)."""
+        tower = self.tower(kind)
+        pooled = tower.vision(pixels.to(self.device)).pooler_output
+        return _normalised(tower.projection(pooled))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Texts -> normalised (B, D); longer ones than the tower's positions are cut, as in the original."""
+        if self.tokenizer is None:
+            raise InputError(
+                f"{self.text_name}: holds no tokenizer, so texts cannot be read: put its tokenizer files beside "
+                "config.json (CLIP's vocab.json and merges.txt), or name a folder that has them"
+            )
+        if any(not text.strip() for text in texts):
+            raise InputError("a text is empty: leave it out")
+        ids = self.tokenizer(
+            list(texts),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.text.config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(self.device)
+        pooled = self.text(ids["input_ids"], ids["attention_mask"]).pooler_output
+        return _normalised(self.text_projection(pooled))
+
+
+def load_encoders(
+    *sources: str | Path | Mapping[str, str | Path],
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Encoders:
+    """The encoders of folders or hub ids: LanguageBind's of any modality, CLIP's, OpenCLIP's, ours.
+
+    A folder of several (ours: models/encoders with image, video, ..) is all of them. "depth=FOLDER", or
+    {"depth": FOLDER}, takes a folder of pictures' encoder (CLIP, OpenCLIP) for another modality. All must be bound to
+    one text space: the text towers' weights must be equal, which is checked. device: a GPU where there is one. dtype:
+    of the weights; float32 on a CPU, as saved on a GPU.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or (torch.float32 if device == "cpu" else None)
+    found: Encoders | None = None
+    for kind, source in _listed(sources):
+        found = _joined(found, kind, source, device, dtype)
+    if found is None:
+        raise InputError("no encoder named: give a folder or a hub id of one")
+    return found
+
+
+def embed(
+    encoders: Encoders,
+    files: Iterable[str | Path] | None = None,
+    *,
+    texts: Iterable[str] | None = None,
+    kind: str | None = None,
+    batch: int = BATCH,
+) -> Vectors:
+    """Files, or texts, as normalised float32 vectors (N, D), in order.
+
+    kind: what all files are (image, video, depth, thermal, audio); by default what each one's ending says. InputError
+    names a file that cannot be read.
+    """
+    if (files is None) == (texts is None):
+        raise InputError("embed: give files, or texts")
+    if isinstance(files, str | Path) or isinstance(texts, str):
+        raise InputError("embed: give a list, of one if need be")
+    if texts is not None:
+        found = list(texts)
+        parts = [encoders.encode_texts(found[at : at + batch]) for at in range(0, len(found), batch)]
+        return np.concatenate(parts) if parts else np.zeros((0, encoders.dim), np.float32)
+    listed = [(Path(file), kind_said(kind) if kind else kind_of(Path(file))) for file in files or ()]
+    vectors = np.zeros((len(listed), encoders.dim), np.float32)
+    for one in dict.fromkeys(kind for _, kind in listed):
+        places = [place for place, (_, of) in enumerate(listed) if of == one]
+        for at in range(0, len(places), batch):
+            some = places[at : at + batch]
+            pixels = stack([encoders.read(listed[place][0], one) for place in some])
+            vectors[some] = encoders.encode(one, pixels)
+    return vectors
+
+
+def similarity(a: Vectors, b: Vectors) -> Vectors:
+    """Cosines (N, M) of normalised vectors (N, D) and (M, D)."""
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise InputError(f"similarity: vectors of shapes {a.shape} and {b.shape} are not of one space")
+    return np.asarray(a @ b.T, np.float32)
+
+
+def _listed(sources: Iterable[str | Path | Mapping[str, str | Path]]) -> list[tuple[str, str]]:
+    """Each source by itself, with the modality it is asked to be for ("": its own)."""
+    found: list[tuple[str, str]] = []
+    for source in sources:
+        if isinstance(source, Mapping):
+            found += [(kind_said(kind), str(folder)) for kind, folder in source.items()]
+            continue
+        kind, equals, folder = str(source).partition("=")
+        if equals and kind in KINDS:
+            found.append((kind, folder))
+            continue
+        inner = _inside(Path(str(source)).expanduser())
+        found += [("", str(folder)) for folder in inner] or [("", str(source))]
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The encoders in a folder that is none itself, named by their modality."""
+    if any((folder / name).is_file() for name in CONFIGS):
+        return []
+    return [folder / kind for kind in KINDS if (folder / kind / "config.json").is_file()]
+
+
+def _joined(
+    found: Encoders | None, kind: str, source: str, device: str, dtype: torch.dtype | None
+) -> Encoders:
+    """What there is, with one more encoder. InputError where it is bound to another text space."""
+    pair, tokenizer = load_encoder(source, kind, device, dtype)
+    kind = kind or pair.config.vision_config.modality
+    towers = {} if found is None else found.towers
+    if kind in towers:
+        raise InputError(
+            f"{source}: a second encoder of {kind}, beside {towers[kind].name}: name one of them"
+        )
+    weights = hash_weights({"vision": pair.vision_model, "projection": pair.visual_projection})
+    tower = Tower(source, weights, pair.vision_model, pair.visual_projection)
+    space = hash_weights({"text": pair.text_model, "projection": pair.text_projection})
+    if found is None:
+        return Encoders(
+            {kind: tower},
+            pair.text_model,
+            pair.text_projection,
+            tokenizer,
+            space,
+            int(pair.config.projection_dim),
+            float(pair.logit_scale.detach().exp()),
+            device,
+            source,
+        )
+    if space != found.space:
+        raise InputError(
+            f"{source}: bound to another text space than {found.text_name} ({_difference(found, pair)}): vectors of "
+            "the two cannot be compared; name encoders that were trained against one frozen text tower"
+        )
+    found.towers[kind] = tower
+    found.tokenizer = found.tokenizer or tokenizer
+    return found
+
+
+def _difference(found: Encoders, pair: LanguageBind) -> str:
+    """How two text towers differ, in a few words."""
+    ours = {**found.text.state_dict(), "projection": found.text_projection.weight.detach()}
+    theirs = {**pair.text_model.state_dict(), "projection": pair.text_projection.weight.detach()}
+    if {name: tensor.shape for name, tensor in ours.items()} != {n: t.shape for n, t in theirs.items()}:
+        return "its text tower is of another shape"
+    gaps = [float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours]
+    return f"{sum(gap > 0 for gap in gaps)} of {len(gaps)} text weights differ, by up to {max(gaps):.2g}"
+
+
+def hash_weights(parts: Mapping[str, nn.Module]) -> str:
+    """SHA-256 over names, shapes and float32 values of the weights: equal whatever format they were saved in."""
+    digest = hashlib.sha256()
+    for part, module in sorted(parts.items()):
+        for name, tensor in sorted(module.state_dict().items()):
+            values = tensor.detach().to("cpu", torch.float32).contiguous()
+            digest.update(f"{part}.{name}{tuple(values.shape)}".encode())
+            digest.update(values.numpy().data)
+    return digest.hexdigest()
+
+
+def _normalised(vectors: Tensor) -> Vectors:
+    return F.normalize(vectors.float(), dim=-1).cpu().numpy()
