@@ -125,9 +125,10 @@ def test_before_its_time_limit_a_job_makes_a_last_checkpoint_and_queues_itself_a
     cluster: Cluster, workspace: Callable[[str], Path]
 ) -> None:
     folder = workspace("job")
-    write_machine(folder, **JOB, checkpoint_minutes=1e6, slurm={"time": "00:01:00", "notice_seconds": 30})
+    write_machine(folder, **JOB, checkpoint_minutes=1e6, slurm={"time": "00:02:00", "notice_seconds": 60})
     running = start(folder, "finetune", "finetune.epochs=5000")
     ranks = folder / "checkpoints/ranks/finetune"
+    wait_for(lambda: newest(folder), running)
     wait_for(lambda: attempt_of(ranks).endswith(".1") and pulses(folder).get(0), running)
     kept = newest(folder)
     asked = subprocess.run(

@@ -28,10 +28,17 @@ from typing import Any
 from videollava.ends import AGAIN, Ended
 from videollava.environment import RANKS, SUPERVISED, end_with_supervisor
 from videollava.machine.devices import count_cores
-from videollava.train.launch.failures import Failure, causes, first_failure, read_ended, write_failure
+from videollava.train.launch.failures import (
+    Failure,
+    causes,
+    first_failure,
+    read_ended,
+    write_ended,
+    write_failure,
+)
 from videollava.train.launch.fence import ATTEMPT, Superseded, attempt_of, take
 
-__all__ = ["SECONDS", "main"]
+__all__ = ["SECONDS", "UNKEPT", "main"]
 
 MEETING = 600.0  # seconds that a host waits for the first, and for all others
 ENDING = "5"  # seconds that ranks have after SIGTERM where another one failed
@@ -41,6 +48,7 @@ SECONDS = "VIDEOLLAVA_ENDING"
 LOST = 60.0  # seconds that the hosts' accounts of a failure may be apart
 PYTHON = (sys.executable, "-P", "-m", "videollava")
 CALLER_GONE = 143
+UNKEPT = "ended without a last checkpoint; run it again to go on"
 UNSHARED = 3
 
 
@@ -116,6 +124,10 @@ def _run(line: Sequence[str], folder: Path, place: Place) -> int:
         ended = read_ended(folder)
         return _ended(ended, folder, place) if ended else _failed(folder, place)
     except SignalException:
+        if causes(folder) and not read_ended(folder):
+            return CALLER_GONE
+        if not read_ended(folder):  # told to end before its ranks began, or they were killed in the end
+            write_ended(folder, place.node, Ended(AGAIN, UNKEPT))
         ended = read_ended(folder)
         return _ended(ended, folder, place) if ended else CALLER_GONE
     return 0

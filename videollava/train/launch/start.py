@@ -29,7 +29,7 @@ from videollava.params import Params
 from videollava.process import Supervised
 from videollava.tracking.journal import close_abandoned
 from videollava.train.launch import setup, slurm
-from videollava.train.launch.agent import SECONDS
+from videollava.train.launch.agent import SECONDS, UNKEPT
 from videollava.train.launch.failures import first_failure, read_ended
 from videollava.train.launch.fence import attempt_of, offer
 from videollava.train.launch.rank import is_rank
@@ -111,7 +111,7 @@ def _stopped(stage: str, workspace: Path, folder: Path, told: _Told) -> int:
     """All ranks are gone, as somebody wished; the exit status."""
     status = INTERRUPTED if told.number == signal.SIGINT else AGAIN
     ended = read_ended(folder / attempt_of(folder)) if attempt_of(folder) else None
-    sentence = ended.sentence if ended else "ended without a last checkpoint; run it again to go on"
+    sentence = ended.sentence if ended else UNKEPT
     return _say_ended(stage, workspace, Ended(status, sentence))
 
 
