@@ -39,6 +39,7 @@ class Part:
 GROUPS: tuple[tuple[Part, ...], ...] = (
     (Part("environment", f"{HERE}.environment", 45),),
     (Part("tiny stages", f"{HERE}.stages", 150), Part("kill and resume", f"{HERE}.resume", 150)),
+    (Part("sharded step", f"{HERE}.sharded", 45),),
     (Part("checkpoints beside the work", f"{HERE}.saving", 60),),
     (Part("stage 2 steps", f"{HERE}.steps", 110, ("--stage", "finetune")),),
     (Part("stage 1 steps", f"{HERE}.steps", 80, ("--stage", "pretrain")),),

@@ -45,7 +45,7 @@ def launch(
         env={**environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,  # DeepSpeed compiles its own Adam once, for minutes
     )
 
 

@@ -76,16 +76,17 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     image = _begin_image(params, tokenizer, pins.locate(params.bases.image_encoder))
     if first:
         pins.write()
-    done = _learn_text(image, tokenizer, params, work, workspace)
+    image, done = _learn_text(image, tokenizer, params, work, workspace)
     image.text_model.requires_grad_(False)
     image.text_projection.requires_grad_(False)
-    done += _learn("image", image, tokenizer, params, work, workspace, logged_before=done)
+    image, steps = _learn("image", image, tokenizer, params, work, workspace, logged_before=done)
+    done += steps
     if first:
         check_held()
         checkpoint.save(image, tokenizer, target / "image")
     torch.manual_seed(params.seed + 1)
     video = _begin_video(params, tokenizer, image)
-    _learn("video", video, tokenizer, params, work, workspace, logged_before=done)
+    video, _ = _learn("video", video, tokenizer, params, work, workspace, logged_before=done)
     if first:
         check_held()
         checkpoint.save(video, tokenizer, target / "video")
@@ -173,8 +174,10 @@ def _begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> Languag
     return pair
 
 
-def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, work: Work, workspace: Path) -> int:
-    """Train the text encoder of one pair in place; the number of steps."""
+def _learn_text(
+    pair: LanguageBind, tokenizer: Any, params: Params, work: Work, workspace: Path
+) -> tuple[LanguageBind, int]:
+    """Train the text encoder of one pair; the pair, and the number of steps."""
     align, prepared = params.align, workspace / "data/index"
     settings = _settings(align, align.text_epochs, align.text_batch_size, align.learning_rate)
     engine = make_engine(settings, work)
@@ -193,9 +196,9 @@ def _learn_text(pair: LanguageBind, tokenizer: Any, params: Params, work: Work, 
     for part in (pair.text_model, pair.text_projection):
         part.requires_grad_(True)
     pair.logit_scale.requires_grad_(True)
-    steps = _train(pair, "text", packs, settings, work, engine, params, workspace)
+    pair, steps = _train(pair, "text", packs, settings, work, engine, params, workspace)
     pair.requires_grad_(True)
-    return steps
+    return pair, steps
 
 
 def _learn(
@@ -206,8 +209,8 @@ def _learn(
     work: Work,
     workspace: Path,
     logged_before: int,
-) -> int:
-    """Train one vision encoder in place against its frozen text encoder; the number of steps."""
+) -> tuple[LanguageBind, int]:
+    """Train one vision encoder against its frozen text encoder; the pair, and the number of steps."""
     align, prepared, video = params.align, workspace / "data/index", kind == "video"
     settings = (
         _settings(align, align.video_epochs, align.video_batch_size, align.video_learning_rate)
@@ -274,7 +277,7 @@ def _train(
     params: Params,
     workspace: Path,
     logged_before: int = 0,
-) -> int:
+) -> tuple[LanguageBind, int]:
     for part in (pair.vision_model, pair.text_model):
         part.set_attn_implementation(encoder_attention(engine.device))
     job = Job(
@@ -294,7 +297,16 @@ def _train(
     )
     train(job)
     check_learned(job, params.align.least_learned)
-    return job.steps
+    return _made_whole(pair, engine), job.steps
+
+
+def _made_whole(pair: LanguageBind, engine: Engine) -> LanguageBind:
+    """The pair as an ordinary one, on every rank: the next part goes on from it. Encoders are small."""
+    if engine.ranks == 1:
+        return pair
+    whole = LanguageBind(pair.config)
+    whole.load_state_dict(engine.weights(pair))
+    return whole
 
 
 def _settings(align: Align, epochs: int, batch_size: int, rate: float) -> Train:

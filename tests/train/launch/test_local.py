@@ -127,7 +127,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_ended(workspace: Callable[[str],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["sharded", "zero2", "zero3"])
 def test_the_published_recipes_switches_together_on_two_ranks_near_one_rank_in_bfloat16(
     workspace: Callable[[str], Path], strategy: str
 ) -> None:

@@ -103,6 +103,9 @@ class DeepSpeedEngine(Engine):
 
         gather_weights(model, weights, gathered, self.first)
 
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        raise NotImplementedError("small models are not trained by DeepSpeed")
+
 
 def _read_config(name: str) -> dict[str, Any]:
     folders = (CONFIGS, Path(__file__).parents[3] / CONFIGS)

@@ -72,8 +72,10 @@ def _units(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _ask(model: Any, name: str) -> Any:
-    found = getattr(model, name, None)
-    return found() if callable(found) else None
+    try:
+        return getattr(model, name, lambda: None)()
+    except NotImplementedError:  # transformers' own, of a model that has no such thing
+        return None
 
 
 def lay_down(model: nn.Module) -> None:

@@ -2,7 +2,8 @@
 
 Learned weights and moments are float32; products are computed in bfloat16 by autocast, as on one rank, so that norms,
 losses and what runs between the layers stay float32. Where weights are gathered, large ones travel in the bfloat16 they
-are computed in. Gradients are reduced in float32. One rank has nothing to shard and no process group.
+are computed in. Gradients are reduced in float32. One rank has nothing to shard and no process group: as
+shards of one, a tiny model's steps take 1.11 times the CPU time (bench/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -86,6 +87,11 @@ class TorchEngine(Engine):
         lay_down(model)
         shards = [p for p in model.parameters() if is_shard(p) and (p.requires_grad or not learned_only)]
         gather_weights(model, shards, _gathered, self.first)
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        lay_down(model)
+        held = model.state_dict().items()
+        return {n: (t.full_tensor() if isinstance(t, DTensor) else t).detach().cpu() for n, t in held}
 
     def _average(self, whole: Iterable[nn.Parameter]) -> None:
         """What every rank holds whole and learns, such as a temperature: too small to be worth a bucket."""

@@ -83,6 +83,10 @@ class Engine(ABC):
         Every rank calls it, weight by weight: no device holds more than one at a time. On other ranks nothing changes.
         """
 
+    @abstractmethod
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """All weights and buffers of a small model that was trained, whole and in host memory, on every rank."""
+
     def autocast(self) -> AbstractContextManager[Any]:
         """What a forward pass outside of training computes in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)

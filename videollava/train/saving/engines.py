@@ -129,10 +129,10 @@ class DeepSpeedState:
         sums: dict[str, Sum] = {}
         failures: list[OSError] = []
 
-        def save(state: Any, path: Any, **_: Any) -> None:
+        def save(state_dict: Any, path: Any, **_: Any) -> None:  # by these names, from ZeRO-3
             try:
                 with Summing(Path(path)) as file:
-                    torch.save(state, file)  # type: ignore[arg-type]
+                    torch.save(state_dict, file)  # type: ignore[arg-type]
                 sums[str(Path(path).relative_to(folder))] = file.sum
             except OSError as error:  # raised only when ranks wait for each other no more
                 failures.append(error)
