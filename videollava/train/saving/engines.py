@@ -127,14 +127,14 @@ class DeepSpeedState:
 
     def write(self, folder: Path) -> dict[str, Sum]:
         sums: dict[str, Sum] = {}
-        failures: list[OSError] = []
+        failures: list[Exception] = []
 
         def save(state_dict: Any, path: Any, **_: Any) -> None:  # by these names, from ZeRO-3
             try:
                 with Summing(Path(path)) as file:
                     torch.save(state_dict, file)  # type: ignore[arg-type]
                 sums[str(Path(path).relative_to(folder))] = file.sum
-            except OSError as error:  # raised only when ranks wait for each other no more
+            except Exception as error:  # raised only when ranks wait for each other no more
                 failures.append(error)
 
         with _in_place_of(self._engine.checkpoint_engine, save=save):
