@@ -81,14 +81,15 @@ def checkpoint_as_model(arguments: Arguments, params: Any, workspace: Path) -> I
         yield
         return
     from videollava.evaluate.others import EVALUATIONS
+    from videollava.machine import load_machine
     from videollava.train.look_in import find, write_model
 
-    whole = find(arguments.checkpoint, workspace)
-    name = f"{whole.about['stage']}-step-{whole.step}"
-    print(f"evaluate: {name} of {whole.about['steps']} steps ({whole.where})", flush=True)
-    with TemporaryDirectory(prefix=f"{name}-", dir=_aside(workspace)) as folder:
+    with TemporaryDirectory(dir=_aside(workspace)) as folder:
+        seen = find(arguments.checkpoint, workspace, load_machine(workspace), Path(folder))
+        name = f"{seen.stage}-step-{seen.whole.step}"
+        print(f"evaluate: {name} of {seen.whole.about['steps']} steps ({seen.whole.where})", flush=True)
         model = Path(folder) / name
-        write_model(whole, params, workspace / "models", model)
+        write_model(seen, params, workspace / "models", model)
         out = arguments.out or workspace / EVALUATIONS / name
         arguments.words = with_model(arguments, str(model), *([] if arguments.out else [f"--out={out}"]))
         arguments.model, arguments.out = str(model), out

@@ -44,15 +44,15 @@ def test_of_the_last_step_it_is_the_finished_model(
     folder, change = workspace("run"), f"finetune.adapter={adapter}"
     pretrain.run(micro(), folder, MACHINE)
     stop_before_the_end(monkeypatch, finetune, folder, change)
-    whole = find("finetune", folder)
-    assert whole.step == whole.about["steps"]
-    write_model(whole, micro(change), folder / "models", tmp_path / "seen")
+    seen = find("finetune", folder, MACHINE, folder)
+    assert seen.whole.step == seen.whole.about["steps"]
+    write_model(seen, micro(change), folder / "models", tmp_path / "seen")
     finetune.run(micro(change), folder, MACHINE)
-    seen, made = (
+    ours, made = (
         load_file(one / "model.safetensors") for one in (tmp_path / "seen", folder / "models/videollava")
     )
-    assert seen.keys() == made.keys()
-    assert all(torch.equal(seen[name], made[name]) for name in made)
+    assert ours.keys() == made.keys()
+    assert all(torch.equal(ours[name], made[name]) for name in made)
     assert checkpoint.load(tmp_path / "seen").tokenizer is not None
 
 
@@ -61,7 +61,7 @@ def test_stage_1_can_be_asked_too(
 ) -> None:
     folder = workspace("run")
     stop_before_the_end(monkeypatch, pretrain, folder)
-    write_model(find("pretrain", folder), micro(), folder / "models", tmp_path / "seen")
+    write_model(find("pretrain", folder, MACHINE, folder), micro(), folder / "models", tmp_path / "seen")
     pretrain.run(micro(), folder, MACHINE)
     made = load_file(folder / "models/projector/projector.safetensors")
     seen = load_file(tmp_path / "seen/model.safetensors")
@@ -78,18 +78,18 @@ def test_what_is_none_or_of_another_run_is_said(
     workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = workspace("run")
-    with pytest.raises(InputError, match="no checkpoint of finetune in"):
-        find("finetune", folder)
-    with pytest.raises(InputError, match="--checkpoint nowhere: not a whole checkpoint"):
-        find("nowhere", folder)
+    with pytest.raises(InputError, match="no checkpoint of finetune where machine.yaml has them stand"):
+        find("finetune", folder, MACHINE, folder)
+    with pytest.raises(InputError, match=r"--checkpoint nowhere: not a whole checkpoint"):
+        find("nowhere", folder, MACHINE, folder)
     pretrain.run(micro(), folder, MACHINE)
     stop_before_the_end(monkeypatch, finetune, folder)
-    whole = find("finetune", folder)
+    seen = find("finetune", folder, MACHINE, folder)
     with pytest.raises(InputError, match=r"has no place in the model that params.yaml and models/ describe"):
-        write_model(whole, micro("finetune.adapter=lora"), folder / "models", tmp_path / "seen")
-    manifest = Path(whole.where) / "manifest.json"
+        write_model(seen, micro("finetune.adapter=lora"), folder / "models", tmp_path / "seen")
+    manifest = Path(seen.whole.where) / "manifest.json"
     told = json.loads(manifest.read_text())
     told["about"]["stage"] = "align-image"
     manifest.write_text(json.dumps(told))
     with pytest.raises(InputError, match="it is of align-image; pretrain and finetune have a model to ask"):
-        find(whole.where, folder)
+        find(seen.whole.where, folder, MACHINE, folder)

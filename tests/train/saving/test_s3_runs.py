@@ -8,18 +8,22 @@ import resource
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from door import Door
 from micro import MACHINE, micro
+from safetensors.torch import load_file
 from stores import reach, serving
 
 from videollava.errors import InputError
 from videollava.machine import Machine
-from videollava.train import finetune, loop, pretrain
+from videollava.train import finetune, instruct, loop, pretrain
 from videollava.train.launch.fence import Superseded
+from videollava.train.look_in import find, write_model
 from videollava.train.saving import holder, objects, s3
 from videollava.train.saving.s3 import S3Place
 
@@ -273,3 +277,29 @@ def test_of_two_runs_of_one_key_the_later_ends_alone_and_right(
         finetune.run(PARAMS, first, where)
     assert weights(second) == weights(whole)
     assert not (first / "models/videollava").exists()
+
+
+def test_what_a_stage_has_learned_so_far_is_asked_of_the_store(
+    store: Any, machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every step is kept there and the result not written: its newest checkpoint is that result, each weight."""
+    folder, place = machine("looked-in"), "s3://runs/looked-in"
+    kept = Machine(**{**dict(MACHINE), "checkpoint_place": place})
+
+    def save(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(instruct, "_save", save)
+        patch.setattr(instruct, "Job", partial(instruct.Job, followed=True))
+        with pytest.raises(Killed):
+            finetune.run(PARAMS, folder, kept)
+    seen = find("finetune", folder, kept, tmp_path / "aside")
+    assert seen.whole.where.startswith(f"{place}/finetune-")
+    write_model(seen, PARAMS, folder / "models", tmp_path / "model")
+    finetune.run(PARAMS, folder, kept)
+    ours, made = (
+        load_file(one / "model.safetensors") for one in (tmp_path / "model", folder / "models/videollava")
+    )
+    assert ours.keys() == made.keys()
+    assert all(torch.equal(ours[name], made[name]) for name in made)

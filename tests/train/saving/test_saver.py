@@ -20,7 +20,7 @@ from videollava.train.launch.fence import Superseded
 from videollava.train.launch.meeting import Together
 from videollava.train.saving import files, saver
 from videollava.train.saving.parts import Index, Parts, Reading
-from videollava.train.saving.places import KEEP, FolderPlace
+from videollava.train.saving.places import KEEP, Damaged, FolderPlace, read_manifest
 from videollava.train.saving.resuming import read_weights
 
 
@@ -69,7 +69,7 @@ def test_what_is_kept_is_the_step_of_the_snapshot_while_training_goes_on(
     found = gate.newest()
     assert found is not None
     assert (found.step, found.about["dropped"], found.about["engine"]) == (1, 3, "torch")
-    weights = read_weights(Path(found.where))
+    weights = read_weights(gate, found)
     assert weights.keys() == {"first.weight", "first.bias", "second.weight", "scale"}
     assert all(torch.equal(weight, kept[name]) for name, weight in weights.items())
     assert not torch.equal(weights["first.weight"], run.model.first.weight)
@@ -255,12 +255,12 @@ def test_an_index_or_a_file_from_elsewhere_runs_no_code_and_is_no_checkpoint(tmp
     with pytest.raises(
         InputError, match=r"not a whole checkpoint: rank-00000\.safetensors isn't what was written"
     ):
-        read_weights(newest)
+        read_weights(FolderPlace(newest.parent), read_manifest(newest))
     run = Run(tmp_path)
     assert run.saver.resume()[0] == 1
     (newest / "rank-00000.safetensors").write_bytes(data[:-1])
-    with pytest.raises(InputError, match=r"not a whole checkpoint: rank-00000\.safetensors: of another size"):
-        read_weights(newest)
+    with pytest.raises(Damaged, match=r"rank-00000\.safetensors: of another size"):
+        read_manifest(newest)
     manifest = json.loads((newest / "manifest.json").read_text())
     (newest / "manifest.json").write_text(json.dumps(manifest | {"format": 3}))
     with pytest.raises(InputError, match="checkpoint format 3 is newer than this program's 2"):

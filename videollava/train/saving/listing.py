@@ -14,7 +14,7 @@ from videollava.errors import InputError
 from videollava.machine import Machine
 from videollava.train.saving.holder import HOLDER
 from videollava.train.saving.objects import Away, Found, Objects, Refused
-from videollava.train.saving.opening import folder_of, objects_of
+from videollava.train.saving.opening import folder_of, is_s3, objects_of
 from videollava.train.saving.places import MANIFEST, in_words
 
 __all__ = ["Run", "describe", "find_runs", "remove_run"]
@@ -25,7 +25,9 @@ STEP = re.compile(rf"step-(\d{{8}})(?:\.[^/]+)?/{re.escape(MANIFEST)}")
 
 @dataclass(frozen=True)
 class Run:
-    """One stage's with one key. step: of the newest checkpoint that stands, 0: none does; host: that worked there."""
+    """One stage's with one key. step: of the newest checkpoint that stands, 0: none does; host: that worked there;
+    address: of the place, as machine.yaml has it.
+    """
 
     where: str
     name: str
@@ -33,6 +35,7 @@ class Run:
     nbytes: int
     written: datetime
     host: str
+    address: str = ""
 
 
 def find_runs(machine: Machine, workspace: Path) -> list[Run]:
@@ -49,7 +52,7 @@ def find_runs(machine: Machine, workspace: Path) -> list[Run]:
             steps = [int(match[1]) for name in below if (match := STEP.fullmatch(name))]
             size, last = sum(one.size for one in below.values()), max(one.written for one in below.values())
             host = _host(address, workspace, run) if HOLDER in below else ""
-            found.append(Run(where, run, max(steps, default=0), size, last, host))
+            found.append(Run(where, run, max(steps, default=0), size, last, host, address))
     return found
 
 
@@ -74,7 +77,7 @@ def remove_run(name: str, machine: Machine, workspace: Path) -> str:
             f"{name}: no checkpoints of that name; `videollava checkpoints` lists those that are there"
         )
     for address in _addresses(machine):
-        if address.lower().startswith("s3://"):
+        if is_s3(address):
             objects = objects_of(address, workspace, name)
             for one in sorted(_asked(objects), key=lambda one: not one.endswith(MANIFEST)):
                 objects.remove(one)
@@ -91,7 +94,7 @@ def _addresses(machine: Machine) -> list[str]:
 
 def _look(address: str, workspace: Path) -> tuple[str, Mapping[str, Found]]:
     """What people call a place, and all its files."""
-    if address.lower().startswith("s3://"):
+    if is_s3(address):
         objects = objects_of(address, workspace)
         return objects.url, _asked(objects)
     folder = folder_of(address, workspace)
@@ -114,7 +117,7 @@ def _asked(objects: Objects) -> dict[str, Found]:
 
 def _host(address: str, workspace: Path, run: str) -> str:
     try:
-        if address.lower().startswith("s3://"):
+        if is_s3(address):
             held = (objects_of(address, workspace, run).read(HOLDER) or b"").decode()
         else:
             held = (folder_of(address, workspace) / run / HOLDER).read_text()

@@ -13,7 +13,7 @@ from videollava.train.saving.objects import Objects
 from videollava.train.saving.places import FolderPlace, Place
 from videollava.train.saving.s3 import S3Place
 
-__all__ = ["folder_of", "objects_of", "open_place"]
+__all__ = ["folder_of", "is_s3", "objects_of", "open_place"]
 
 S3 = "s3://"
 
@@ -27,11 +27,16 @@ def open_place(folder: Path, address: str = "", together: Together | None = None
         together: all ranks, which open it at the same point; without it, rank 0 that clears it, or one who looks.
     """
     attempt, workspace = attempt_name(together), folder.parent.parent
-    if not address.lower().startswith(S3):
+    if not is_s3(address):
         return FolderPlace(folder_of(address, workspace) / folder.name, attempt)
     here, ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("WORLD_SIZE", "1"))
     objects = objects_of(address, workspace, folder.name)
     return S3Place(objects, folder, attempt, here / ranks, os.environ.get("LOCAL_RANK", "0") == "0")
+
+
+def is_s3(address: str) -> bool:
+    """Whether a place is one in S3."""
+    return address.lower().startswith(S3)
 
 
 def folder_of(address: str, workspace: Path) -> Path:

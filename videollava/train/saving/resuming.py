@@ -75,23 +75,23 @@ def read_whole(place: Place, whole: Whole, kept: Kept, together: Together) -> st
     return ""
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights that learned, by name, of a checkpoint in a folder; whole, on the host, in one process.
+def read_weights(place: Place, whole: Whole) -> dict[str, Tensor]:
+    """The weights that learned, by name, of a checkpoint in a place; whole, on the host, in one process.
 
     InputError where it isn't a whole one, or is one of DeepSpeed's, which only training reads.
     """
     import torch
 
-    whole = _whole_in(folder)
     if whole.about.get("engine") != "torch":
         raise InputError(
-            f"{folder}: a checkpoint of DeepSpeed's {whole.about.get('engine')}, whose parts only training reads; "
+            f"{whole.where}: a checkpoint of DeepSpeed's {whole.about.get('engine')}, whose parts only training reads; "
             "strategy sharded writes such as can be looked into"
         )
     try:
-        index = Index.read(FolderPlace(folder.parent).fetch(whole, whole.files))
+        folder = place.fetch(whole, whole.files)
     except Damaged as reason:
-        raise InputError(f"{folder}: not a whole checkpoint: {reason}") from reason
+        raise InputError(f"{whole.where}: not a whole checkpoint: {reason}") from reason
+    index = Index.read(folder)
     state = {
         name: torch.empty(shape, dtype=dtype)
         for name, (dtype, shape) in index.kept().items()
