@@ -78,7 +78,7 @@ def test_what_is_none_or_of_another_run_is_said(
     workspace: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = workspace("run")
-    with pytest.raises(InputError, match="no checkpoint of finetune where machine.yaml has them stand"):
+    with pytest.raises(InputError, match=r"no checkpoint of finetune where machine.yaml has them stand"):
         find("finetune", folder, MACHINE, folder)
     with pytest.raises(InputError, match=r"--checkpoint nowhere: not a whole checkpoint"):
         find("nowhere", folder, MACHINE, folder)
