@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from videollava.command import Arguments, Command, file_to_write
+from videollava.command import Arguments, Command, file_to_write, folder_to_write
 from videollava.errors import InputError
 
 __all__ = ["EMBEDDING"]
@@ -141,7 +141,45 @@ def _named(index: Path, made: Any, kind: str | None) -> list[str]:
     return [f"{kind}={made.encoders[kind]['name']}"]
 
 
+def _add_zero_shot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME[=FOLDER]",
+        help="benchmarks with the folder of their files (default: data/zero_shot/NAME); none: list them",
+    )
+    parser.add_argument(
+        "--to",
+        type=folder_to_write,
+        default=Path("evaluation/zero_shot"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
+    parser.add_argument("--batch", type=int, default=32, metavar="N")
+    _add_model(parser, OURS)
+
+
+def _run_zero_shot(arguments: Arguments) -> int:
+    from videollava.evaluate.zero_shot.sets import SETS, find_sets
+
+    if not arguments.names:
+        for one in SETS.values():
+            print(f"{one.name:12} {one.task:14} {one.kind:8} {one.title}: {one.holds}")
+        return 0
+    chosen = find_sets(arguments.names)
+    encoders = _load(arguments.model or [OURS], arguments.device)
+    from videollava.evaluate.zero_shot.run import evaluate_zero_shot
+
+    print(evaluate_zero_shot(encoders, chosen, arguments.to, arguments.batch))
+    return 0
+
+
 EMBEDDING = {
     "embed": Command("media of five modalities as vectors of one space, in a table", _add_embed, _run_embed),
     "search": Command("the nearest rows of such a table to a text or a medium", _add_search, _run_search),
+    "zero-shot": Command(
+        "retrieval and classification by encoders alone, beside LanguageBind's figures",
+        _add_zero_shot,
+        _run_zero_shot,
+    ),
 }

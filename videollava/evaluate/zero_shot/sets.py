@@ -1,0 +1,107 @@
+"""The zero-shot benchmarks: what each is, how its files lie, and LanguageBind's own figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from videollava.errors import InputError
+from videollava.evaluate.zero_shot import layouts
+from videollava.evaluate.zero_shot.layouts import Captioned, Labelled
+
+__all__ = ["PAPER", "SETS", "Chosen", "ZeroShot", "find_sets"]
+
+PLACE = Path("data/zero_shot")
+PAPER = "LanguageBind (arXiv 2310.01852), its zero-shot tables"
+# What LanguageBind's t_cls/zero_shot_metadata.py calls the folders of its reformatted sets.
+LLVIP = {"person": "people"}
+FLIR2 = {
+    "car": "car or pick-up trucks or vans",
+    "light": "traffic light",
+    "other vehicle": "construction equipment or trailers",
+    "stroller": "stroller or pram",
+    "truck": "semi truck or freight truck",
+}
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """A benchmark. kind "": by the files' endings. paper: LanguageBind's figure, None where there is none here: text
+    to media R@1 in retrieval, top-1 (of several labels mAP) in classification.
+    """
+
+    name: str
+    title: str
+    task: Literal["retrieval", "classification"]
+    kind: str
+    holds: str
+    read: Callable[[Path], Captioned | Labelled]
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A benchmark and the folder of its files."""
+
+    set: ZeroShot
+    folder: Path
+
+
+def _retrieval(
+    name: str, title: str, kind: str, holds: str, read: Callable[[Path], Captioned], paper: float | None
+) -> ZeroShot:
+    def captioned(folder: Path) -> Captioned:
+        return layouts.jsonl(folder) if (folder / layouts.JSONL).is_file() else read(folder)
+
+    return ZeroShot(name, title, "retrieval", kind, holds, captioned, paper)
+
+
+def _classes(
+    name: str, title: str, kind: str, holds: str, read: Callable[[Path], Labelled], paper: float | None
+) -> ZeroShot:
+    return ZeroShot(name, title, "classification", kind, holds, read, paper)
+
+
+FOLDERS = "a folder a class, in it or its val or test"
+_ALL = (
+    _retrieval("msr-vtt", "MSR-VTT 1k-A", "video", "MSRVTT_JSFUSION_test.csv", layouts.msrvtt, 42.6),
+    _retrieval("msvd", "MSVD", "video", "test_list.txt, raw-captions.pkl", layouts.msvd, 52.2),
+    _retrieval("didemo", "DiDeMo", "video", "test_data.json (test_list.txt)", layouts.didemo, 37.8),
+    _retrieval("activitynet", "ActivityNet", "video", "val_1.json (val_ids.json)", layouts.activitynet, 35.1),
+    _retrieval("clotho", "Clotho", "audio", "clotho_captions_evaluation.csv", layouts.clotho, 12.1),
+    _retrieval("audiocaps", "AudioCaps", "audio", "test.csv", layouts.audiocaps, 12.2),
+    _retrieval("captions", "captions of your own", "", layouts.JSONL, layouts.jsonl, None),
+    _classes("kinetics-400", "Kinetics-400", "video", f"val.csv, or {FOLDERS}", layouts.kinetics, 64.0),
+    _classes("esc-50", "ESC-50", "audio", f"meta/esc50.csv, or {FOLDERS}", layouts.esc50, 91.8),
+    _classes(
+        "audioset", "AudioSet", "audio", "eval_segments.csv, class_labels_indices.csv", layouts.audioset, 27.7
+    ),
+    _classes("vggsound", "VGGSound", "audio", f"vggsound.csv, or {FOLDERS}", layouts.vggsound, 28.9),
+    _classes("nyu-d", "NYU-D scenes", "depth", FOLDERS, layouts.by_folder, 65.1),
+    _classes("llvip", "LLVIP", "thermal", FOLDERS, partial(layouts.by_folder, said=LLVIP), 87.2),
+    _classes("flir-v1", "FLIR v1", "thermal", FOLDERS, layouts.by_folder, None),
+    _classes("flir-v2", "FLIR v2", "thermal", FOLDERS, partial(layouts.by_folder, said=FLIR2), None),
+    _classes("classes", "classes of your own", "", FOLDERS, layouts.by_folder, None),
+)
+SETS = {one.name: one for one in _ALL}
+
+
+def find_sets(names: Sequence[str]) -> list[Chosen]:
+    """NAME or NAME=FOLDER of each. InputError where there is no such benchmark or folder."""
+    chosen: list[Chosen] = []
+    for given in names:
+        name, _, folder = given.partition("=")
+        if name not in SETS:
+            raise InputError(f"{name}: no zero-shot benchmark; there are {', '.join(SETS)}")
+        place = Path(folder) if folder else PLACE / name
+        if not place.is_dir():
+            raise InputError(
+                f"{place}: no such folder; {name} is {SETS[name].holds} with the media below: {name}=FOLDER names it"
+            )
+        if name in {one.set.name for one in chosen}:
+            raise InputError(f"{name}: named twice")
+        chosen.append(Chosen(SETS[name], place))
+    return chosen
