@@ -36,6 +36,7 @@ COMPUTE = (
     "decord",
     "deepspeed",
     "gguf",
+    "kaldi-native-fbank",
     "numpy",
     "peft",
     "pillow",

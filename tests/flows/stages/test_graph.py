@@ -242,7 +242,7 @@ def packages_of(files: set[str]) -> set[str]:
         names |= set(re.findall(r'find_spec\("(\w+)"\)', text))
         names |= {"gguf"} if "gguf_file" in text else set()
     made = metadata.packages_distributions()
-    return {one.lower() for name in names for one in made.get(name, ())}
+    return {one.lower().replace("_", "-") for name in names for one in made.get(name, ())}
 
 
 def with_needs(names: set[str]) -> set[str]:
