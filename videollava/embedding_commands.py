@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from videollava.command import Arguments, Command, file_to_write, folder_to_write
+from videollava.embedding.kinds import KINDS
 from videollava.errors import InputError
 
 __all__ = ["EMBEDDING"]
 
 OURS = "models/encoders"
-KINDS = ("image", "video", "depth", "thermal", "audio")
 LISTED = 20  # unreadable files that are told by name; the rest are counted
 
 
@@ -42,10 +42,11 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_embed(arguments: Arguments) -> int:
-    from videollava.embedding.files import embed_files, list_files
+    from videollava.embedding.files import check_target, embed_files, list_files
 
     if arguments.batch < 1:
         raise InputError(f"--batch {arguments.batch}: give 1 or more")
+    check_target(arguments.to, arguments.add)
     rows = list_files(arguments.files, arguments.kind)
     encoders = _load(arguments.model or [OURS], arguments.device)
     for kind in dict.fromkeys(kind for _, kind in rows):
@@ -103,11 +104,15 @@ def _run_search(arguments: Arguments) -> int:
 
     if (arguments.text is None) == (arguments.like is None):
         raise InputError("give a text, or --like FILE")
+    if arguments.top < 1:
+        raise InputError(f"--top {arguments.top}: ask for 1 or more")
     if arguments.kind and not arguments.like:
         raise InputError("--as says what the file of --like is: give one")
     kind = (arguments.kind or kind_of(arguments.like)) if arguments.like else None
     file, made = open_table(arguments.index)
     file.close()
+    if arguments.only and arguments.only not in made.encoders:
+        raise InputError(f"{arguments.index}: holds no {arguments.only}, but {', '.join(made.encoders)}")
     encoders = _load(arguments.model or _named(arguments.index, made, kind), arguments.device)
     check_made(arguments.index, made, encoders)
     from videollava.embedding.encoders import embed

@@ -99,6 +99,10 @@ def test_media_to_a_table_to_a_search_from_any_modality(
     hits = json.loads(said)
     assert (len(hits), hits[0]["path"]) == (5, str(like))
     assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert (
+        "holds no video, but audio, depth, image"
+        in run(capsys, "search", "x", "--index", out, "--only", "video")[2]
+    )
     # A modality that the table has none of, with its encoder named.
     heat = ("search", "--like", media / "thermal/thermal_0.jpg", "--as", "thermal", "--index", out)
     assert "names no encoder of it" in run(capsys, *heat)[2]

@@ -5,6 +5,7 @@ While it runs, finished parts lie in `TARGET.parts` beside the target; the targe
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,10 +34,10 @@ from videollava.embedding.table import (
 )
 from videollava.errors import InputError
 
-__all__ = ["Done", "embed_files", "encode_files", "list_files"]
+__all__ = ["Done", "check_target", "embed_files", "encode_files", "list_files"]
 
 PART = 1024  # rows that a kill costs at most
-READERS = 2
+READERS = min(8, os.cpu_count() or 1)
 Tell = Callable[[int, int], None]
 
 
@@ -71,6 +72,12 @@ def _kind_or_none(file: Path) -> str | None:
         return None
 
 
+def check_target(target: Path, add: bool) -> None:
+    """InputError where a table is there that nobody asked to add to."""
+    if target.exists() and not add:
+        raise InputError(f"{target}: exists; --add adds to it, or remove it to write it anew")
+
+
 def embed_files(
     encoders: Encoders,
     rows: Sequence[Row],
@@ -84,8 +91,7 @@ def embed_files(
     Ended in the middle, the same call goes on. InputError where the table, or what was begun, is another model's.
     """
     made, done = made_by(encoders, {kind for _, kind in rows}), Done()
-    if target.exists() and not add:
-        raise InputError(f"{target}: exists; --add adds to it, or remove it to write it anew")
+    check_target(target, add)
     with _begun(target) as parts:
         there: set[Row] = set()
         sources = [*([target] if target.exists() else []), *_parts(parts)]
