@@ -164,10 +164,13 @@ def embed(
 
 
 def similarity(a: Vectors, b: Vectors) -> Vectors:
-    """Cosines (N, M) of normalised vectors (N, D) and (M, D)."""
+    """Cosines (N, M) of normalised vectors (N, D) and (M, D).
+
+    Summed in float64: equal vectors have equal cosines wherever they stand in the table, so that ties are seen.
+    """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise InputError(f"similarity: vectors of shapes {a.shape} and {b.shape} are not of one space")
-    return np.asarray(a @ b.T, np.float32)
+    return np.asarray(a.astype(np.float64) @ b.T.astype(np.float64), np.float32)
 
 
 def _listed(sources: Iterable[str | Path | Mapping[str, str | Path]]) -> list[tuple[str, str]]:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from videollava.embedding.encoders import Vectors, similarity
 from videollava.errors import InputError
 
 __all__ = ["KS", "Ranks", "rank_all", "summarise"]
 
 KS = (1, 5, 10)
+BLOCK = 1 << 24
 Numbers = NDArray[np.int64]
 
 
@@ -37,27 +39,49 @@ class Ranks:
     media_to_caption: Numbers
 
 
-def rank_all(similarities: NDArray[np.floating], owners: Sequence[int]) -> Ranks:
-    """Ranks of a table of similarities (T texts, M media); owners: of each text the number of its medium."""
+def rank_all(texts: Vectors, media: Vectors, owners: Sequence[int], block: int = BLOCK) -> Ranks:
+    """Ranks of texts (T, D) and media (M, D), normalised; owners: of each text the number of its medium.
+
+    block: similarities held at once.
+    """
     owner = np.asarray(owners, np.int64)
-    texts, media = similarities.shape
-    if len(owner) != texts or not texts:
-        raise InputError(f"{len(owner)} owners for {texts} texts: give each text its medium")
-    if not np.array_equal(np.unique(owner), np.arange(media)):
-        raise InputError(f"of {media} media some have no caption, or captions name media that are not there")
-    if not np.isfinite(similarities).all():
-        raise InputError("similarities that are no numbers: the model gives NaN or infinite vectors")
-    own = similarities[np.arange(texts), owner]
-    forward = (similarities >= own[:, None]).sum(1)
+    count = len(media)
+    if len(owner) != len(texts) or not len(texts):
+        raise InputError(f"{len(owner)} owners for {len(texts)} texts: give each text its medium")
+    if not np.array_equal(np.unique(owner), np.arange(count)):
+        raise InputError(f"of {count} media some have no caption, or captions name media that are not there")
+    if not (np.isfinite(texts).all() and np.isfinite(media).all()):
+        raise InputError("the model gives vectors that are no numbers (NaN or infinite)")
     order = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[order], np.arange(media))
-    grouped = np.maximum.reduceat(similarities[order], starts, axis=0)  # (M captions' media, M media)
-    best = np.diagonal(grouped)
-    backward = (grouped >= best[None]).sum(0)
-    above = similarities >= best[None]
-    mine = owner[:, None] == np.arange(media)[None]
-    first = 1 + (above & ~mine).sum(0)
+    cuts = _cuts(owner[order], max(1, block // count))
+    forward, best = np.empty(len(owner), np.int64), np.full(count, -np.inf, np.float32)
+    for rows in cuts:
+        table = similarity(texts[order[rows]], media)
+        own = table[np.arange(len(table)), owner[order[rows]]]
+        forward[order[rows]] = (table >= own[:, None]).sum(1)
+        np.maximum.at(best, owner[order[rows]], own)
+    backward, first = np.zeros(count, np.int64), np.ones(count, np.int64)
+    for rows in cuts:
+        mine = owner[order[rows]]
+        table = similarity(texts[order[rows]], media)
+        above = table >= best
+        starts = np.flatnonzero(np.r_[True, mine[1:] != mine[:-1]])
+        backward += np.logical_or.reduceat(above, starts, axis=0).sum(0)
+        above[np.arange(len(mine)), mine] = False
+        first += above.sum(0)
     return Ranks(forward, backward, first)
+
+
+def _cuts(owner: Numbers, most: int) -> list[slice]:
+    """Slices of about `most` rows that keep the captions of a medium together; owner is sorted."""
+    ends = np.flatnonzero(np.r_[owner[1:] != owner[:-1], True]) + 1
+    cuts, start, last = [], 0, 0
+    for end in ends.tolist():
+        if end - start > most and last > start:
+            cuts.append(slice(start, last))
+            start = last
+        last = end
+    return [*cuts, slice(start, last)]
 
 
 def summarise(ranks: Numbers) -> dict[str, float]:

@@ -95,7 +95,7 @@ def measure_retrieval(texts: Vectors, media: Vectors, owners: Sequence[int]) -> 
 
     Intervals are by medium: its captions are drawn together, the gallery stays whole.
     """
-    ranks = rank_all(similarity(texts, media), owners)
+    ranks = rank_all(texts, media, owners)
     several = len(owners) > len(media)
     directions = {
         "text_to_media": (ranks.text_to_media, owners),
