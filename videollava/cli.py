@@ -130,6 +130,10 @@ def _compute(name: str, module: str, arguments: Arguments, params: Any) -> int:
     workspace = Path.cwd()
     machine = load_machine(workspace)
     work = machine.work(name)
+    if name in TRAINING[1:] or (name == "evaluate" and not arguments.model):
+        from videollava.train.saving.spent import clear_sealed
+
+        clear_sealed(name, params, workspace, machine)
     if wants_ranks(work):
         with alarms_told(name, params.tracking.model, workspace):
             return launch(name, arguments.words, machine, params, workspace)

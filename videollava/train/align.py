@@ -45,6 +45,7 @@ from videollava.train.launch.meeting import meet
 from videollava.train.learned import check_learned
 from videollava.train.loop import Job, train
 from videollava.train.saving.opening import open_place
+from videollava.train.saving.spent import clear_unless_awaited
 
 __all__ = ["contrastive_loss", "encode_captions", "run"]
 
@@ -91,7 +92,7 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
         check_held()
         checkpoint.save(video, tokenizer, target / "video")
         for part in ("text", "image", "video"):
-            open_place(_checkpoints(part, params, workspace), work.checkpoint_place).clear()
+            clear_unless_awaited(open_place(_checkpoints(part, params, workspace), work.checkpoint_place))
     meet()  # no rank ends, and ends the launcher, before all is written
 
 

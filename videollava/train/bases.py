@@ -39,6 +39,7 @@ from videollava.train.engine import make_engine, peak_flops, usable
 from videollava.train.given import take_apart
 from videollava.train.loop import Job, train
 from videollava.train.saving.opening import open_place
+from videollava.train.saving.spent import clear_unless_awaited
 
 __all__ = ["parts_of", "run", "texts_of"]
 
@@ -62,7 +63,7 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     _write_origin({} if taken is None else taken.record(), models / "given")
     pins.write()
     place = open_place(_checkpoints(params, workspace), machine.work("bases").checkpoint_place)
-    place.clear()
+    clear_unless_awaited(place)
 
 
 def _checkpoints(params: Params, workspace: Path) -> Path:

@@ -41,6 +41,7 @@ from videollava.train.memory import pack_bytes
 from videollava.train.planning.expected import note_plan
 from videollava.train.recompute import recompute_layers
 from videollava.train.saving.opening import open_place
+from videollava.train.saving.spent import clear_unless_awaited
 from videollava.train.tally import Tally
 from videollava.train.trial import worst_pack
 from videollava.train.validation import Validation, plan_once
@@ -172,7 +173,7 @@ def instruct(
         with during(RESULT):
             _save(stage, learner, tokenizer, params, models)
         if not job.finished_at:  # one day it may go on to its end
-            open_place(job.checkpoints, work.checkpoint_place).clear()
+            clear_unless_awaited(open_place(job.checkpoints, work.checkpoint_place))
     meet()
     end_ranks()
 

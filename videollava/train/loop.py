@@ -40,6 +40,7 @@ from videollava.train.progress import Progress
 from videollava.train.saving.engines import DeepSpeedState, TorchState
 from videollava.train.saving.opening import open_place
 from videollava.train.saving.saver import Saver
+from videollava.train.saving.spent import sealed_later
 from videollava.train.spending import Spending, open_spending
 from videollava.train.spikes import Spikes
 from videollava.train.tally import Tally
@@ -174,7 +175,8 @@ def _between(job: Job, model: nn.Module, done: int, teller: Teller, decision: De
     validation = job.validation if job.validation and done in job.validation.steps(job.steps) else None
     if decision.finish and job.validation:
         validation = job.validation
-    saved = decision.save or decision.ends or (job.followed and done == job.steps)
+    awaited = done == job.steps and (job.followed or sealed_later())
+    saved = decision.save or decision.ends or awaited
     saver.check()
     if not (validation or saved):
         return
