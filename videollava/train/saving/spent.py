@@ -52,9 +52,10 @@ def clear_sealed(stage: str, params: Params, workspace: Path, machine: Machine) 
     if stage not in RUNS or int(os.environ.get("RANK", "0")):
         return
     for before in names[: names.index(stage)]:
-        key = input_key(workspace, before, used=params)
-        if not key or locked_input_key(workspace, before) != key:
+        sealed = locked_input_key(workspace, before)
+        if not sealed or sealed != input_key(workspace, before):
             continue
+        key = input_key(workspace, before, used=params)
         for run in RUNS[before]:
             folder = workspace / "checkpoints" / f"{run}-{key[:16]}"
             place = open_place(folder, machine.work(before).checkpoint_place)
