@@ -16,6 +16,8 @@ from videollava.data.text.vocabulary import load_tokenizer, train_tokenizer
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.params import Encoder, Model
 from videollava.train import align
+from videollava.train.contrast.losses import contrastive_loss
+from videollava.train.contrast.steps import Contrast
 
 SMALL = Encoder(width=16, layers=2, heads=2, mlp=32)
 SHAPE = Model(image_size=16, patch_size=8, frames=2, embed_dim=16, vision=SMALL, text=SMALL)
@@ -25,7 +27,7 @@ CAPTIONS = [
     "a red circle",
     "a teal rectangle at the bottom",
 ]
-ONE: Any = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"), autocast=nullcontext)
+ONE: Any = SimpleNamespace(ranks=1, rank=0, device=torch.device("cpu"), autocast=nullcontext)
 
 
 def begin(folder: Path) -> tuple[LanguageBind, Any]:
@@ -66,14 +68,14 @@ def test_captions_encoded_once_give_the_loss_of_captions_encoded_in_every_step_f
         present,
         [1] * 4,
     )
-    once = align._forward(ONE, pair, pair, batch, 1.0)
+    once = Contrast(ONE, pair).forward(pair, batch, 1.0)
 
     out = pair(pixel_values=pixels, input_ids=ids, attention_mask=mask)
-    anew = align.contrastive_loss(
+    anew = contrastive_loss(
         ONE, out.image_embeds, out.text_embeds, batch.captions, pair.logit_scale.exp(), present
     )
     torch.testing.assert_close(once, anew, rtol=FLOAT32, atol=1e-6)
     expected = gradients(pair, anew)
-    for name, found in gradients(pair, align._forward(ONE, pair, pair, batch, 1.0)).items():
+    for name, found in gradients(pair, Contrast(ONE, pair).forward(pair, batch, 1.0)).items():
         torch.testing.assert_close(found, expected.pop(name), rtol=1e-4, atol=1e-6)
     assert not expected  # the same weights learn

@@ -22,11 +22,11 @@ OPTIONS = [f"align.{option}" for option in (*EPOCHS, *BATCHES, *DRAWS)]
 STEPS = 62
 
 
-def align(folder: Path, ranks: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+def align(folder: Path, ranks: int, *changes: str) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses of all steps and weights of both encoders, aligned by `ranks` processes."""
     write_machine(folder, checkpoint_minutes=15.0)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    chosen = [part for setting in settings(*OPTIONS) for part in ("--set", setting)]
+    chosen = [part for setting in settings(*OPTIONS, *changes) for part in ("--set", setting)]
     line = ["-m", "videollava", "align", "--params", str(ROOT / "videollava/profiles/tiny.yaml"), *chosen]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "VIDEOLLAVA_FOLLOWED": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -49,10 +49,13 @@ def align(folder: Path, ranks: int) -> tuple[list[float], dict[str, torch.Tensor
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("changes", [(), ("align.loss=sigmoid", "align.micro_batch=2")])
 def test_two_ranks_align_as_one_does_in_float32_at_1e_5_over_20_steps(
-    workspace: Callable[[str], Path],
+    workspace: Callable[[str], Path], changes: tuple[str, ...]
 ) -> None:
-    (wanted, one), (found, two) = align(workspace("one"), 1), align(workspace("two"), 2)
+    """One rank encodes batches whole; two do so too, or in pieces."""
+    wanted, one = align(workspace("one"), 1, *changes[:1])
+    found, two = align(workspace("two"), 2, *changes)
     assert len(wanted) == STEPS
     assert found == pytest.approx(wanted, abs=FLOAT32)
     assert one.keys() == two.keys()

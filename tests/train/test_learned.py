@@ -14,7 +14,7 @@ from micro import MACHINE, micro
 from videollava.errors import InputError
 from videollava.tracking import track
 from videollava.train import align
-from videollava.train.learned import guess_and_floor
+from videollava.train.contrast.losses import contrastive_loss, guess_and_floor
 
 
 def test_guess_and_floor_by_hand() -> None:
@@ -31,15 +31,28 @@ def test_the_loss_itself_is_between_them() -> None:
     """Guessing: embeddings that are all the same. Knowing: those of equal captions agree and the others do not."""
     captions = torch.tensor([1, 2, 1, 3])
     present = torch.ones(4).bool()
-    alone = type("Alone", (), {"num_processes": 1, "process_index": 0})()
+    alone = type("Alone", (), {"ranks": 1, "rank": 0})()
     flat = torch.ones(4, 2) / math.sqrt(2)
     known = torch.eye(3)[[0, 1, 0, 2]]
     guess, floor = guess_and_floor(captions, present)
     losses = [
-        float(align.contrastive_loss(alone, x, x, captions, torch.tensor(60.0), present))
-        for x in (flat, known)
+        float(contrastive_loss(alone, x, x, captions, torch.tensor(60.0), present)) for x in (flat, known)
     ]
     assert losses == pytest.approx([guess, floor], abs=1e-5)
+
+
+def test_guessing_and_knowing_of_the_sigmoid_loss() -> None:
+    """Of four pairs with three captions, six of 16 combinations are right."""
+    captions, present = torch.tensor([1, 2, 1, 3]), torch.ones(4).bool()
+    alone = type("Alone", (), {"ranks": 1, "rank": 0})()
+    guess, floor = guess_and_floor(captions, present, sigmoid=True)
+    assert guess == pytest.approx(-4 * (0.375 * math.log(0.375) + 0.625 * math.log(0.625)))
+    known, scale, bias = torch.eye(3)[[0, 1, 0, 2]], torch.tensor(60.0), torch.tensor(-30.0)
+    likely = torch.tensor(math.log(0.375 / 0.625))
+    guessed = contrastive_loss(alone, known, known, captions, torch.tensor(0.0), present, likely)
+    knowing = contrastive_loss(alone, known, known, captions, scale, present, bias)
+    assert [float(guessed), float(knowing)] == pytest.approx([guess, floor], abs=1e-5)
+    assert guess_and_floor(captions, ~present, sigmoid=True) == (0.0, 0.0)
 
 
 def test_alignment_that_did_not_learn_fails_again_and_again_with_a_hint(

@@ -61,7 +61,10 @@ class LanguageBindTextConfig(CLIPTextConfig):
 
 
 class LanguageBindConfig(PreTrainedConfig):
-    """A vision and a text encoder projected into one space of `projection_dim`."""
+    """A vision and a text encoder projected into one space of `projection_dim`.
+
+    logit_bias_init_value: where the bias starts that the sigmoid loss learns; None: the pair has none (softmax).
+    """
 
     model_type = "languagebind"
     sub_configs = {"vision_config": LanguageBindVisionConfig, "text_config": LanguageBindTextConfig}  # noqa: RUF012
@@ -70,6 +73,7 @@ class LanguageBindConfig(PreTrainedConfig):
     text_config: Any = None  # LanguageBindTextConfig, or its fields
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592
+    logit_bias_init_value: float | None = None
     initializer_factor: float = 1.0
     format_version: int = 1
 
@@ -153,7 +157,9 @@ class LanguageBindTextModel(LanguageBindPreTrainedModel, CLIPTextModel):
 
 @dataclass
 class LanguageBindOutput(ModelOutput):
-    """Embeddings are normalised; logits_per_image = exp(logit_scale) * image_embeds @ text_embeds.T."""
+    """Embeddings are normalised; logits_per_image = exp(logit_scale) * image_embeds @ text_embeds.T, with
+    the bias added where there is one.
+    """
 
     logits_per_image: Tensor | None = None
     image_embeds: Tensor | None = None
@@ -179,6 +185,8 @@ class LanguageBind(LanguageBindPreTrainedModel):
             self.text_model.config.hidden_size, config.projection_dim, bias=False
         )
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        bias = config.logit_bias_init_value
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
         self.post_init()
 
     @torch.no_grad()
@@ -191,6 +199,8 @@ class LanguageBind(LanguageBindPreTrainedModel):
             )
             init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5 * factor)
             init.constant_(module.logit_scale, module.config.logit_scale_init_value)
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, module.config.logit_bias_init_value)
 
     def encode_vision(self, pixel_values: Tensor) -> Tensor:
         """pixel_values (B, C, H, W) or (B, T, C, H, W) -> normalised embeddings (B, projection_dim)."""
@@ -221,4 +231,6 @@ class LanguageBind(LanguageBindPreTrainedModel):
         vision = self.vision_model(pixel_values, **kwargs)
         image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
         logits = self.logit_scale.exp() * image_embeds @ text_embeds.T
+        if self.logit_bias is not None:
+            logits = logits + self.logit_bias
         return LanguageBindOutput(logits, image_embeds, text_embeds, vision, text)

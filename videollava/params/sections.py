@@ -299,6 +299,15 @@ class Align(Section):
     text_epochs: Whole = Field(1, description="passes over the captions, by the text encoder alone")
     image_epochs: Whole = Field(1, description="passes over the pictures")
     video_epochs: Whole = Field(1, description="passes over the clips")
+    loss: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="CLIP's, which names the right one of all; SigLIP's, which judges each combination",
+    )
+    micro_batch: Whole = Field(
+        0,
+        description="pairs of a rank encoded at once: the loss stays that of the whole batch, its gradients cached "
+        "(less memory, a second forward pass); 0: all",
+    )
     learning_rate: Rate = Field(1e-3, description="AdamW's at its peak, for texts and pictures")
     video_learning_rate: Rate = Field(5e-4, description="AdamW's at its peak, for clips")
     warmup_ratio: Share = Field(0.05, description="share of the steps in which the rate rises")

@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 from videollava.data.load.batches import Layout
 from videollava.data.load.pairs import (
     Captions,
-    PairBatch,
     Pairs,
     captions_of,
     decode_all,
@@ -35,10 +33,11 @@ from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
 from videollava.model.attention import encoder_attention
-from videollava.model.encoders import LanguageBind, pair_config
+from videollava.model.encoders import LanguageBind, LanguageBindConfig, pair_config
 from videollava.origin import Pins
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
+from videollava.train.contrast.steps import Contrast
 from videollava.train.engine import Engine, make_engine, usable
 from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet
@@ -47,12 +46,11 @@ from videollava.train.loop import Job, train
 from videollava.train.saving.opening import open_place
 from videollava.train.saving.spent import clear_unless_awaited
 
-__all__ = ["contrastive_loss", "encode_captions", "run"]
+__all__ = ["encode_captions", "run"]
 
 Kind = Literal["image", "video"]
 POSITIONS = 77
-ABSENT = -1e9  # a logit that no softmax sees; -inf times the zero that is wanted of it would be no number
-HIGHEST_SCALE = math.log(100.0)  # CLIP's bound on the learned temperature
+SIGMOID_START = math.log(10.0), -10.0  # SigLIP's: at first nothing is right, as nearly nothing is
 
 
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
@@ -122,8 +120,15 @@ def _take(source: str, kind: str, target: Path) -> None:
     checkpoint.save(pair, tokenizer, target)
 
 
+def _config(params: Params, kind: Kind, tokenizer: Any) -> LanguageBindConfig:
+    config = pair_config(params.model, kind, len(tokenizer), POSITIONS)
+    if params.align.loss == "sigmoid":
+        config.logit_scale_init_value, config.logit_bias_init_value = SIGMOID_START
+    return config
+
+
 def _begin_image(params: Params, tokenizer: Any, source: str) -> LanguageBind:
-    pair = LanguageBind(pair_config(params.model, "image", len(tokenizer), POSITIONS))
+    pair = LanguageBind(_config(params, "image", tokenizer))
     if source:
         from videollava.model.formats.encoder import load_tower
 
@@ -160,7 +165,7 @@ def _lay_out_frames(embedding: Tensor, size: float = 0.2) -> None:
 
 def _begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> LanguageBind:
     """The image encoder again, with temporal attention that at first adds nothing; the text encoder frozen."""
-    pair = LanguageBind(pair_config(params.model, "video", len(tokenizer), POSITIONS))
+    pair = LanguageBind(_config(params, "video", tokenizer))
     missing, unexpected = pair.load_state_dict(image.state_dict(), strict=False)
     if unexpected or any("temporal" not in name for name in missing):
         raise InputError(f"the video encoder cannot start from the image encoder: {missing + unexpected}")
@@ -281,11 +286,13 @@ def _train(
 ) -> tuple[LanguageBind, int]:
     for part in (pair.vision_model, pair.text_model):
         part.set_attn_implementation(encoder_attention(engine.device))
+    contrast = Contrast(engine, pair, params.align.micro_batch)
     job = Job(
         name=f"align-{name}",
         model=pair,
         groups=list(_decayed(pair, settings)),
-        forward=partial(_forward, engine, pair),
+        forward=contrast.forward,
+        learn=contrast.learn if contrast.micro_batch else None,
         packs=packs,
         settings=settings,
         work=work,
@@ -297,7 +304,7 @@ def _train(
         logged_before=logged_before,
     )
     train(job)
-    check_learned(job, params.align.least_learned)
+    check_learned(job, params.align.least_learned, sigmoid=pair.logit_bias is not None)
     return _made_whole(pair, engine), job.steps
 
 
@@ -327,72 +334,3 @@ def _decayed(pair: nn.Module, settings: Train) -> Iterator[dict[str, Any]]:
     learned = [p for p in pair.parameters() if p.requires_grad]
     yield {"params": [p for p in learned if p.ndim > 1], "lr": settings.learning_rate}
     yield {"params": [p for p in learned if p.ndim <= 1], "lr": settings.learning_rate, "weight_decay": 0.0}
-
-
-def _forward(
-    engine: Engine, pair: LanguageBind, model: nn.Module, batch: PairBatch, share: Tensor | float
-) -> Tensor:
-    with torch.no_grad():
-        # The value itself, as in CLIP: a bound inside the loss has no gradient, and the scale could not come back.
-        pair.logit_scale.clamp_(max=HIGHEST_SCALE)
-    device = engine.device
-    parts = (batch.input_ids, batch.attention_mask, batch.pixels, batch.captions, batch.texts, batch.present)
-    ids, mask, pixels, captions, texts, present = (part.to(device, non_blocking=True) for part in parts)
-    if pixels.ndim == 2:
-        both = model(pixel_values=None, input_ids=ids.repeat(2, 1), attention_mask=torch.cat([mask, pixels]))
-        first, second = both.text_embeds.chunk(2)
-    else:
-        kept = None if batch.kept is None else batch.kept.to(device, non_blocking=True)
-        first, second = model(pixel_values=pixels, kept=kept).image_embeds, texts
-    scale = pair.logit_scale.exp()
-    return contrastive_loss(engine, first.float(), second.float(), captions, scale, present)
-
-
-def contrastive_loss(
-    engine: Engine, media_BD: Tensor, text_BD: Tensor, captions_B: Tensor, scale: Tensor, present_B: Tensor
-) -> Tensor:
-    """Symmetric InfoNCE of this rank's pairs against the pairs of all ranks (normalised embeddings).
-
-    Equal captions (captions_B: their numbers) are all right answers: with few distinct captions a batch holds many
-    pairs that are no negatives of each other. Pairs that are not present_B take no part, neither as rows nor as
-    negatives. Averaged over ranks (as an engine does with gradients) it is the loss of one rank that holds all.
-    """
-    all_media, all_text, all_captions, all_present = (
-        _gather(engine, x) for x in (media_BD, text_BD, captions_B, present_B)
-    )
-    same = ((captions_B[:, None] == all_captions[None]) & all_present[None]).float()
-    wanted = same / same.sum(1, keepdim=True).clamp(min=1)
-    # The mean over the present pairs of all ranks.
-    share = present_B * (engine.ranks / all_present.sum().clamp(min=1))
-    losses = [
-        -((wanted * (scale * a @ b.T).masked_fill(~all_present, ABSENT).log_softmax(1)).sum(1) * share).sum()
-        for a, b in ((media_BD, all_text), (text_BD, all_media))
-    ]
-    return (losses[0] + losses[1]) / 2
-
-
-def _gather(engine: Engine, tensor: Tensor) -> Tensor:
-    """This tensor from all ranks, in their order, with the gradient of every rank's loss."""
-    if engine.ranks == 1:
-        return tensor
-    gathered: Tensor = _Gathered.apply(tensor, engine)
-    return gathered
-
-
-class _Gathered(torch.autograd.Function):
-    """Gathers forward, sums over ranks backward: each rank's loss holds the embeddings of all.
-
-    A gather without gradient leaves out what others' losses say of this rank's embeddings (OpenCLIP's issue 616).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, engine: Engine) -> Tensor:
-        ctx.engine = engine
-        gathered: Tensor = engine.gather(tensor)
-        return gathered
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        engine = ctx.engine
-        summed: Tensor = engine.sum(grad.contiguous())
-        return summed.chunk(engine.ranks)[engine.rank], None

@@ -1,41 +1,39 @@
 """Whether a part of alignment learned anything: its loss at the end, between guessing and knowing.
 
-Guessing gives every pair of a batch the same chance: the loss is ln(pairs). Knowing is not zero where captions are
-equal, for those are all right answers: it is the mean of ln(pairs with the same caption). The share of the way that
-was gone tells batches and data sets of any size apart from one that learned nothing, and so does it cheaply that it
+What guessing and knowing cost depends on the batch's captions (contrast/losses.py). The share of the way that was gone
+tells batches and data sets of any size apart from one that learned nothing, and so does it cheaply that it
 is asked anew at the end of every run, a resumed one too: on the last epoch's first batches, without dropout.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from videollava.errors import InputError
 from videollava.tracking import log_metrics
+from videollava.train.contrast.losses import guess_and_floor
 from videollava.train.validation import without_dropout
 
 if TYPE_CHECKING:
     from videollava.train.loop import Job
 
-__all__ = ["check_learned", "guess_and_floor"]
+__all__ = ["check_learned"]
 
 BATCHES = 8  # asked at the end
 
 
-def check_learned(job: Job, least: float) -> None:
+def check_learned(job: Job, least: float, sigmoid: bool = False) -> None:
     """InputError, with a hint, where less than `least` of the way from guessing to knowing was gone.
 
-    The share is journalled as `learned`. Called on every rank.
+    The share is journalled as `learned`. sigmoid: of that loss. Called on every rank.
     """
     if not job.packs:  # no epoch of it was asked for
         return
     packs = job.packs[-1]
-    asked = [_ask(job, packs, step) for step in range(min(BATCHES, len(packs.plan)))]
+    asked = [_ask(job, packs, step, sigmoid) for step in range(min(BATCHES, len(packs.plan)))]
     loss, guess, floor = (sum(values) / len(asked) for values in zip(*asked, strict=True))
     share = (guess - loss) / (guess - floor) if guess > floor else 0.0
     log_metrics(job.logged_before + job.steps, learned=share)
@@ -52,17 +50,8 @@ def check_learned(job: Job, least: float) -> None:
     )
 
 
-def guess_and_floor(captions_B: Tensor, present_B: Tensor) -> tuple[float, float]:
-    """The losses of guessing and of knowing, of a whole batch: captions' numbers, and which pairs are there."""
-    there = captions_B[present_B]
-    if not len(there):
-        return 0.0, 0.0
-    alike = (there[:, None] == there[None]).sum(1)
-    return math.log(len(there)), float(alike.double().log().mean())
-
-
 @torch.no_grad()
-def _ask(job: Job, packs: Any, step: int) -> tuple[float, float, float]:
+def _ask(job: Job, packs: Any, step: int, sigmoid: bool) -> tuple[float, float, float]:
     """Loss, guess and floor of one step's batch over all ranks."""
     engine = job.engine
     (number,) = packs.plan.packs_of(step, engine.rank)
@@ -71,4 +60,4 @@ def _ask(job: Job, packs: Any, step: int) -> tuple[float, float, float]:
         loss = job.forward(engine.called, batch, 1.0)
     captions, present = (engine.gather(x.to(engine.device)) for x in (batch.captions, batch.present))
     mean = engine.sum(loss.detach().double()) / engine.ranks
-    return float(mean), *guess_and_floor(captions.cpu(), present.cpu())
+    return float(mean), *guess_and_floor(captions.cpu(), present.cpu(), sigmoid)

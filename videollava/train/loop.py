@@ -57,7 +57,8 @@ class Job:
 
     groups: parameter groups for AdamW, each with its peak `lr`; betas: AdamW's. forward: (model, batch, labels of the
     step, on the device) -> loss, the sum over the batch's targets divided by that number. packs: one dataset an epoch,
-    its plan inside. flops: of each epoch's steps, this rank's share, (steps, 2): what is computed, and by PaLM's
+    its plan inside. learn: (model, batch, whether it is the step's last) -> loss; adds the gradients itself, in
+    passes of its own. flops: of each epoch's steps, this rank's share, (steps, 2): what is computed, and by PaLM's
     formula (empty: not logged). worst: epoch and number of the pack that needs most memory; it is tried before the
     first step. tally: where `forward` counts each target's loss. validation: what is held out, and how often it is
     asked. followed: another job of the stage comes after this one, which must not have to be done again.
@@ -75,6 +76,7 @@ class Job:
     engine: Engine
     flops: list[np.ndarray[Any, Any]] = field(default_factory=list)
     peak_flops: float = 0.0
+    learn: Callable[[nn.Module, Any, bool], Tensor] | None = None
     max_dropped: float = 0.01
     worst: tuple[int, int] | None = None
     tally: Tally | None = None
@@ -262,6 +264,10 @@ def _learn(job: Job, model: nn.Module, taken: _Taken, rate: float) -> Figures:
     share = taken.counts[0].clamp(min=1).float() / engine.ranks
     for batch in taken.batches:
         last = batch is taken.batches[-1]
+        if job.learn:
+            with during(COMPUTING):
+                total += job.learn(model, batch, last)
+            continue
         with engine.micro_step(last), during(COMPUTING):
             loss = job.forward(model, batch, share)
             total += loss.detach()
