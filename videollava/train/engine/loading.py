@@ -98,12 +98,15 @@ def fill(model: nn.Module, unread: Mapping[str, Unread], ranks: Ranks) -> None:
         lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.detach()
     )
     group = _neighbours(ranks)
+    # One room for all that is received: freed pieces of many sizes would leave holes as large as a tensor.
+    widest = 0 if reader == ranks.rank else max(_spec(lies)[2] for lies in unread.values())
+    room = torch.empty(widest, dtype=torch.uint8, device=device)
     for name, weight in model.named_parameters():
         if name not in unread:
             continue
         beat()
         lies = unread[name]
-        whole = _read(lies).to(device) if reader == ranks.rank else _room_for(lies, device)
+        whole = _read(lies).to(device) if reader == ranks.rank else _laid_in(room, lies)
         distributed.broadcast(whole, reader, group)
         _keep_rows(weight, whole)
         del whole
@@ -118,9 +121,15 @@ def _read(lies: Unread) -> Tensor:
     return tensor
 
 
-def _room_for(lies: Unread, device: torch.device) -> Tensor:
+def _spec(lies: Unread) -> tuple[torch.dtype, tuple[int, ...], int]:
+    """Type, shape and bytes of a tensor, by its file's header."""
     kind, shape = read_header(lies.lies_in)[lies.lies_as]
-    return torch.empty(shape, dtype=TYPES[kind], device=device)
+    return TYPES[kind], shape, TYPES[kind].itemsize * torch.Size(shape).numel()
+
+
+def _laid_in(room: Tensor, lies: Unread) -> Tensor:
+    dtype, shape, size = _spec(lies)
+    return room[:size].view(dtype).view(shape)
 
 
 @torch.no_grad()
