@@ -103,10 +103,10 @@ def test_a_mistake_that_every_rank_finds_is_told_once(workspace: Callable[[str],
 @pytest.mark.slow
 def test_one_rank_is_ended_when_its_time_is_up(workspace: Callable[[str], Path]) -> None:
     folder = workspace("ours")
-    write_machine(folder, time_limit_hours=0.005)
+    write_machine(folder, time_limit_hours=0.012)
     status, said = end(start(folder, "finetune", "finetune.epochs=5000"))
     assert status == 124
-    reason = "not done after 0.005 h (machine.yaml: time_limit_hours)"
+    reason = "not done after 0.012 h (machine.yaml: time_limit_hours)"
     assert said.splitlines()[-1] == f"videollava finetune: {reason}"
     assert (last_end(folder)["status"], last_end(folder)["error"]) == ("FAILED", reason)
     assert newest(folder) >= 1
