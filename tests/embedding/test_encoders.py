@@ -81,6 +81,8 @@ def test_encoders_of_two_text_spaces_are_refused(shared: Path) -> None:
     reference = shared / "reference"
     with pytest.raises(InputError, match=r"bound to another text space .*37 of 37 text weights differ"):
         load_encoders(reference / "languagebind_image", reference / "languagebind_video")
+    with pytest.raises(InputError, match="device 'tpu': not on this machine"):
+        load_encoders(reference / "languagebind_image", device="tpu")
     with pytest.raises(InputError, match="a second encoder of image"):
         load_encoders(reference / "languagebind_image", reference / "languagebind_image")
     with pytest.raises(InputError, match="an encoder of video, where one of depth is needed"):

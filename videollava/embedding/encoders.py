@@ -24,6 +24,7 @@ from videollava.data.media.pixels import stack
 from videollava.data.media.read import load_pixels
 from videollava.embedding.kinds import KINDS, kind_of, kind_said
 from videollava.errors import InputError
+from videollava.model.device import choose_device
 from videollava.model.encoders import LanguageBind, LanguageBindTextModel, LanguageBindVisionModel
 from videollava.model.formats.encoder import load_encoder
 from videollava.model.formats.folders import CONFIGS
@@ -121,7 +122,7 @@ def load_encoders(
     one text space: the text towers' weights must be equal, which is checked. device: a GPU where there is one. dtype:
     of the weights; float32 on a CPU, as saved on a GPU.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device)
     dtype = dtype or (torch.float32 if device == "cpu" else None)
     found: Encoders | None = None
     for kind, source in _listed(sources):

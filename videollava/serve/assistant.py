@@ -25,6 +25,7 @@ from videollava.evaluate.positions import Refused, TooLong
 from videollava.evaluate.prompting import prompt_sample
 from videollava.model import checkpoint
 from videollava.model.checkpoint import Quantization
+from videollava.model.device import choose_device
 
 __all__ = ["Assistant", "load"]
 
@@ -62,25 +63,13 @@ def load(
                 "its own",
                 stacklevel=2,
             )
-    where = _device(device)
+    where = choose_device(device)
     loaded = checkpoint.load(folder, dtype=dtype, device=where, quantize=quantize)
     limits = Limits.from_environment()
     if private_addresses is not None:
         limits = replace(limits, private=private_addresses)
     roots = None if media_roots is None else tuple(map(Path, media_roots))
     return Assistant(loaded.model, loaded.tokenizer, Policy(limits, roots))
-
-
-def _device(name: str | None) -> str:
-    """The device of that name. InputError where this machine has none."""
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-        raise InputError(f"device {name!r}: not on this machine; there are {', '.join(there)}") from error
-    return name
 
 
 class Assistant:
