@@ -229,6 +229,9 @@ def test_the_command_from_genuine_files_to_a_table(
     assert retrieval["text_to_media_r1"] == pytest.approx(100 * np.mean(right))
     assert (scenes["paper"], scenes["templates"], scenes["top5"]) == (65.1, 80, 100)
     assert "| nyu-d | 2 | 2 | top-1 " in Path("evaluation/zero_shot/table.md").read_text()
+    # A benchmark alone leaves what the same encoders had on others.
+    assert cli.main([words[0], words[1], *words[3:]]) == 0
+    assert json.loads(Path("evaluation/zero_shot/metrics.json").read_text()) == told
     # Another model's vectors are not taken for this one's.
     (tables,) = Path("evaluation/zero_shot/vectors").glob("captions.*")
     other = shared / "reference/languagebind_image"
@@ -240,5 +243,7 @@ def test_the_command_from_genuine_files_to_a_table(
     save_file(weights, tmp_path / "other/model.safetensors")
     assert cli.main([*words[:2], "--model", str(tmp_path / "other")]) == 0
     assert [file != tables for file in Path("evaluation/zero_shot/vectors").glob("captions.*")] == [True]
-    turned = json.loads(Path("evaluation/zero_shot/metrics.json").read_text())["benchmarks"]["captions"]
+    told = json.loads(Path("evaluation/zero_shot/metrics.json").read_text())["benchmarks"]
+    assert list(told) == ["captions"]
+    turned = told["captions"]
     assert turned["text_to_media_r1"] == pytest.approx(100 - retrieval["text_to_media_r1"])

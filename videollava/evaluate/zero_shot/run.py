@@ -84,6 +84,7 @@ def evaluate_zero_shot(
         if lacking := len(items.absent) + len(unreadable):
             say(f"{one.set.name}: {lacking} media lack or cannot be read: left out, so figures are of fewer")
     made = asdict(made_by(encoders, kinds))
+    made, benchmarks = _with_earlier(target / "metrics.json", made, benchmarks)
     _write(target / "metrics.json", json.dumps({"model": made, "benchmarks": benchmarks}, indent=1) + "\n")
     table = format_table(benchmarks)
     _write(target / "table.md", table + "\n")
@@ -193,6 +194,22 @@ def _own_table(encoders: Encoders, name: str, kind: str, folder: Path) -> Path:
         if not other.name.startswith(table.name):
             shutil.rmtree(other) if other.is_dir() else other.unlink()
     return table
+
+
+def _with_earlier(
+    file: Path, made: Figures, benchmarks: dict[str, Figures]
+) -> tuple[Figures, dict[str, Figures]]:
+    """What is told with what the file tells of other benchmarks, where it is of the same encoders."""
+    try:
+        told = json.loads(file.read_text())
+        old, earlier = told["model"], told["benchmarks"]
+        whose = {kind: encoder["hash"] for kind, encoder in old["encoders"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return made, benchmarks
+    ours = {kind: encoder["hash"] for kind, encoder in made["encoders"].items()}
+    if old.get("space") != made["space"] or any(whose.get(kind, of) != of for kind, of in ours.items()):
+        return made, benchmarks
+    return {**made, "encoders": {**old["encoders"], **made["encoders"]}}, {**earlier, **benchmarks}
 
 
 def _write(file: Path, text: str) -> None:
