@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -165,18 +167,16 @@ def test_nothing_readable_writes_no_table(encoder_folders: Path, tmp_path: Path)
 def _large(path: Path, rows: int, dim: int = 768) -> tuple[int, np.ndarray]:
     """A table of random rows, written a piece at a time, and one of them."""
     made = Made(dim, "space", {"image": {"name": "x", "hash": "h"}})
-    random = np.random.default_rng(0)
-    kept = []
+    block = np.random.default_rng(0).standard_normal((20_000, dim), dtype=np.float32)
+    block /= np.linalg.norm(block, axis=1, keepdims=True)
 
-    def pieces():  # type: ignore[no-untyped-def]
-        for start in range(0, rows, 20_000):
-            vectors = random.standard_normal((min(20_000, rows - start), dim), dtype=np.float32)
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            kept[:] = [start + len(vectors) - 7, vectors[-7].copy()]
-            yield table_of([(str(start + at), "image") for at in range(len(vectors))], vectors, made)
+    def pieces() -> Iterator[pa.Table]:
+        for start in range(0, rows, len(block)):
+            vectors = np.roll(block, start // len(block), axis=1)  # others in each piece
+            yield table_of([(str(start + at), "image") for at in range(len(block))], vectors, made)
 
     write_whole(path, made, pieces())
-    return kept[0], kept[1]
+    return rows - 7, np.roll(block[-7], rows // len(block) - 1)
 
 
 SEARCH = """
