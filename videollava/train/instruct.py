@@ -29,7 +29,7 @@ from videollava.train import adapters, assemble
 from videollava.train.best import Best
 from videollava.train.compiled import check_compiling, compile_layers
 from videollava.train.cost import Prices, step_flops
-from videollava.train.engine import make_engine, peak_flops, usable
+from videollava.train.engine import Engine, make_engine, peak_flops, usable
 from videollava.train.engine.ranks import end_ranks
 from videollava.train.features import encode_split
 from videollava.train.launch.fence import check_held
@@ -68,17 +68,58 @@ def instruct(
     stage: Literal["pretrain", "finetune"], params: Params, workspace: Path, machine: Machine
 ) -> None:
     """Run stage 1 or 2 (section 3.3 of the paper), from its checkpoint if there is one."""
+    begun = _begin(stage, params, workspace, machine)
+    job, lengths = _make_job(begun, params, workspace)
+    engine, work = begun.engine, begun.work
+    if engine.first:
+        _say(job, lengths)
+        plans = [packs.plan for packs in job.packs]
+        at = (begun.model.config, begun.settings, work, lengths, plans, job.worst, engine.device)
+        loaded = not any(weight.is_meta for weight in begun.model.parameters())
+        note_plan(stage, params, workspace, *at, loaded=loaded)
+    train(job)
+    with during(RESULT):
+        if engine.ranks > 1:
+            unadapted = stage == "finetune" and begun.settings.adapter == "none"
+            engine.make_whole(begun.learner, learned_only=not unadapted)
+    if engine.first:
+        check_held()
+        with during(RESULT):
+            _save(stage, begun.learner, begun.tokenizer, params, workspace / "models")
+        if not job.finished_at:  # one day it may go on to its end
+            clear_unless_awaited(open_place(job.checkpoints, work.checkpoint_place))
+    meet()
+    end_ranks()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a stage's job is made of: its engine, the model and what of it learns, how records are laid out."""
+
+    kind: Kind
+    settings: Train
+    work: Work
+    engine: Engine
+    model: Any
+    tokenizer: Any
+    learner: Any
+    groups: list[dict[str, Any]]
+    layout: Layout
+    features: Any
+
+
+def _begin(stage: str, params: Params, workspace: Path, machine: Machine) -> _Begun:
+    """Put the model together on the engine's device; frozen encoders' outputs are kept where the recipe says so."""
     kind, settings, work = STAGES[stage], usable(getattr(params, stage)), machine.work(stage)
     if work.compile:
         check_compiling(work.strategy)
-    prepared, models = workspace / "data/index", workspace / "models"
     if settings.take == "best":
-        _check_best(stage, settings, work, prepared)
+        _check_best(stage, settings, work, workspace / "data/index")
     engine = make_engine(settings, work)
     torch.manual_seed(params.seed)
     model, tokenizer = assemble.assemble(
         params.model,
-        models,
+        workspace / "models",
         settings,
         work.strategy,
         kind.language_learns,
@@ -102,28 +143,37 @@ def instruct(
         image_aspect=settings.image_aspect,
         bound=bound_of(params, stage),
     )
-    features = None
-    if settings.cache_features:
-        store = workspace / "checkpoints/features"
-        features = encode_split(
-            model,
-            prepared,
-            [split for split in split_names(prepared) if base_split(split) in STAGES],
-            layout,
-            models / "encoders",
-            store,
-            work.loaders,
-            engine.rank,
-            engine.ranks,
-        )
-        if engine.device.type == "cpu":
-            work = work.replace(workers=0)  # nothing is decoded, and processes would take cores from training
-    prices = prices_of(model.config, kind.language_learns, with_encoders=features is None)
-    check_lengths(prepared, stage, params, model.config.text_config)
-    lengths = lengths_of(prepared, stage, prices)
-    palm = lengths_of(
-        prepared, stage, prices_of(model.config, kind.language_learns, features is None, "palm")
+    features = _keep_features(model, workspace, layout, work, engine) if settings.cache_features else None
+    if features is not None and engine.device.type == "cpu":
+        work = work.replace(workers=0)  # nothing is decoded, and processes would take cores from training
+    return _Begun(kind, settings, work, engine, model, tokenizer, learner, groups, layout, features)
+
+
+def _keep_features(model: Any, workspace: Path, layout: Layout, work: Work, engine: Engine) -> Any:
+    """Of both stages' media, encoded once."""
+    prepared = workspace / "data/index"
+    return encode_split(
+        model,
+        prepared,
+        [split for split in split_names(prepared) if base_split(split) in STAGES],
+        layout,
+        workspace / "models/encoders",
+        workspace / "checkpoints/features",
+        work.loaders,
+        engine.rank,
+        engine.ranks,
     )
+
+
+def _make_job(begun: _Begun, params: Params, workspace: Path) -> tuple[Job, Lengths]:
+    """The job of the stage, and the lengths of its samples."""
+    stage, settings, work, engine = begun.kind.name, begun.settings, begun.work, begun.engine
+    prepared, config, learns = workspace / "data/index", begun.model.config, begun.kind.language_learns
+    encodes = begun.features is None
+    prices = prices_of(config, learns, with_encoders=encodes)
+    check_lengths(prepared, stage, params, config.text_config)
+    lengths = lengths_of(prepared, stage, prices)
+    palm = lengths_of(prepared, stage, prices_of(config, learns, encodes, "palm"))
     plans = [
         plan_epoch(
             lengths,
@@ -135,12 +185,12 @@ def instruct(
         )
         for epoch in range(settings.epochs)
     ]
-    packs = [Packs(prepared, stage, tokenizer, layout, plan, features) for plan in plans]
+    packs = [Packs(prepared, stage, begun.tokenizer, begun.layout, plan, begun.features) for plan in plans]
     tally = Tally(engine.device)
     job = Job(
         name=stage,
-        model=learner,
-        groups=groups,
+        model=begun.learner,
+        groups=begun.groups,
         forward=partial(forward, same_calls=_same_calls(packs[0], engine.ranks), tally=tally),
         packs=packs,
         settings=settings,
@@ -152,30 +202,12 @@ def instruct(
         peak_flops=peak_flops(engine.device),
         max_dropped=params.shards.max_quarantined,
         tally=tally,
-        best=Best(learner) if settings.take == "best" else None,
-        whole=[model.model.image_tower, model.model.video_tower],
+        best=Best(begun.learner) if settings.take == "best" else None,
+        whole=[begun.model.model.image_tower, begun.model.model.video_tower],
         validation=_validation(prepared, stage, prices, packs[0], settings, work, engine.ranks),
-        worst=worst_pack(
-            plans, lengths, pack_bytes(model.config.text_config, settings, work, kind.language_learns)
-        ),
+        worst=worst_pack(plans, lengths, pack_bytes(config.text_config, settings, work, learns)),
     )
-    if engine.first:
-        _say(job, lengths)
-        at = (model.config, settings, work, lengths, plans, job.worst, engine.device)
-        loaded = not any(weight.is_meta for weight in model.parameters())
-        note_plan(stage, params, workspace, *at, loaded=loaded)
-    train(job)
-    with during(RESULT):
-        if engine.ranks > 1:
-            engine.make_whole(learner, learned_only=stage == "pretrain" or settings.adapter != "none")
-    if engine.first:
-        check_held()
-        with during(RESULT):
-            _save(stage, learner, tokenizer, params, models)
-        if not job.finished_at:  # one day it may go on to its end
-            clear_unless_awaited(open_place(job.checkpoints, work.checkpoint_place))
-    meet()
-    end_ranks()
+    return job, lengths
 
 
 def forward(
