@@ -31,7 +31,9 @@ from videollava.model.config import language_config, model_config
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration
 from videollava.params import Encoder, Language, Lora, Model, Train
-from videollava.train import adapters, align, bases, features, instruct
+from videollava.train import adapters, bases, features, instruct
+from videollava.train.contrast.beginnings import POSITIONS
+from videollava.train.contrast.steps import Contrast
 
 VOCABULARY = 60
 NEW = 6  # tokens of an answer
@@ -127,9 +129,7 @@ def run_instruct(device: torch.device | str, learns: bool, adapter: str = "none"
 
 def run_align(device: torch.device | str, kind: str) -> dict[str, Any]:
     torch.manual_seed(0)
-    pair = LanguageBind(
-        pair_config(SHAPE, "video" if kind == "video" else "image", VOCABULARY, align.POSITIONS)
-    )
+    pair = LanguageBind(pair_config(SHAPE, "video" if kind == "video" else "image", VOCABULARY, POSITIONS))
     pair.to(device).train()
     ids = torch.randint(3, VOCABULARY, (4, 7))
     mask = torch.ones_like(ids)
@@ -141,7 +141,7 @@ def run_align(device: torch.device | str, kind: str) -> dict[str, Any]:
     kept = None if kind == "text" else torch.tensor([[0, 3], [1, 2], [0, 1], [2, 3]])
     batch = PairBatch(0, ids, mask, pixels, torch.arange(4), texts, present, [1] * 3, kept=kept)
     engine = SimpleNamespace(ranks=1, rank=0, device=next(pair.parameters()).device)
-    return step(pair, lambda _: align._forward(engine, pair, pair, batch, 1.0))
+    return step(pair, lambda _: Contrast(engine, pair).forward(pair, batch, 1.0))
 
 
 def run_features(device: torch.device | str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from videollava.data.text.vocabulary import load_tokenizer, train_tokenizer
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.params import Encoder, Model
 from videollava.train import align
+from videollava.train.contrast.beginnings import POSITIONS
 from videollava.train.contrast.losses import contrastive_loss
 from videollava.train.contrast.steps import Contrast
 
@@ -35,7 +36,7 @@ def begin(folder: Path) -> tuple[LanguageBind, Any]:
     tokenizer = load_tokenizer(folder)
     tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(0)
-    pair = LanguageBind(pair_config(SHAPE, "image", len(tokenizer), align.POSITIONS)).train()
+    pair = LanguageBind(pair_config(SHAPE, "image", len(tokenizer), POSITIONS)).train()
     pair.text_model.requires_grad_(False)
     pair.text_projection.requires_grad_(False)
     return pair, tokenizer

@@ -98,7 +98,8 @@ def test_pieces_learn_what_the_whole_batch_does_in_float32_at_1e_6(loss: str, ki
 def test_both_passes_over_a_piece_draw_the_same() -> None:
     """With dropout: pieces as large as the batch draw what the whole batch draws, in both passes."""
     pair = begin("softmax", "video")
-    for layer in pair.vision_model.encoder.layers:
+    layers: Any = pair.vision_model.encoder.layers
+    for layer in layers:
         layer.self_attn.dropout = 0.3
     wanted, found = learned(pair, clips(), 0), learned(pair, clips(), ROWS)
     for name, value in wanted.items():

@@ -14,7 +14,7 @@ TRAINED = ("tokens_per_pack", "recompute", "compile", "checkpoint_minutes")
 # What a stage uses besides ranks and workers.
 USED = {
     "bases": ("checkpoint_minutes",),
-    "align": ("checkpoint_minutes",),
+    "align": ("recompute", "checkpoint_minutes"),
     "pretrain": TRAINED,
     "finetune": TRAINED,
     "evaluate": ("tokens_per_batch",),

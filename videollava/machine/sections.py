@@ -147,7 +147,7 @@ class Work(Section):
     tokens_per_batch: Count = Field(16384, description="tokens a rank generates from at once in evaluate")
     recompute: Recompute = Field(
         False,
-        description="compute activations again (less memory, more time): of all decoder layers, or of the first N",
+        description="compute activations again (less memory, more time): of all layers that learn, or of the first N",
     )
     compile: Flag = Field(False, description="compile the language model's layers (GPU; not zero3)")
     checkpoint_minutes: Amount = Field(
@@ -176,7 +176,7 @@ class Work(Section):
         return self.nodes * self.per_node
 
     def recomputed(self, layers: int) -> int:
-        """Decoder layers, of so many, that compute their activations again."""
+        """Layers, of so many, that compute their activations again."""
         return layers if self.recompute is True else min(int(self.recompute), layers)
 
     @property

@@ -299,6 +299,11 @@ class Align(Section):
     text_epochs: Whole = Field(1, description="passes over the captions, by the text encoder alone")
     image_epochs: Whole = Field(1, description="passes over the pictures")
     video_epochs: Whole = Field(1, description="passes over the clips")
+    language: str = Field(
+        "learned",
+        description="the language encoder: learned here from the captions, or taken and frozen: a folder or hub id of "
+        "LanguageBind, CLIP or OpenCLIP, with its tokenizer",
+    )
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax",
         description="CLIP's, which names the right one of all; SigLIP's, which judges each combination",
@@ -310,6 +315,18 @@ class Align(Section):
     )
     learning_rate: Rate = Field(1e-3, description="AdamW's at its peak, for texts and pictures")
     video_learning_rate: Rate = Field(5e-4, description="AdamW's at its peak, for clips")
+    layer_decay: Annotated[Rate, Field(le=1)] = Field(
+        1.0, description="of a vision encoder: the rate of each layer is that of the one above, times this"
+    )
+    lora_r: Whole = Field(
+        0,
+        description="rank of the adapters in a vision encoder's attention (LanguageBind: 2); 0: it learns whole",
+    )
+    lora_alpha: Count = Field(16, description="scale: the adapters' updates count lora_alpha / lora_r")
+    validations: Whole = Field(
+        0,
+        description="times a run that retrieval over the held-out pairs is measured, the last step among them",
+    )
     warmup_ratio: Share = Field(0.05, description="share of the steps in which the rate rises")
     weight_decay: Share = Field(0.05, description="AdamW's, for matrices")
     patch_dropout: Fraction = Field(0.0, description="share of a picture's patches left out in training")

@@ -9,15 +9,14 @@ image encoder: both end in one space before any projector sees them. Where `alig
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videollava.data.load.batches import Layout
 from videollava.data.load.pairs import (
@@ -28,29 +27,38 @@ from videollava.data.load.pairs import (
     plan_pairs,
     rows_of,
 )
-from videollava.data.prepare.tables import load_split
+from videollava.data.prepare.tables import load_split, split_names, valid_part
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
 from videollava.model.attention import encoder_attention
-from videollava.model.encoders import LanguageBind, LanguageBindConfig, pair_config
+from videollava.model.encoders import LanguageBind
 from videollava.origin import Pins
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
+from videollava.train.contrast.beginnings import (
+    LEARNED,
+    POSITIONS,
+    Kind,
+    begin_image,
+    begin_video,
+    check_lora,
+    take_language,
+)
+from videollava.train.contrast.learners import add_lora, choose_groups, merge_lora
+from videollava.train.contrast.retrieval import ask_retrieval, plan_gallery
 from videollava.train.contrast.steps import Contrast
 from videollava.train.engine import Engine, make_engine, usable
 from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet
 from videollava.train.learned import check_learned
 from videollava.train.loop import Job, train
+from videollava.train.recompute import recompute_layers
 from videollava.train.saving.opening import open_place
 from videollava.train.saving.spent import clear_unless_awaited
+from videollava.train.validation import Validation
 
 __all__ = ["encode_captions", "run"]
-
-Kind = Literal["image", "video"]
-POSITIONS = 77
-SIGMOID_START = math.log(10.0), -10.0  # SigLIP's: at first nothing is right, as nearly nothing is
 
 
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
@@ -64,18 +72,24 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
         return
     from transformers import AutoTokenizer
 
+    check_lora(params)
     # Encoders are small: every rank holds them whole, whatever is sharded elsewhere.
     work = machine.work("align").replace(strategy="replicated")
     if first:
         check_held()
         shutil.rmtree(target, ignore_errors=True)
-    tokenizer = AutoTokenizer.from_pretrained(workspace / "data/index/tokenizer")
+    pins, given = Pins(workspace, "align"), None
+    if params.align.language == LEARNED:
+        tokenizer = AutoTokenizer.from_pretrained(workspace / "data/index/tokenizer")
+    else:
+        given, tokenizer = take_language(params.align.language, pins)
     torch.manual_seed(params.seed)
-    pins = Pins(workspace, "align")
-    image = _begin_image(params, tokenizer, pins.locate(params.bases.image_encoder))
+    image = begin_image(params, tokenizer, pins.locate(params.bases.image_encoder), given)
     if first:
         pins.write()
-    image, done = _learn_text(image, tokenizer, params, work, workspace)
+    done = 0
+    if given is None:
+        image, done = _learn_text(image, tokenizer, params, work, workspace)
     image.text_model.requires_grad_(False)
     image.text_projection.requires_grad_(False)
     image, steps = _learn("image", image, tokenizer, params, work, workspace, logged_before=done)
@@ -84,7 +98,7 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
         check_held()
         checkpoint.save(image, tokenizer, target / "image")
     torch.manual_seed(params.seed + 1)
-    video = _begin_video(params, tokenizer, image)
+    video = begin_video(params, tokenizer, image)
     video, _ = _learn("video", video, tokenizer, params, work, workspace, logged_before=done)
     if first:
         check_held()
@@ -118,66 +132,6 @@ def _take(source: str, kind: str, target: Path) -> None:
 
     pair, tokenizer = load_encoder(source, kind)
     checkpoint.save(pair, tokenizer, target)
-
-
-def _config(params: Params, kind: Kind, tokenizer: Any) -> LanguageBindConfig:
-    config = pair_config(params.model, kind, len(tokenizer), POSITIONS)
-    if params.align.loss == "sigmoid":
-        config.logit_scale_init_value, config.logit_bias_init_value = SIGMOID_START
-    return config
-
-
-def _begin_image(params: Params, tokenizer: Any, source: str) -> LanguageBind:
-    pair = LanguageBind(_config(params, "image", tokenizer))
-    if source:
-        from videollava.model.formats.encoder import load_tower
-
-        pair.vision_model.load_state_dict(load_tower(source).state_dict())
-    else:
-        _lay_out_positions(
-            pair.vision_model.embeddings.position_embedding.weight, pair.config.vision_config.grid
-        )
-    return pair
-
-
-@torch.no_grad()
-def _lay_out_positions(weight: Tensor, grid: tuple[int, int], size: float = 1.2) -> None:
-    """Start positions as sines of row and column, not as noise: a small encoder finds shapes in half the steps.
-
-    As large as the patches they are added to: fainter, they are found late.
-    """
-    quarter = weight.shape[1] // 4
-    rates = 2.0 / 10000 ** (torch.arange(quarter) / quarter)
-    rows, columns = torch.meshgrid(*(torch.arange(n).float() for n in grid), indexing="ij")
-    phases = [axis.reshape(-1, 1) * rates for axis in (rows, columns)]
-    weight[1:, : 4 * quarter] = size * torch.cat(
-        [f(phase) for phase in phases for f in (torch.sin, torch.cos)], dim=1
-    )
-
-
-@torch.no_grad()
-def _lay_out_frames(embedding: Tensor, size: float = 0.2) -> None:
-    """Start the embeddings of time (1, frames, dim) as sines of the frame's number, so that frames have an order."""
-    half = embedding.shape[2] // 2
-    phases = torch.arange(embedding.shape[1])[:, None] / 100 ** (torch.arange(half) / half)
-    embedding[0, :, : 2 * half] = size * torch.cat([phases.sin(), phases.cos()], dim=1)
-
-
-def _begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> LanguageBind:
-    """The image encoder again, with temporal attention that at first adds nothing; the text encoder frozen."""
-    pair = LanguageBind(_config(params, "video", tokenizer))
-    missing, unexpected = pair.load_state_dict(image.state_dict(), strict=False)
-    if unexpected or any("temporal" not in name for name in missing):
-        raise InputError(f"the video encoder cannot start from the image encoder: {missing + unexpected}")
-    layers: Any = pair.vision_model.encoder.layers
-    for layer in layers:
-        if layer.temporal:
-            nn.init.zeros_(layer.temporal_attn.out_proj.weight)
-            nn.init.zeros_(layer.temporal_attn.out_proj.bias)
-            _lay_out_frames(layer.temporal_embedding)
-    pair.text_model.requires_grad_(False)
-    pair.text_projection.requires_grad_(False)
-    return pair
 
 
 def _learn_text(
@@ -225,12 +179,32 @@ def _learn(
     )
     engine = make_engine(settings, work)
     layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="pad")
-    texts = encode_captions(pair, tokenizer, captions_of(prepared), engine)
+    held_out = _held_out(prepared, kind, align)
+    captions = [*captions_of(prepared), *(captions_of(prepared, held_out) if held_out else ())]
+    texts = encode_captions(pair, tokenizer, captions, engine)
     pairs = len(rows_of(prepared, kind))
     pixels = None
     if align.keep_pixels:
         pixels = decode_all(prepared, kind, layout, work.loaders)
         work = work.replace(workers=0)  # nothing is left to decode
+    positions = _positions(pair)
+    validation = None
+    if held_out:
+        plan = plan_gallery(len(rows_of(prepared, kind, held_out)), engine.ranks, settings.batch_size)
+        kept: dict[int, Tensor] | None = {} if align.keep_pixels else None
+        asked = Pairs(
+            prepared,
+            kind,
+            tokenizer,
+            layout,
+            plan,
+            texts=texts,
+            positions=positions,
+            pixels=kept,
+            split=held_out,
+        )
+        ask = ask_retrieval(asked, engine, work.loaders)
+        validation = Validation(asked, align.validations, ask=ask)
     packs = [
         Pairs(
             prepared,
@@ -239,7 +213,7 @@ def _learn(
             layout,
             plan_pairs(pairs, settings.batch_size, engine.ranks, params.seed, epoch),
             texts=texts,
-            positions=POSITIONS,
+            positions=positions,
             seed=(params.seed, epoch),
             flips=() if video else align.flips,
             pixels=pixels,
@@ -247,7 +221,28 @@ def _learn(
         )
         for epoch in range(settings.epochs)
     ]
-    return _train(pair, kind, packs, settings, work, engine, params, workspace, logged_before)
+    if align.lora_r:
+        add_lora(pair, align)
+    recompute_layers(pair.vision_model, work, pair.vision_model.encoder.layers)
+    pair, steps = _train(
+        pair, kind, packs, settings, work, engine, params, workspace, logged_before, validation
+    )
+    pair.vision_model.activation_checkpointing_disable()
+    if align.lora_r:
+        merge_lora(pair)
+    return pair, steps
+
+
+def _held_out(prepared: Path, kind: Kind, align: Align) -> str:
+    """The split of held-out pairs, where it has any of the kind and the recipe asks for them; else \"\"."""
+    split = valid_part("align")
+    there = align.validations and split in split_names(prepared) and rows_of(prepared, kind, split)
+    return split if there else ""
+
+
+def _positions(pair: LanguageBind) -> int:
+    """The longest caption, in tokens."""
+    return int(pair.config.text_config.max_position_embeddings)
 
 
 @torch.no_grad()
@@ -266,7 +261,7 @@ def encode_captions(
     texts: dict[str, Tensor] = {}
     for start in range(0, len(distinct), batch):
         part = distinct[start : start + batch]
-        ids = tokenizer(part, padding=True, truncation=True, max_length=POSITIONS, return_tensors="pt")
+        ids = tokenizer(part, padding=True, truncation=True, max_length=_positions(pair), return_tensors="pt")
         with engine.autocast():
             embeds = pair.encode_text(ids["input_ids"].to(device), ids["attention_mask"].to(device))
         texts.update(zip(part, embeds.float().cpu(), strict=True))
@@ -283,6 +278,7 @@ def _train(
     params: Params,
     workspace: Path,
     logged_before: int = 0,
+    validation: Validation | None = None,
 ) -> tuple[LanguageBind, int]:
     for part in (pair.vision_model, pair.text_model):
         part.set_attn_implementation(encoder_attention(engine.device))
@@ -290,7 +286,7 @@ def _train(
     job = Job(
         name=f"align-{name}",
         model=pair,
-        groups=list(_decayed(pair, settings)),
+        groups=choose_groups(pair, settings, params.align.layer_decay),
         forward=contrast.forward,
         learn=contrast.learn if contrast.micro_batch else None,
         packs=packs,
@@ -302,17 +298,20 @@ def _train(
         max_dropped=params.shards.max_quarantined,
         followed=name != "video",
         logged_before=logged_before,
+        validation=validation,
     )
     train(job)
     check_learned(job, params.align.least_learned, sigmoid=pair.logit_bias is not None)
-    return _made_whole(pair, engine), job.steps
+    return _made_whole(pair, engine, params.align if name != "text" else None), job.steps
 
 
-def _made_whole(pair: LanguageBind, engine: Engine) -> LanguageBind:
+def _made_whole(pair: LanguageBind, engine: Engine, adapted: Align | None) -> LanguageBind:
     """The pair as an ordinary one, on every rank: the next part goes on from it. Encoders are small."""
     if engine.ranks == 1:
         return pair
     whole = LanguageBind(pair.config)
+    if adapted and adapted.lora_r:
+        add_lora(whole, adapted)
     whole.load_state_dict(engine.weights(pair))
     return whole
 
@@ -327,10 +326,3 @@ def _settings(align: Align, epochs: int, batch_size: int, rate: float) -> Train:
         precision=align.precision,
     )
     return usable(chosen)
-
-
-def _decayed(pair: nn.Module, settings: Train) -> Iterator[dict[str, Any]]:
-    """Matrices decay; norms, biases and the temperature do not."""
-    learned = [p for p in pair.parameters() if p.requires_grad]
-    yield {"params": [p for p in learned if p.ndim > 1], "lr": settings.learning_rate}
-    yield {"params": [p for p in learned if p.ndim <= 1], "lr": settings.learning_rate, "weight_decay": 0.0}

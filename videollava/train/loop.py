@@ -184,17 +184,24 @@ def _between(job: Job, model: nn.Module, done: int, teller: Teller, decision: De
         return
     teller.tell()
     if validation:
-        with during(COMPUTING):
-            held_out = held_out_loss(validation, model, job.forward, job.engine)
-        log_metrics(job.logged_before + done, held_out_loss=held_out)
+        figures = _ask(job, model, validation)
+        log_metrics(job.logged_before + done, **figures)
+        held_out = figures.get("held_out_loss")
         teller.bar.held_out = held_out
-        if job.best:
+        if job.best and held_out is not None:
             job.best.see(done, held_out)
     if saved:
         hours = job.spending.hours if job.spending else 0.0
         told = {"dropped": teller.dropped, "hours": hours} | (job.best.about() if job.best else {})
         saver.save(done, told, wait=decision.ends)
     teller.begin()
+
+
+def _ask(job: Job, model: nn.Module, validation: Validation) -> dict[str, float]:
+    with during(COMPUTING):
+        if validation.ask:
+            return validation.ask(model)
+        return {"held_out_loss": held_out_loss(validation, model, job.forward, job.engine)}
 
 
 def _take_best(job: Job, done: int) -> None:

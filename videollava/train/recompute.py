@@ -1,4 +1,4 @@
-"""Which decoder layers compute their activations again in the backward pass (`recompute` in machine.yaml)."""
+"""Which layers compute their activations again in the backward pass (`recompute` in machine.yaml)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from videollava.machine import Work
 __all__ = ["recompute_layers"]
 
 
-def recompute_layers(language: Any, work: Work) -> None:
-    """Make the first `work.recompute` of a language model's decoder layers keep their input alone; the frozen encoders
-    are left alone, which would otherwise be made to require gradients.
+def recompute_layers(model: Any, work: Work, layers: Any = None) -> None:
+    """Make the first `work.recompute` of these layers keep their input alone (None: a language model's `layers`).
+
+    Frozen encoders are left alone, which would otherwise be made to require gradients.
     """
-    layers = language.layers
+    layers = model.layers if layers is None else layers
     count = work.recomputed(len(layers))
     if not count:
-        language.activation_checkpointing_disable()
+        model.activation_checkpointing_disable()
         return
-    language.activation_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     for layer in layers[count:]:
         layer.gradient_checkpointing = False

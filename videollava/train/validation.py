@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from videollava.data.load.batches import Batch, Packs, load_batches
+from videollava.data.load.batches import Batch, load_batches
 from videollava.data.load.packing import Lengths, Plan, plan_epoch
 from videollava.train.engine import Engine
 from videollava.train.launch.pulse import beat
@@ -25,11 +26,15 @@ __all__ = ["Validation", "held_out_loss", "plan_once", "without_dropout"]
 
 @dataclass(frozen=True)
 class Validation:
-    """What is held out, packed for the ranks, and how many times a run it is measured."""
+    """What is held out, packed for the ranks, and how many times a run it is measured.
 
-    packs: Packs
+    ask: what gives the figures, of the model as it is trained, on every rank; None: the held-out loss.
+    """
+
+    packs: Any
     times: int
     workers: int = 0
+    ask: Callable[[nn.Module], dict[str, float]] | None = None
 
     def steps(self, steps: int) -> frozenset[int]:
         """Numbers of steps done (1 to `steps`) after which it is due."""

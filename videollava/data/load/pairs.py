@@ -136,10 +136,11 @@ class Pairs(Dataset[PairBatch]):
         flips: Sequence[str] = (),
         pixels: dict[int, Tensor] | None = None,
         patch_dropout: float = 0.0,
+        split: str = "align",
     ) -> None:
         self.patch_dropout = patch_dropout
-        self.shards, self.records = Shards(prepared), load_split(prepared, "align")
-        self.rows = rows_of(prepared, kind)
+        self.shards, self.records = Shards(prepared), load_split(prepared, split)
+        self.rows = rows_of(prepared, kind, split)
         self.kind, self.tokenizer, self.layout, self.plan = kind, tokenizer, layout, plan
         self.positions, self.seed, self.flips, self.pixels = positions, seed, flips, pixels
         self.texts = texts

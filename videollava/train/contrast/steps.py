@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +34,13 @@ class Contrast:
     pair: LanguageBind
     micro_batch: int = 0
 
-    def forward(self, model: nn.Module, batch: PairBatch, share: Tensor | float) -> Tensor:
+    def forward(self, model: nn.Module, batch: Any, share: Tensor | float) -> Tensor:
         """This rank's loss, of the batch encoded whole."""
         self._bound_scale()
         given = _Given.of(batch, self.engine)
         return self._compare(*given.encode(model, slice(None)), given)
 
-    def learn(self, model: nn.Module, batch: PairBatch, last: bool) -> Tensor:
+    def learn(self, model: nn.Module, batch: Any, last: bool) -> Tensor:
         """This rank's loss; its gradients are added, a piece of the batch at a time. last: of a step's batches."""
         self._bound_scale()
         given, engine = _Given.of(batch, self.engine), self.engine

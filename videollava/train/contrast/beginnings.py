@@ -1,0 +1,112 @@
+"""What the encoders begin as: laid out anew, or taken from published ones; the language encoder too."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from videollava.errors import InputError
+from videollava.model.encoders import LanguageBind, LanguageBindConfig, pair_config
+from videollava.origin import Pins
+from videollava.params import Params
+
+__all__ = ["LEARNED", "POSITIONS", "Kind", "begin_image", "begin_video", "check_lora", "take_language"]
+
+Kind = Literal["image", "video"]
+LEARNED = "learned"  # align.language: none is taken
+POSITIONS = 77  # of the language encoder that is learned here
+SIGMOID_START = math.log(10.0), -10.0  # SigLIP's: at first nothing is right, as nearly nothing is
+
+
+def check_lora(params: Params) -> None:
+    if params.align.lora_r and not params.bases.image_encoder:
+        raise InputError(
+            f"params.yaml: align.lora_r is {params.align.lora_r}, which adapts an encoder that has learned: name one "
+            "in bases.image_encoder, or set align.lora_r: 0"
+        )
+
+
+def take_language(source: str, pins: Pins) -> tuple[LanguageBind, Any]:
+    """The pair whose language encoder is taken, and its tokenizer."""
+    from videollava.model.formats.encoder import load_encoder
+
+    given, tokenizer = load_encoder(pins.locate(source))
+    if tokenizer is None:
+        raise InputError(
+            f"params.yaml: align.language is {source}, which has no tokenizer: put its files there"
+        )
+    return given.float(), tokenizer
+
+
+def begin_image(params: Params, tokenizer: Any, source: str, given: LanguageBind | None) -> LanguageBind:
+    """given: the pair whose language encoder is taken; its projection of pictures too, where they are its own."""
+    pair = LanguageBind(_config(params, "image", tokenizer, given))
+    if given is not None:
+        pair.text_model.load_state_dict(given.text_model.state_dict())
+        pair.text_projection.load_state_dict(given.text_projection.state_dict())
+        if params.align.language == params.bases.image_encoder:
+            pair.visual_projection.load_state_dict(given.visual_projection.state_dict())
+    if source:
+        from videollava.model.formats.encoder import load_tower
+
+        pair.vision_model.load_state_dict(load_tower(source).state_dict())
+    else:
+        _lay_out_positions(
+            pair.vision_model.embeddings.position_embedding.weight, pair.config.vision_config.grid
+        )
+    return pair
+
+
+def begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> LanguageBind:
+    """The image encoder again, with temporal attention that at first adds nothing; the text encoder frozen."""
+    pair = LanguageBind(_config(params, "video", tokenizer, image))
+    missing, unexpected = pair.load_state_dict(image.state_dict(), strict=False)
+    if unexpected or any("temporal" not in name for name in missing):
+        raise InputError(f"the video encoder cannot start from the image encoder: {missing + unexpected}")
+    layers: Any = pair.vision_model.encoder.layers
+    for layer in layers:
+        if layer.temporal:
+            nn.init.zeros_(layer.temporal_attn.out_proj.weight)
+            nn.init.zeros_(layer.temporal_attn.out_proj.bias)
+            _lay_out_frames(layer.temporal_embedding)
+    pair.text_model.requires_grad_(False)
+    pair.text_projection.requires_grad_(False)
+    return pair
+
+
+def _config(
+    params: Params, kind: Kind, tokenizer: Any, given: LanguageBind | None = None
+) -> LanguageBindConfig:
+    config = pair_config(params.model, kind, len(tokenizer), POSITIONS)
+    if given is not None:
+        config.text_config = given.config.text_config
+        config.projection_dim = config.vision_config.projection_dim = given.config.projection_dim
+    if params.align.loss == "sigmoid":
+        config.logit_scale_init_value, config.logit_bias_init_value = SIGMOID_START
+    return config
+
+
+@torch.no_grad()
+def _lay_out_positions(weight: Tensor, grid: tuple[int, int], size: float = 1.2) -> None:
+    """Start positions as sines of row and column, not as noise: a small encoder finds shapes in half the steps.
+
+    As large as the patches they are added to: fainter, they are found late.
+    """
+    quarter = weight.shape[1] // 4
+    rates = 2.0 / 10000 ** (torch.arange(quarter) / quarter)
+    rows, columns = torch.meshgrid(*(torch.arange(n).float() for n in grid), indexing="ij")
+    phases = [axis.reshape(-1, 1) * rates for axis in (rows, columns)]
+    weight[1:, : 4 * quarter] = size * torch.cat(
+        [f(phase) for phase in phases for f in (torch.sin, torch.cos)], dim=1
+    )
+
+
+@torch.no_grad()
+def _lay_out_frames(embedding: Tensor, size: float = 0.2) -> None:
+    """Start the embeddings of time (1, frames, dim) as sines of the frame's number, so that frames have an order."""
+    half = embedding.shape[2] // 2
+    phases = torch.arange(embedding.shape[1])[:, None] / 100 ** (torch.arange(half) / half)
+    embedding[0, :, : 2 * half] = size * torch.cat([phases.sin(), phases.cos()], dim=1)
