@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,21 @@ def test_one_that_was_stopped_is_asked_for_its_next_start(
     assert "ends as soon as it is started again" in capsys.readouterr().out
     assert json.loads((tmp_path / "checkpoints/finish/align.json").read_text()) == {"run": "one"}
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
+def test_one_whose_process_was_killed_is_not_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (path := tmp_path / "runs/finetune/k-001.jsonl").parent.mkdir(parents=True)
+    start = {"event": "start", "time": 1, "id": "one", "name": "finetune", "params": {}, "tags": {}}
+    path.write_text(json.dumps({**start, "pid": gone.pid, "host": socket.gethostname()}) + "\n")
+    assert cli.main(["finish"]) == 2
+    assert "nothing is training" in capsys.readouterr().err
+    assert cli.main(["finish", "finetune"]) == 0
+    assert "ends as soon as it is started again" in capsys.readouterr().out
+    path.write_text(json.dumps({**start, "pid": gone.pid, "host": "another.host"}) + "\n")
+    assert cli.main(["finish"]) == 0
+    assert "finetune: ends after its step" in capsys.readouterr().out

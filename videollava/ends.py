@@ -6,7 +6,9 @@ has to decide. 130: a person stopped it.
 
 from __future__ import annotations
 
-__all__ = ["AGAIN", "BUDGET", "INTERRUPTED", "Ended"]
+__all__ = ["AGAIN", "BUDGET", "INTERRUPTED", "TRAINING", "Ended"]
+
+TRAINING = ("bases", "align", "pretrain", "finetune")  # stages that end so; the others end as any program
 
 AGAIN = 75
 BUDGET = 77

@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 
 from videollava.command import Arguments, Command
+from videollava.ends import TRAINING
 from videollava.errors import InputError
 
 __all__ = ["FINISH", "TRAINING"]
-
-TRAINING = ("bases", "align", "pretrain", "finetune")
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +31,13 @@ def _run(arguments: Arguments) -> None:
 
 def _find(workspace: Path, named: str | None) -> tuple[str, str, bool]:
     """Stage, identity of its run, and whether it is at work, here or elsewhere. InputError where none is meant."""
-    from videollava.tracking.journal import newest_run
+    from videollava.tracking.journal import newest_run, seems_alive
 
     found = {}
     for stage in TRAINING:
         start, ended = newest_run(workspace / "runs", stage)
         if start and ended != "FINISHED":
-            found[stage] = start["id"], not ended
+            found[stage] = start["id"], not ended and seems_alive(start)
     if named:
         if named not in found:
             raise InputError(f"{named}: no run of it in {workspace} is under way, or waits to go on")

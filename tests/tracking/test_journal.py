@@ -137,3 +137,21 @@ def test_journals_are_json_lines(tmp_path: Path) -> None:
     for line in journal.path.read_text().splitlines():
         json.loads(line)
     assert Journal(None).path is None
+
+
+def test_a_run_with_other_parameters_is_another_one(tmp_path: Path) -> None:
+    """`--set` is in no input key; the machine's values may differ."""
+
+    def opened(seed: str, ranks: str) -> Path:
+        shown = {"seed": seed, "machine.processes": ranks}
+        journal = open_journal(tmp_path, "finetune", "key", shown)
+        journal.start("finetune", shown, {})
+        journal.end("KILLED")
+        assert journal.path is not None
+        return journal.path
+
+    first, other = opened("0", "1"), opened("1", "1")
+    assert other != first
+    assert opened("0", "2") == first
+    assert opened("1", "2") == other
+    assert len(list(tmp_path.glob("finetune/*.jsonl"))) == 2

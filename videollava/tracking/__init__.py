@@ -72,9 +72,9 @@ def track(stage: str, params: Params, workspace: Path, machine: Machine | None =
             yield silent
         return
     key = input_key(workspace, stage)
-    journal = open_journal(workspace / "runs", stage, key)
-    tags = read_lineage(workspace).tags() | package_tags(workspace) | _ranks(stage, machine)
     shown = _shown(stage, params, machine)
+    journal = open_journal(workspace / "runs", stage, key, shown)
+    tags = read_lineage(workspace).tags() | package_tags(workspace) | _ranks(stage, machine)
     journal.start(stage, shown, tags, os.environ.get(PARENT, ""), key)
     journal.data_sets(read_data_sets(workspace, stage))
     if (trouble := tags.get("commit_trouble")) and os.environ.get(FOLLOWED) != "1":  # a flow says it once

@@ -43,6 +43,7 @@ __all__ = [
     "newest_run",
     "open_journal",
     "read_events",
+    "seems_alive",
     "under_way",
     "write_curve",
     "write_curves",
@@ -164,18 +165,28 @@ class Journal:
                 self._synced = time.monotonic()
 
 
-def open_journal(runs: Path, stage: str, key: str) -> Journal:
-    """The journal for this stage and input key under `runs`: a new file, or the one that was cut short."""
+def open_journal(runs: Path, stage: str, key: str, params: Mapping[str, str] | None = None) -> Journal:
+    """The journal for this stage and input key under `runs`: a new file, or the one that was cut short.
+
+    params: flat, as they are told; a run with others (`--set` is in no key) is another run. The machine's may differ.
+    """
     folder = runs / stage
     stem = key[:16] or "run"
-    last = max(folder.glob(f"{stem}-*.jsonl"), default=None)
-    if last is not None:
-        first, ended = _outline(last)
+    there = sorted(folder.glob(f"{stem}-*.jsonl"), reverse=True)
+    for path in there:
+        first, ended = _outline(path)
+        if params is not None and first and _recipe(first["params"]) != _recipe(_hide(params)):
+            continue
         elsewhere = bool(first) and first["pid"] != os.getpid() and _goes_on(first)
         if first and ended != "FINISHED" and not elsewhere:
-            return Journal(last, first["id"])
-    number = int(last.stem.rsplit("-", 1)[1]) + 1 if last is not None else 1
+            return Journal(path, first["id"])
+        break
+    number = int(there[0].stem.rsplit("-", 1)[1]) + 1 if there else 1
     return Journal(folder / f"{stem}-{number:03d}.jsonl", uuid.uuid4().hex)
+
+
+def _recipe(params: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in params.items() if not name.startswith("machine.")}
 
 
 def current() -> Journal:
@@ -329,6 +340,11 @@ def _cut_torn_line(path: Path) -> None:
         content = stream.read()
         if content and not content.endswith(b"\n"):
             stream.truncate(content.rfind(b"\n") + 1)
+
+
+def seems_alive(start: Mapping[str, Any]) -> bool:
+    """Whether the process of a start event lives, as far as can be seen: that of another host is taken to."""
+    return start.get("host", socket.gethostname()) != socket.gethostname() or _alive(start["pid"])
 
 
 def _goes_on(start: Mapping[str, Any]) -> bool:

@@ -48,4 +48,7 @@ def _stage_of(folder: Path) -> str:
     try:
         return str(read_manifest(folder).about.get("stage", ""))
     except Damaged as reason:
-        raise InputError(f"--go-on-from {folder}: not a whole checkpoint: {reason}") from reason
+        raise InputError(
+            f"--go-on-from {folder}: not a whole checkpoint: {reason}; one is a folder step-NNNNNNNN of a run that "
+            "`videollava checkpoints` lists"
+        ) from reason

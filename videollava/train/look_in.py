@@ -109,4 +109,7 @@ def _in(folder: Path) -> Seen:
     try:
         return Seen(read_manifest(folder), FolderPlace(folder.parent))
     except Damaged as reason:
-        raise InputError(f"--checkpoint {folder}: not a whole checkpoint: {reason}") from reason
+        raise InputError(
+            f"--checkpoint {folder}: not a whole checkpoint: {reason}; name {' or '.join(STAGES)}, or a folder "
+            "step-NNNNNNNN of a run that `videollava checkpoints` lists"
+        ) from reason

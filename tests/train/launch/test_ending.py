@@ -105,6 +105,20 @@ def test_two_ranks_finish_when_they_are_asked(workspace: Callable[[str], Path]) 
 
 
 @pytest.mark.slow
+def test_two_ranks_finish_by_a_signal_to_their_launcher(workspace: Callable[[str], Path]) -> None:
+    """SIGUSR2 to "the stage's process" is to the launcher's, which is no rank."""
+    folder = workspace("ours")
+    write_machine(folder, processes=2, checkpoint_minutes=RARE)
+    running = start(folder, "finetune", "finetune.epochs=500")
+    wait_for(lambda: steps_done(folder) >= 2, running)
+    running.send_signal(signal.SIGUSR2)
+    status, said = end(running)
+    assert status == 0, said
+    assert "finetune: finished early, after step " in said
+    assert last_end(folder)["status"] == "FINISHED"
+
+
+@pytest.mark.slow
 def test_a_second_signal_ends_ranks_that_cannot_make_a_checkpoint_at_once(
     workspace: Callable[[str], Path], mentions: Callable[[str], list[int]]
 ) -> None:

@@ -22,12 +22,13 @@ from typing import Any
 
 import videollava
 from videollava.alarms import alarm
-from videollava.ends import AGAIN, INTERRUPTED, Ended
+from videollava.ends import AGAIN, INTERRUPTED, TRAINING, Ended
 from videollava.environment import RANKS
 from videollava.machine import Machine, Work
 from videollava.params import Params
 from videollava.process import Supervised
 from videollava.tracking.journal import close_abandoned
+from videollava.train.ending import ask_to_finish
 from videollava.train.launch import setup, slurm
 from videollava.train.launch.agent import SECONDS, UNKEPT
 from videollava.train.launch.failures import first_failure, read_ended
@@ -81,7 +82,7 @@ def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, w
         ]
     else:
         command = [sys.executable, "-P", *agent]
-    with _signals() as told:
+    with _asked_to_finish(stage, workspace, name), _signals() as told:
         try:
             with _started(command, workspace, folder, work) as running:
                 told.hurry = running.hurry
@@ -198,3 +199,16 @@ def _signals() -> Iterator[_Told]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _asked_to_finish(stage: str, workspace: Path, name: str) -> Iterator[None]:
+    """Inside, SIGUSR2 to this process is a request to the ranks of the launch of that name, wherever they are."""
+    if stage not in TRAINING:
+        yield
+        return
+    before = signal.signal(signal.SIGUSR2, lambda *_: ask_to_finish(workspace, stage, name))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR2, before)

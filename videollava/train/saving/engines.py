@@ -137,7 +137,11 @@ class DeepSpeedState:
             except Exception as error:  # raised only when ranks wait for each other no more
                 failures.append(error)
 
-        with _in_place_of(self._engine.checkpoint_engine, save=save):
+        # Rank 0 alone would copy scripts beside the parts, and leave the others waiting where it can't.
+        with (
+            _in_place_of(self._engine.checkpoint_engine, save=save),
+            _in_place_of(self._engine, _copy_recovery_script=lambda *_: None),
+        ):
             self._engine.save_checkpoint(
                 str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True
             )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,11 +102,11 @@ def _look(address: str, workspace: Path) -> tuple[str, Mapping[str, Found]]:
     folder = folder_of(address, workspace)
     files = {}
     for path in folder.glob("*-????????????????/**/*"):
-        if path.is_file():
+        with suppress(FileNotFoundError):  # a run that is at work drops what is old
             told = path.stat()
-            files[str(path.relative_to(folder))] = Found(
-                told.st_size, datetime.fromtimestamp(told.st_mtime, UTC)
-            )
+            if stat.S_ISREG(told.st_mode):
+                written = datetime.fromtimestamp(told.st_mtime, UTC)
+                files[str(path.relative_to(folder))] = Found(told.st_size, written)
     return str(folder), files
 
 

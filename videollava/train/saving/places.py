@@ -207,7 +207,9 @@ def read_manifest(folder: Path) -> Whole:
     """The checkpoint in a folder. Damaged where a file is missing or of another size."""
     try:
         text = (folder / MANIFEST).read_text()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise Damaged(f"{MANIFEST}: {error.strerror}") from error
+    except ValueError as error:
         raise Damaged(f"{MANIFEST}: {error}") from error
     whole = parse_manifest(text, str(folder))
     for name, told in whole.files.items():
