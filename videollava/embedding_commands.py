@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.command import Arguments, Command, file_to_write, folder_to_write
-from videollava.embedding.kinds import KINDS
+from videollava.data.modalities import KINDS
 from videollava.errors import InputError
 
 __all__ = ["EMBEDDING"]

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from videollava.data.media.audio import audio_to_pixels, read_audio
 from videollava.data.media.pixels import stack
 from videollava.data.media.read import load_pixels
 from videollava.embedding.kinds import KINDS, kind_of, kind_said
@@ -76,10 +75,8 @@ class Encoders:
     def read(self, file: Path, kind: str) -> Tensor:
         """One file as the pixels its encoder takes, (C, H, W) or (T, C, H, W). InputError where it cannot be read."""
         config = self.tower(kind).vision.config
-        if kind == "audio":
-            return audio_to_pixels(*read_audio(file), *config.size)
         frames = config.num_frames if config.num_frames > 1 else FRAMES
-        return load_pixels(kind, file, config.size[0], frames)
+        return load_pixels(kind, file, config.size[0], frames, spectrogram=config.size)
 
     @torch.inference_mode()
     def encode(self, kind: str, pixels: Tensor) -> Vectors:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from videollava.data.modalities import KINDS
 from videollava.data.records.endings import kind_of_file
 from videollava.errors import InputError
 
 __all__ = ["KINDS", "kind_of", "kind_said"]
 
-KINDS = ("image", "video", "depth", "thermal", "audio")
-
 
 def kind_of(file: Path) -> str:
-    """image, video or audio by a file's ending: depth and thermal pictures look like any other."""
+    """By a file's ending. Depth and thermal pictures look like any other, but for .depth.png, .thermal.jpg and .npy."""
     kind = kind_of_file(file.name)
     if kind not in KINDS:
         raise InputError(f"{file}: its ending tells no modality; say it (--as, or kind=): {', '.join(KINDS)}")

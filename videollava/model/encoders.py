@@ -19,11 +19,11 @@ from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from videollava import params
+from videollava.data.modalities import MediumKind
 from videollava.model.vision import (
     LanguageBindPreTrainedModel,
     LanguageBindVisionConfig,
     LanguageBindVisionModel,
-    Modality,
     resize_positions,
     start_from_image,
     tower_config,
@@ -37,7 +37,6 @@ __all__ = [
     "LanguageBindTextModel",
     "LanguageBindVisionConfig",
     "LanguageBindVisionModel",
-    "Modality",
     "pair_config",
     "resize_positions",
     "start_from_image",
@@ -104,7 +103,7 @@ def text_config(model: params.Model, vocab_size: int, positions: int = 77) -> La
 
 
 def pair_config(
-    model: params.Model, modality: Modality, vocab_size: int, positions: int = 77
+    model: params.Model, modality: MediumKind, vocab_size: int, positions: int = 77
 ) -> LanguageBindConfig:
     """Vision and text encoder of `params.model` for contrastive training."""
     return LanguageBindConfig(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,13 @@ from transformers.models.clip.modeling_clip import (
 
 from videollava import params
 from videollava.data.media.pixels import normalise
+from videollava.data.modalities import MediumKind
 from videollava.errors import InputError
 
 __all__ = [
     "LanguageBindPreTrainedModel",
     "LanguageBindVisionConfig",
     "LanguageBindVisionModel",
-    "Modality",
     "resize_positions",
     "set_frames",
     "start_from_image",
@@ -44,8 +44,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-Modality = Literal["image", "video", "depth", "thermal", "audio"]
 
 
 class LanguageBindVisionConfig(CLIPVisionConfig):
@@ -81,7 +79,7 @@ class LanguageBindVisionConfig(CLIPVisionConfig):
         return self.grid[0] * self.grid[1]
 
 
-def tower_config(model: params.Model, modality: Modality) -> LanguageBindVisionConfig:
+def tower_config(model: params.Model, modality: MediumKind) -> LanguageBindVisionConfig:
     """The vision encoder of `modality` that `params.model` describes."""
     video = modality == "video"
     return LanguageBindVisionConfig(
@@ -90,7 +88,7 @@ def tower_config(model: params.Model, modality: Modality) -> LanguageBindVisionC
         intermediate_size=model.vision.mlp,
         num_hidden_layers=model.vision.layers,
         num_attention_heads=model.vision.heads,
-        image_size=model.image_size,
+        image_size=model.audio_size if modality == "audio" else model.image_size,
         patch_size=model.patch_size,
         projection_dim=model.embed_dim,
         num_frames=model.frames if video else 1,

@@ -217,6 +217,8 @@ class Model(Section):
     image_size: Count = Field(64, description="pixels of a side")
     patch_size: Count = Field(8, description="pixels of a patch's side; it divides image_size")
     frames: Count = Field(8, description="of a video")
+    audio_bins: Count = Field(112, description="mel bins of a sound's spectrogram, its height")
+    audio_frames: Count = Field(1036, description="of 10 ms, of a sound's spectrogram, its width")
     embed_dim: Count = Field(128, description="of the space that pictures, videos and texts share")
     temporal_attention: Flag = Field(
         True, description="attention over frames in every layer of the video encoder"
@@ -234,6 +236,11 @@ class Model(Section):
             raise ValueError(
                 f"patch_size is {self.patch_size}, which does not divide image_size {self.image_size}"
             )
+        if min(self.audio_size) < self.patch_size:
+            raise ValueError(
+                f"audio_bins and audio_frames are {self.audio_bins} and {self.audio_frames}, less than a patch "
+                f"(patch_size {self.patch_size})"
+            )
         states = self.vision.layers + 1
         if not -states <= self.feature_layer < states:
             raise ValueError(
@@ -246,6 +253,16 @@ class Model(Section):
     def patches(self) -> int:
         """Patches of one picture."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def audio_size(self) -> tuple[int, int]:
+        """Height and width of a sound's spectrogram: mel bins, frames of 10 ms."""
+        return self.audio_bins, self.audio_frames
+
+    @property
+    def audio_patches(self) -> int:
+        """Patches of one spectrogram."""
+        return (self.audio_bins // self.patch_size) * (self.audio_frames // self.patch_size)
 
     @property
     def image_tokens(self) -> int:

@@ -267,6 +267,61 @@ def test_depth_is_in_metres_up_to_ten() -> None:
 
 def test_unknown_modality() -> None:
     with pytest.raises(
-        InputError, match="no modality 'smell'; there are: image, video, thermal, depth, audio"
+        InputError, match="no modality 'smell'; there are: image, video, depth, thermal, audio"
     ):
         load_pixels("smell", b"", 224)
+
+
+def test_depth_in_metres_is_depth_in_millimetres(tmp_path: Path) -> None:
+    millimetres = np.random.default_rng(0).integers(0, 12_000, (40, 50)).astype(np.uint16)
+    metres = millimetres.astype(np.float32) / 1000
+    unmeasured = np.where(millimetres == 0, np.nan, metres)
+    expected = read_depth(saved(Image.fromarray(millimetres)))
+    assert np.array_equal(expected, millimetres)
+    tiff = saved(Image.fromarray(metres), "TIFF")
+    for data in (
+        tiff,
+        npy(metres),
+        npy(metres[None]),
+        npy(metres[..., None]),
+        npy(np.asfortranarray(metres)),
+    ):
+        np.testing.assert_allclose(read_depth(data), expected, rtol=1e-6)
+    np.testing.assert_allclose(read_depth(npy(unmeasured.astype(np.float64))), expected, rtol=1e-6)
+    assert np.array_equal(read_depth(npy(millimetres)), expected)
+    assert np.array_equal(read_depth(npy(np.float32([[-1, np.inf, 0.5]]))), [[0, 0, 500]])
+    (tmp_path / "0.npy").write_bytes(npy(metres))
+    pixels = load_pixels("depth", tmp_path / "0.npy", 32)
+    torch.testing.assert_close(pixels, depth_to_pixels(expected, 32), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (lambda: npy(np.float32([[3000.0]])), "floats are metres and the largest is 3000"),
+        (lambda: npy(np.zeros((4, 5, 3), np.float32)), r"not float32 \(4, 5, 3\)"),
+        (lambda: npy(np.zeros((0, 5), np.uint16)), r"not uint16 \(0, 5\)"),
+        (lambda: npy(np.array([["a"]])), "depth map is"),
+        (lambda: npy(np.array([[{}]], object)), "depth map is"),
+        (lambda: npy(np.zeros((9, 9), np.uint16))[:-1], "cannot be read as depth map .*save it again"),
+        (
+            lambda: npy(np.zeros((9, 9), np.uint16)).replace(b"(9, 9)", b"(9**9)"),
+            "cannot be read as depth map",
+        ),
+        (
+            lambda: npy(np.zeros((9, 9), np.uint16)).replace(b"(9, 9), ", b"(9, 99999)"),
+            "cannot be read|not uint16",
+        ),
+        (lambda: b"\x93NUMPY\x09\x09" + bytes(40), "cannot be read as depth map"),
+        (lambda: saved(Image.fromarray(noise(9, 7))), "one channel of millimetres, not RGB"),
+    ],
+)
+def test_what_is_no_depth_map_is_refused(data: Any, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"d\.npy: .*{reason}"):
+        read_depth(data(), "d.npy")
+
+
+def npy(values: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()

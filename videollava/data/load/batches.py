@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from videollava.data.load.features import Features
 from videollava.data.load.packing import Plan
 from videollava.data.load.shards import Shards
+from videollava.data.media.audio import BINS, FRAMES
 from videollava.data.media.pixels import stack
-from videollava.data.media.read import frames_to_pixels, image_to_pixels, read_frames, read_image
+from videollava.data.media.read import load_pixels
 from videollava.data.prepare.tables import load_split
 from videollava.data.records.record import Turn
 from videollava.data.text.bounds import Bound
@@ -54,6 +55,8 @@ class Layout:
     image_token_id: int
     video_token_id: int
     image_aspect: Literal["crop", "pad"] = "pad"
+    audio_size: tuple[int, int] = (BINS, FRAMES)
+    audio_patches: int = 0
     bound: Bound | None = None
 
     @classmethod
@@ -66,6 +69,8 @@ class Layout:
             video_tokens=model.video_tokens,
             image_token_id=vocab_size,
             video_token_id=vocab_size + 1,
+            audio_size=model.audio_size,
+            audio_patches=model.audio_patches,
             **choices,
         )
 
@@ -235,10 +240,10 @@ def _kind_of(media: Sequence[str]) -> int:
 
 def read_pixels(shards: Shards, number: int, kind: str, layout: Layout) -> Tensor:
     """Decode and preprocess one medium: pixels (3, H, W), or (T, 3, H, W) for a video."""
-    data = shards.read(number)
-    if kind == "video":
-        return frames_to_pixels(read_frames(data, layout.frames), layout.image_size)
-    return image_to_pixels(read_image(data), layout.image_size, layout.image_aspect)
+    return load_pixels(
+        *(kind, shards.read(number), layout.image_size, layout.frames, layout.image_aspect),
+        spectrogram=layout.audio_size,
+    )
 
 
 def load_batches(packs: Packs, numbers: Sequence[int], workers: int, pin: bool = False) -> Iterable[Batch]:

@@ -21,7 +21,8 @@ from videollava.data.load.batches import Layout, read_pixels, settle_reader
 from videollava.data.load.packing import Plan
 from videollava.data.load.shards import Shards
 from videollava.data.media.pixels import stack
-from videollava.data.prepare.tables import load_split
+from videollava.data.modalities import MODALITIES, MediumKind
+from videollava.data.prepare.tables import MEDIA, load_split, open_table
 from videollava.errors import InputError
 
 __all__ = [
@@ -84,9 +85,14 @@ def number_captions(captions: Sequence[str]) -> Tensor:
     return torch.tensor([int.from_bytes(digest) for digest in hashes])
 
 
-def rows_of(prepared: Path, kind: str, split: str = "align") -> list[int]:
-    """Rows of the split whose medium is of this kind ("image", "video")."""
-    return np.flatnonzero(load_split(prepared, split)[f"{kind}s"].to_numpy()).tolist()
+def rows_of(prepared: Path, kind: MediumKind, split: str = "align") -> list[int]:
+    """Rows of the split whose medium is of this kind ("image", "video", "depth", "thermal", "audio")."""
+    import pyarrow.compute as pc
+
+    media = load_split(prepared, split)["media"].combine_chunks()
+    alike = pc.equal(open_table(prepared / MEDIA)["kind"], kind).to_numpy()
+    chosen = alike[pc.list_flatten(media).to_numpy()]
+    return np.unique(pc.list_parent_indices(media).to_numpy()[chosen]).tolist()
 
 
 def captions_of(prepared: Path, split: str = "align") -> list[str]:
@@ -125,7 +131,7 @@ class Pairs(Dataset[PairBatch]):
     def __init__(
         self,
         prepared: Path,
-        kind: str,
+        kind: MediumKind,
         tokenizer: Any,
         layout: Layout,
         plan: Plan,
@@ -159,9 +165,7 @@ class Pairs(Dataset[PairBatch]):
             except InputError as error:
                 dropped.append(str(error))
                 media.append(None)
-        shape = self.layout.image_size, self.layout.image_size
-        size = (self.layout.frames, 3, *shape) if self.kind == "video" else (3, *shape)
-        blank = torch.zeros(size, dtype=torch.uint8)
+        blank = self._blank()
         text = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt"
         )
@@ -178,8 +182,18 @@ class Pairs(Dataset[PairBatch]):
             torch.stack([self._draw_patches(row) for row in rows]) if self.patch_dropout else None,
         )
 
+    def _blank(self) -> Tensor:
+        """Stands in the place of a medium that does not decode."""
+        side = self.layout.image_size
+        size = self.layout.audio_size if self.kind == "audio" else (side, side)
+        frames = (self.layout.frames,) if self.kind == "video" else ()
+        return torch.zeros(
+            *frames, 3, *size, dtype=torch.float32 if MODALITIES[self.kind].floats else torch.uint8
+        )
+
     def _draw_patches(self, row: int) -> Tensor:
-        patches = self.layout.image_tokens  # of one frame: a clip's frames keep the same ones
+        # Of one frame: a clip's frames keep the same ones.
+        patches = self.layout.audio_patches if self.kind == "audio" else self.layout.image_tokens
         order = np.random.default_rng([*self.seed, row, PATCHES]).permutation(patches)
         return torch.from_numpy(np.sort(order[: max(1, int(patches * (1 - self.patch_dropout)))]))
 
@@ -192,7 +206,7 @@ class Pairs(Dataset[PairBatch]):
         return self.pixels[medium]
 
     def _turn(self, pixels: Tensor, row: int) -> Tensor:
-        if self.records["source"][row].as_py() not in self.flips:
+        if self.kind == "audio" or self.records["source"][row].as_py() not in self.flips:
             return pixels
         draw = np.random.default_rng([*self.seed, row]).random(3)
         if draw[0] < 0.5:
@@ -203,7 +217,7 @@ class Pairs(Dataset[PairBatch]):
 
 
 class _Pixels(Dataset[Tensor]):
-    def __init__(self, shards: Shards, media: Sequence[int], kind: str, layout: Layout) -> None:
+    def __init__(self, shards: Shards, media: Sequence[int], kind: MediumKind, layout: Layout) -> None:
         self.shards, self.media, self.kind, self.layout = shards, media, kind, layout
 
     def __len__(self) -> int:
@@ -213,7 +227,7 @@ class _Pixels(Dataset[Tensor]):
         return read_pixels(self.shards, self.media[row], self.kind, self.layout)
 
 
-def decode_all(prepared: Path, kind: str, layout: Layout, workers: int) -> dict[int, Tensor]:
+def decode_all(prepared: Path, kind: MediumKind, layout: Layout, workers: int) -> dict[int, Tensor]:
     """Pixels of all media of one kind that the pairs have, decoded in `workers` processes."""
     table = load_split(prepared, "align")
     media = sorted({table["media"][row].as_py()[0] for row in rows_of(prepared, kind)})

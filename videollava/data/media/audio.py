@@ -20,7 +20,7 @@ from videollava.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["audio_to_pixels", "fbank", "read_audio", "resample"]
+__all__ = ["audio_to_pixels", "check_sound", "fbank", "read_audio", "resample"]
 
 RATE = 16_000
 BINS = 112
@@ -69,13 +69,10 @@ def audio_to_pixels(
     """
     import torch
 
+    check_sound(samples, rate)
     level = samples - samples.mean(dtype=np.float64).astype(np.float32)
     waveform = resample(level[:1], rate, RATE)[0]
     total = _count_frames(len(waveform), RATE)
-    if not total:
-        raise InputError(
-            f"{samples.shape[1]} samples at {rate} Hz: less sound than a window of {_WINDOW_MS} ms"
-        )
     if total <= frames:
         mel = np.tile(fbank(waveform, RATE, bins), (math.ceil(frames / total), 1))[:frames]
         pieces = np.stack([mel] * 3)
@@ -85,6 +82,15 @@ def audio_to_pixels(
         pieces = np.stack([fbank(cut, RATE, bins)[:frames] for cut in cuts])
     pixels = (pieces.transpose(0, 2, 1) - MEAN) / (2 * STD)
     return torch.from_numpy(np.ascontiguousarray(pixels, np.float32))
+
+
+def check_sound(samples: NDArray[np.float32], rate: int) -> None:
+    """InputError where `audio_to_pixels` could not take this sound."""
+    _ratio(rate, RATE)
+    if not _count_frames(math.ceil(samples.shape[1] * RATE / rate), RATE):
+        raise InputError(
+            f"{samples.shape[1]} samples at {rate} Hz: less sound than a window of {_WINDOW_MS} ms: leave it out"
+        )
 
 
 def fbank(samples: NDArray[np.float32], rate: int, bins: int) -> NDArray[np.float32]:
@@ -122,17 +128,23 @@ def resample(samples: NDArray[np.float32], rate: int, target: int) -> NDArray[np
     """
     if rate == target:
         return samples
+    old, new = _ratio(rate, target)
+    kernels, width = _sinc_kernels(old, new)
+    padded = np.pad(samples, ((0, 0), (width, width + old)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernels.shape[1], axis=1)[:, ::old]
+    spread = (windows @ kernels.T).reshape(len(samples), -1)
+    return spread[:, : math.ceil(new * samples.shape[1] / old)].astype(np.float32)
+
+
+def _ratio(rate: int, target: int) -> tuple[int, int]:
+    """Both rates without their common factor; InputError where the filters between them would be too large."""
     common = math.gcd(rate, target)
     old, new = rate // common, target // common
     if old * new > _MOST_TAPS:
         raise InputError(
             f"sound at {rate} Hz cannot be brought to {target} Hz: convert it to {target} Hz first"
         )
-    kernels, width = _sinc_kernels(old, new)
-    padded = np.pad(samples, ((0, 0), (width, width + old)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernels.shape[1], axis=1)[:, ::old]
-    spread = (windows @ kernels.T).reshape(len(samples), -1)
-    return spread[:, : math.ceil(new * samples.shape[1] / old)].astype(np.float32)
+    return old, new
 
 
 def _count_frames(samples: int, rate: int) -> int:

@@ -1,4 +1,4 @@
-"""Media files to arrays, and arrays to what the encoders take: one table of rows, a row a modality.
+"""Media files to arrays, and arrays to what the encoders take, by the rows of data/modalities.py.
 
 Everything here gives the numbers of the original's processors (LanguageBind's processing_<modality>.py and
 the image branch of Video-LLaVA's dataset), so published weights see what they were trained on. The original
@@ -8,9 +8,11 @@ device normalises them is in pixels.py.
 
 from __future__ import annotations
 
+import io
+import math
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,9 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from videollava.data.media.admission.opening import Source, name_of, open_medium, read_file, unreadable
-from videollava.data.media.audio import audio_to_pixels, read_audio
+from videollava.data.media.audio import BINS, FRAMES, audio_to_pixels, read_audio
 from videollava.data.media.pixels import CLIP_MEAN, FULL, affine, finely
 from videollava.data.media.video import frame_indices, read_frames
+from videollava.data.modalities import MODALITIES, MediumKind, Modality
 from videollava.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_PIXELS",
-    "MODALITIES",
-    "Modality",
     "audio_to_pixels",
     "depth_to_pixels",
     "floats_to_bytes",
@@ -51,27 +52,11 @@ MAX_SQUARE = (
 )
 
 
-@dataclass(frozen=True)
-class Modality:
-    """How one kind of picture becomes pixel values.
-
-    full: the stored number that becomes 1.0; low: what smaller ones are raised to, before resizing.
-    ratio_first: how the original rounds the long side: int(long / short * size), or int(size * long / short).
-    """
-
-    channels: int = 3
-    full: float = FULL
-    low: float = 0.0
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    ratio_first: bool = False
-
-
-# Audio has rows of its own: audio.Fbank.
-MODALITIES = {
-    "image": Modality(),
-    "video": Modality(interpolation="bilinear", ratio_first=True),
-    "thermal": Modality(),
-    "depth": Modality(channels=1, full=10_000.0, low=10.0),  # millimetres: 1 cm to 10 m
+MAX_METRES = 1000.0
+_NPY = b"\x93NUMPY"
+_NPY_HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
 }
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
@@ -131,20 +116,57 @@ def floats_to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def read_depth(source: Source, where: str = "") -> NDArray[np.float32]:
-    """Decode a depth map, a picture of one channel (16-bit PNG), to millimetres: float32 (H, W)."""
-    image = _open_image(source, where)
-    if len(image.getbands()) != 1 or image.mode == "P":
+    """Decode a depth map to millimetres: float32 (H, W); 0 where nothing was measured.
+
+    Whole numbers (16-bit PNG or TIFF, .npy) are millimetres, as the original takes them all (NYU-D); floats (TIFF,
+    .npy) are metres. Floats that are no numbers, and those below 0, are 0.
+
+    Raises:
+        InputError: no picture and no array of one channel, broken, or floats beyond 1,000 m.
+    """
+    data = source if isinstance(source, bytes) else read_file(source, where)
+    name = name_of(source, where)
+    stored = _load_array(data, name) if data.startswith(_NPY) else _load_grey(data, name)
+    if stored.dtype.kind != "f":
+        return stored.astype(np.float32)
+    metres = np.where(np.isfinite(stored) & (stored > 0), stored, 0).astype(np.float32)
+    if metres.size and metres.max() > MAX_METRES:
         raise InputError(
-            f"{name_of(source, where)}: a depth map is 16-bit PNG, one channel of millimetres, not {image.mode}"
+            f"{name}: floats are metres and the largest is {metres.max():.0f}: save millimetres as 16-bit whole numbers"
         )
+    return metres * np.float32(1000)
+
+
+def _load_grey(data: bytes, name: str) -> NDArray[Any]:
+    """A picture of one channel as it is stored."""
+    image = _open_image(data, name)
+    if len(image.getbands()) != 1 or image.mode == "P":
+        raise InputError(f"{name}: a depth map is 16-bit PNG, one channel of millimetres, not {image.mode}")
     try:
-        return np.array(image, np.float32)
+        return np.array(image)
     except _BROKEN as error:
-        raise unreadable(source, where, "depth map", error) from error
+        raise unreadable(data, name, "depth map", error) from error
+
+
+def _load_array(data: bytes, name: str) -> NDArray[Any]:
+    """A .npy file of (H, W) numbers; nothing is allocated that its header claims and its bytes do not hold."""
+    file = io.BytesIO(data)
+    try:
+        read_header = _NPY_HEADERS[np.lib.format.read_magic(file)]
+        shape, is_fortran, kind = read_header(file)
+        sides = [side for side in shape if side != 1] if len(shape) == 3 else list(shape)
+        if len(sides) == 2 and kind.kind in "iuf" and 0 < math.prod(sides) <= MAX_PIXELS:
+            flat = np.frombuffer(data, kind, math.prod(sides), file.tell())
+            return flat.reshape(sides, order="F" if is_fortran else "C")
+    except (ValueError, KeyError, EOFError, SyntaxError, TypeError) as error:
+        raise unreadable(data, name, "depth map", error, "save it again with numpy.save") from error
+    raise InputError(
+        f"{name}: a depth map is (height, width) whole millimetres or float metres, not {kind} {shape}"
+    )
 
 
 def image_to_pixels(
-    image: Image.Image, size: int, aspect: Literal["crop", "pad"] = "crop", kind: str = "image"
+    image: Image.Image, size: int, aspect: Literal["crop", "pad"] = "crop", kind: MediumKind = "image"
 ) -> Tensor:
     """An RGB image (or thermal picture) as pixels (3, size, size), to be normalised on the device.
 
@@ -175,19 +197,23 @@ def load_pixels(
     frames: int = 8,
     aspect: Literal["crop", "pad"] = "crop",
     where: str = "",
+    spectrogram: tuple[int, int] = (BINS, FRAMES),
 ) -> Tensor:
-    """Read and prepare one medium of any kind: pixels (3, H, W), or (T, 3, H, W) for a video."""
-    if kind in ("image", "thermal"):
-        return image_to_pixels(read_image(source, where), size, aspect, kind)
-    if kind == "video":
-        return frames_to_pixels(read_frames(source, frames, where), size)
-    if kind == "depth":
-        return depth_to_pixels(read_depth(source, where), size)
-    if kind == "audio":
-        return audio_to_pixels(*read_audio(source, where))
-    raise InputError(
-        f"{name_of(source, where)}: no modality {kind!r}; there are: {', '.join(MODALITIES)}, audio"
-    )
+    """Read and prepare one medium of any kind: pixels (3, H, W), or (T, 3, H, W) for a video.
+
+    size: of a picture's side; spectrogram: bins and frames of a sound's.
+    """
+    loaders: dict[MediumKind, Callable[[], Tensor]] = {
+        "image": lambda: image_to_pixels(read_image(source, where), size, aspect),
+        "video": lambda: frames_to_pixels(read_frames(source, frames, where), size),
+        "depth": lambda: depth_to_pixels(read_depth(source, where), size),
+        "thermal": lambda: image_to_pixels(read_image(source, where), size, aspect, "thermal"),
+        "audio": lambda: audio_to_pixels(*read_audio(source, where), *spectrogram),
+    }
+    for name, load in loaders.items():
+        if name == kind:
+            return load()
+    raise InputError(f"{name_of(source, where)}: no modality {kind!r}; there are: {', '.join(MODALITIES)}")
 
 
 def _to_pixels(pictures: NDArray[Any], size: int, row: Modality) -> Tensor:

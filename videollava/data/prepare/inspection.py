@@ -77,7 +77,7 @@ def _measure(kind: MediumKind, data: bytes) -> tuple[int, int, int, str]:
     """Width, height, frames and look; a sound has none of them. InputError where it can't be decoded."""
     from PIL import Image
 
-    from videollava.data.media import read, video
+    from videollava.data.media import audio, read, video
     from videollava.data.media.look import look_of
 
     if kind == "video":
@@ -85,7 +85,7 @@ def _measure(kind: MediumKind, data: bytes) -> tuple[int, int, int, str]:
         first, middle, last = (Image.fromarray(frame) for frame in shown)
         return *middle.size, total, look_of([middle, first, last])
     if kind == "audio":
-        read.read_audio(data)
+        audio.check_sound(*audio.read_audio(data))
         return 0, 0, 0, ""
     if kind == "depth":
         height, width = read.read_depth(data).shape

@@ -25,7 +25,7 @@ __all__ = ["Mixed", "Sizes", "write_splits"]
 
 COUNTED = ("records", "text_tokens", "target_tokens", "images", "videos", "tokens")
 MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, and its bits are as good as random
-VIDEO = KINDS.index("video")
+IMAGE, VIDEO = KINDS.index("image"), KINDS.index("video")
 
 # A batch of a source's records, rows that are kept, and their numbers among all.
 Numbered = tuple[Part, Any, Numbers, Numbers]
@@ -130,8 +130,8 @@ class _Samples:
 def _samples(part: Part, batch: Any, rows: Numbers, counts: NDArray[Any], sizes: Sizes) -> _Samples:
     media = media_of(batch).take(rows)
     videos = media.count(part.kinds == VIDEO)
-    # Other kinds of pictures (depth, thermal) take as many tokens as an image.
-    images = media.lengths - videos
+    # Other kinds are aligned alone: they take no tokens of a language model.
+    images = media.count(part.kinds == IMAGE)
     tokens = counts["text"] + images * sizes.image_tokens + videos * sizes.video_tokens
     everywhere = Lists(media.offsets, part.numbers[media.values])
     return _Samples(part.name, batch, rows, everywhere, counts, images, videos, tokens)

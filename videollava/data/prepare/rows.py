@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from videollava.data.modalities import MODALITIES
 from videollava.data.prepare.outlines import Lists, media_of
 from videollava.data.prepare.remembered import digest_of_code
 from videollava.data.prepare.tables import read_batch
-from videollava.data.records.marks import KINDS, find_marks
+from videollava.data.records.marks import KINDS, find_marks, replace_marks
 from videollava.data.records.record import Turn
 from videollava.data.text.bounds import Bound, TooLongError
 from videollava.data.text.vocabulary import PlainTokenizer, TrainedTokenizer, load_tokenizer, write_plain
@@ -135,8 +136,12 @@ def _count(
 
     template = "plain" if split == "pretrain" and not asked else "v1"
     where = f"record {name!r}"
+    shown = bool(kinds)
     # Of a test, questions are never cut.
     bound = None if asked else encoding.bounds.get(split)
+    if any(not MODALITIES[kind].spoken for kind in kinds):  # type: ignore[index]
+        # Aligned alone: the language model reads neither the medium nor its mark.
+        turns, kinds = [Turn(turn.role, replace_marks(turn.text)) for turn in turns], ()
     try:
         whole = encode(turns, kinds, encoding.load(), template, where=where)
         encoded = whole
@@ -147,7 +152,7 @@ def _count(
         return "too long", str(error)
     except InputError as error:
         return "cannot be encoded", str(error)
-    words = 0 if kinds else sum(len(find_marks(turn.text)) for turn in turns)
+    words = 0 if shown else sum(len(find_marks(turn.text)) for turn in turns)
     return encoded.text_tokens, encoded.target_tokens, whole.text_tokens - encoded.text_tokens, words
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from videollava.data.acquire.declared import choose
 from videollava.data.acquire.located import RAW
 from videollava.data.archives.listing import Member
+from videollava.data.modalities import MODALITIES
 from videollava.data.pool import Pool
 from videollava.data.prepare.opened import Opened, open_source
 from videollava.data.prepare.probing import Part, probe
@@ -31,6 +32,7 @@ from videollava.data.prepare.row import record_row
 from videollava.data.prepare.tables import RECORDS, TableWriter, record_schema, write_media
 from videollava.data.prepare.verdicts import Verdicts
 from videollava.data.prepare.writing import Sample, ShardStore, Writing, write_shard
+from videollava.data.records.endings import kind_of_file
 from videollava.data.records.marks import MediumKind
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.readers import Rejected
@@ -268,6 +270,10 @@ def _write(
 
 def _sample(number: int, kept: Kept, records: list[int]) -> Sample:
     suffix = Path(kept.member.name).suffix.lower()
+    if kind_of_file(f"x{suffix}") != kept.kind and f".{kept.kind}{suffix}" in MODALITIES[kept.kind].endings:
+        suffix = (
+            f".{kept.kind}{suffix}"  # a depth map is no picture to whoever reads the shard without the table
+        )
     return Sample(f"{number:08d}", suffix, kept.member, kept.kind, kept.sha256, kept.sides, tuple(records))
 
 

@@ -51,9 +51,6 @@ def read_annotations(source: Source, folder: Path, catalogue: Catalogue, notes: 
         for found in read_file(file, source.format, source.name, context, named):
             if isinstance(found, Rejected):
                 yield found
-            elif source.use == "align" and (len(found.media), len(found.turns)) != (1, 2):
-                detail = f"{file.name}: record {found.id!r}: alignment takes one medium and one caption"
-                yield Rejected(source.name, file.name, found.id, "not a caption", detail)
             else:
                 yield source.use, found
 

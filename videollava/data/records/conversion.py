@@ -40,7 +40,20 @@ ROLES: dict[str, Role] = {
 # What tables and other languages write where there is nothing.
 NOTHING = {"", "none", "null", "nan", "n/a", "undefined"}
 # In names of fields of others that hold one.
-MEDIA_NAMES = ("image", "img", "picture", "photo", "video", "clip", "audio", "media", "medium")
+MEDIA_NAMES = (
+    "image",
+    "img",
+    "picture",
+    "photo",
+    "video",
+    "clip",
+    "audio",
+    "sound",
+    "depth",
+    "thermal",
+    "media",
+    "medium",
+)
 
 
 def from_llava(item: Any, source: str, where: str = "", rename: Callable[[str], str] = clean_name) -> Record:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal, cast, get_args
+from typing import cast
+
+from videollava.data.modalities import KINDS, MediumKind
 
 __all__ = [
     "KINDS",
@@ -23,9 +25,6 @@ __all__ = [
     "split_at_marks",
     "word",
 ]
-
-MediumKind = Literal["image", "video", "depth", "thermal", "audio"]
-KINDS: tuple[MediumKind, ...] = get_args(MediumKind)
 
 _NAMES = "|".join(KINDS)
 _MARK = re.compile(rf"(\\?)<({_NAMES})>")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from videollava.data.modalities import MODALITIES
 from videollava.data.records.annotations import read_annotations
 from videollava.data.records.formats.clips import read_clips
 from videollava.data.records.formats.easy_vqa import read_easy_vqa
@@ -16,6 +17,9 @@ from videollava.data.records.rejected import Notes, Rejected
 from videollava.params import Source
 
 __all__ = ["READERS", "Rejected", "read_records"]
+
+
+ALIGN = "align"
 
 
 def _read_any(source: Source, folder: Path, catalogue: Catalogue, notes: Notes) -> Iterator[Entry]:
@@ -44,4 +48,21 @@ def read_records(
         catalogue: the members of its archives by name.
         notes: takes how often what was done to records that are kept.
     """
-    return READERS[source.format](source, folder, catalogue, Notes() if notes is None else notes)
+    for found in READERS[source.format](source, folder, catalogue, Notes() if notes is None else notes):
+        yield found if isinstance(found, Rejected) else _checked(source, *found)
+
+
+def _checked(source: Source, split: str, record: Record) -> tuple[str, Record] | Rejected:
+    """The record where its stage can take it."""
+    place = f"record {record.id!r}"
+    if split == ALIGN and (len(record.media), len(record.turns)) != (1, 2):
+        detail = f"{place}: alignment takes one medium and one caption"
+        return Rejected(source.name, split, record.id, "not a caption", detail)
+    silent = [medium.kind for medium in record.media if not MODALITIES[medium.kind].spoken]
+    if split != ALIGN and silent:
+        detail = (
+            f"{place}: the language model sees images and videos; {silent[0]} is aligned with captions alone: "
+            f"give it to a source of its own with `use: {ALIGN}`"
+        )
+        return Rejected(source.name, split, record.id, "aligned only", detail)
+    return split, record

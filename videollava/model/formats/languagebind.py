@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from videollava.data.modalities import KINDS
 from videollava.errors import InputError
 from videollava.model.encoders import (
     LanguageBindConfig,
@@ -27,7 +28,6 @@ __all__ = ["frames_first", "is_languagebind", "pair_config", "read_pair", "read_
 
 log = logging.getLogger(__name__)
 
-MODALITIES = ("image", "video", "depth", "thermal", "audio")
 POSITIONS = "embeddings.position_embedding.weight"
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "projection_dim")
 NORM = ("hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range", "initializer_factor")
@@ -52,10 +52,8 @@ def is_languagebind(config: Mapping[str, Any]) -> bool:
 def modality(config: Mapping[str, Any]) -> str:
     """image, video, depth, thermal or audio, from model_type."""
     name = str(config.get("model_type", "")).removeprefix("LanguageBind").lower()
-    if name not in MODALITIES:
-        raise InputError(
-            f"model_type {config.get('model_type')!r}: expected LanguageBind + one of {MODALITIES}"
-        )
+    if name not in KINDS:
+        raise InputError(f"model_type {config.get('model_type')!r}: expected LanguageBind + one of {KINDS}")
     return name
 
 

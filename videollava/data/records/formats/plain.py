@@ -19,7 +19,7 @@ from videollava.data.records.formats.format import Context, Item, ItemFormat
 from videollava.data.records.formats.marking import mend_marks, put_marks
 from videollava.data.records.gold import LETTERS, read_answers, read_choices
 from videollava.data.records.keys import hint
-from videollava.data.records.marks import MediumKind
+from videollava.data.records.marks import KINDS, MediumKind
 from videollava.data.records.rejected import RecordError
 
 __all__ = ["PLAIN"]
@@ -35,6 +35,7 @@ LETTERED = ("{0}", "option_{0}", "choice_{0}")  # one field a choice, by its let
 NUMBERED = ("a{0}", "option_{0}", "option{0}", "choice_{0}")  # or by its number
 TYPES = ("kind", "question_type", "type", "category", "q_type")
 FILES = ("file_name", "filename", "file", "path", "filepath", "file_path", "media", "medium", "clip")
+MODALITY = "modality"  # says of these what they are: a depth map looks like any picture
 # Names of media under names of their own, often without an ending: the member of this name is found.
 NAMED: dict[str, MediumKind] = {
     **dict.fromkeys(("video_name", "video_id"), "video"),
@@ -87,10 +88,11 @@ def _type(item: Item) -> str:
 def _media(item: Item) -> Item:
     """Fields that name media, with those whose file's ending alone says the kind."""
     media = {field: item[field] for field in item if field in KIND_OF}
+    said = next((kind for kind in KINDS if kind == item.get(MODALITY)), None)
     for name in (*FILES, *NAMED):
         value = item.get(name)
         for path in value if isinstance(value, list) else [value]:
-            kind = NAMED.get(name) or kind_of_file(path) if isinstance(path, str) else None
+            kind = NAMED.get(name) or said or kind_of_file(path) if isinstance(path, str) else None
             if kind is not None and not any(field in item for field in FIELDS[kind]):
                 media.setdefault(kind, []).append(path)
     return media
@@ -272,6 +274,7 @@ PLAIN = ItemFormat(
         *CHOICES,
         *TYPES,
         *FILES,
+        MODALITY,
         *ALSO,
         *NAMED,
         *KIND_OF,
