@@ -78,6 +78,9 @@ class Source(Section):
     train: Whole = Field(0, description="kind generated: training clips")
     test: Whole = Field(0, description="kind generated: test clips")
     seed: Whole = Field(0, description="kind generated: what the clips are drawn from")
+    senses: Annotated[tuple[Literal["depth", "thermal", "audio"], ...], OneOrMore] = Field(
+        (), description="kind generated: as what else each scene is there, for `align`"
+    )
     urls: Annotated[tuple[str, ...], Listed] = Field(
         (), description="kind archive: addresses of files; s3://BUCKET/PREFIX/ is every object below it"
     )

@@ -6,20 +6,21 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from videollava.data.archives.tar_writer import TarWriter
 from videollava.data.pool import Pool
-from videollava.data.toy.scenes import Scene, Split, annotation, path, scenes, still_path
+from videollava.data.toy.scenes import Scene, Split, annotation, path, scenes, sense_path, still_path
 from videollava.errors import InputError
 from videollava.params import Source
 
 __all__ = ["package_version", "write_clips", "write_package"]
 
 Advance = Callable[[int], None]
-Encoded = tuple[bytes, bytes, str]  # clip, still, where the still shows the shape
+Encoded = tuple[bytes, bytes, str, dict[str, bytes]]  # clip, still, where that shows the shape, other senses
 CLIPS_A_TASK = 25
 
 
@@ -70,7 +71,9 @@ def write_clips(source: Source, folder: Path, workers: int, advance: Advance) ->
     with Pool(workers) as pool:
         for split in get_args(Split):
             count = source.train if split == "train" else source.test
-            hashes[split] = _write_split(pool, folder, split, scenes(split, count, source.seed), advance)
+            hashes[split] = _write_split(
+                pool, folder, split, scenes(split, count, source.seed), source.senses, advance
+            )
     shared = len(hashes["train"] & hashes["test"])
     if shared:
         raise InputError(
@@ -79,26 +82,40 @@ def write_clips(source: Source, folder: Path, workers: int, advance: Advance) ->
         )
 
 
-def _write_split(pool: Pool, folder: Path, split: Split, drawn: list[Scene], advance: Advance) -> set[str]:
+def _write_split(
+    pool: Pool, folder: Path, split: Split, drawn: list[Scene], senses: Sequence[str], advance: Advance
+) -> set[str]:
     tasks = [drawn[start : start + CLIPS_A_TASK] for start in range(0, len(drawn), CLIPS_A_TASK)]
     hashes = set()
     with TarWriter(folder / f"{split}.tar") as tar, (folder / f"{split}.jsonl").open("w") as lines:
-        clips = _flatten(pool.stream(_encode_scenes, tasks))
-        for index, (scene, (clip, still, place)) in enumerate(zip(drawn, clips, strict=True)):
+        clips = _flatten(pool.stream(partial(_encode_scenes, senses=tuple(senses)), tasks))
+        for index, (scene, (clip, still, place, others)) in enumerate(zip(drawn, clips, strict=True)):
             tar.add(path(split, index), clip)
             # Alignment learns from stills where a thing is; the test set is clips alone.
             if split == "train":
                 tar.add(still_path(split, index), still)
-            lines.write(json.dumps(annotation(split, index, scene, place if split == "train" else "")) + "\n")
+            for kind, data in others.items():
+                tar.add(sense_path(split, index, kind), data)
+            about = annotation(split, index, scene, place if split == "train" else "", senses)
+            lines.write(json.dumps(about) + "\n")
             hashes.add(hashlib.sha256(clip).hexdigest())
             advance(1)
     return hashes
 
 
-def _encode_scenes(drawn: list[Scene]) -> list[Encoded]:
+def _encode_scenes(drawn: list[Scene], senses: Sequence[str] = ()) -> list[Encoded]:
+    from videollava.data.toy import senses as other
     from videollava.data.toy.drawing import draw, encode, still
 
-    return [(encode(draw(scene), scene.rate), *still(scene)) for scene in drawn]
+    made = {"depth": other.depth, "thermal": other.thermal, "audio": other.sound}
+    return [
+        (
+            encode(draw(scene), scene.rate),
+            *still(scene),
+            {kind: made[kind](scene) for kind in senses},
+        )
+        for scene in drawn
+    ]
 
 
 def _flatten(groups: Iterator[list[Encoded]]) -> Iterator[Encoded]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from videollava.data.toy.scenes import COLORS, STEPS, Scene
 
-__all__ = ["draw", "encode", "shape_mask", "still"]
+__all__ = ["draw", "encode", "lay_out", "shape_mask", "still"]
 
 Frames = NDArray[np.uint8]
 CONTRAST = 100.0  # least RGB distance between the shape and any pixel behind it
@@ -44,18 +44,25 @@ def _name_place(x: float, y: float) -> str:
 
 def _draw(scene: Scene) -> tuple[Frames, list[tuple[float, float]]]:
     """The frames, and the middle of the shape in each, in pixels."""
-    random = np.random.default_rng([*scene.seed, 3])
-    color = np.array(COLORS[scene.shows.color], np.float32)
-    back = _background(scene, color, random)
-    mask = shape_mask(scene.shows.shape, scene.size, random)[..., None]
-    height, width = mask.shape[:2]
+    back, covered, corners = lay_out(scene)
+    color, mask = np.array(COLORS[scene.shows.color], np.float32), covered[..., None]
+    height, width = covered.shape
     frames = np.empty((scene.frames, *back.shape), np.uint8)
     frames[:] = np.rint(back)
-    corners = _path(scene, width, height, random)
     for frame, (x, y) in zip(frames, corners, strict=True):
         part = frame[y : y + height, x : x + width]
         part[:] = np.rint(part * (1 - mask) + color * mask)
     return frames, [(x + width / 2, y + height / 2) for x, y in corners]
+
+
+def lay_out(
+    scene: Scene,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[tuple[int, int]]]:
+    """The background (H, W, 3), the shape's coverage (h, w), and its left upper corner in each frame, in pixels."""
+    random = np.random.default_rng([*scene.seed, 3])
+    back = _background(scene, np.array(COLORS[scene.shows.color], np.float32), random)
+    mask = shape_mask(scene.shows.shape, scene.size, random)
+    return back, mask, _path(scene, mask.shape[1], mask.shape[0], random)
 
 
 def encode(frames: Frames, rate: int) -> bytes:

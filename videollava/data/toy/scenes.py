@@ -33,6 +33,7 @@ __all__ = [
     "path",
     "questions",
     "scenes",
+    "sense_path",
     "still_path",
 ]
 
@@ -59,6 +60,7 @@ MOTIONS: tuple[tuple[str, ...], ...] = (
 )
 # Even, as 4:2:0 wants; decord 0.6 takes the rows of a picture 72 wide for four channels.
 SIDES = [side for side in range(64, 161, 2) if side != 72]
+SENSES = {"depth": ".depth.png", "thermal": ".thermal.png", "audio": ".wav"}
 HELD_OUT = 4  # one combination in so many is held out
 
 
@@ -281,9 +283,19 @@ def still_path(split: Split, index: int) -> str:
     return f"{split}/{index:05d}.png"
 
 
-def annotation(split: Split, index: int, scene: Scene, place: str = "") -> dict[str, Any]:
-    """What is written about a clip: one line of `<split>.jsonl`; `place` says where its still shows the shape."""
+def sense_path(split: Split, index: int, kind: str) -> str:
+    """Where the scene of a clip lies as sound, depth map or thermal picture."""
+    return f"{split}/{index:05d}{SENSES[kind]}"
+
+
+def annotation(
+    split: Split, index: int, scene: Scene, place: str = "", senses: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What is written about a clip: one line of `<split>.jsonl`; `place` says where its still shows the shape, `senses`
+    as what else the scene is there.
+    """
     shows = scene.shows
+    other = {"senses": {kind: sense_path(split, index, kind) for kind in senses}} if senses else {}
     return {
         "id": f"{split}-{index:05d}",
         "video": path(split, index),
@@ -302,4 +314,5 @@ def annotation(split: Split, index: int, scene: Scene, place: str = "") -> dict[
         }
         if place
         else None,
+        **other,
     }

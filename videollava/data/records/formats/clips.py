@@ -9,6 +9,7 @@ from typing import Any
 from videollava.data.records.conversations import caption, conversation, conversations, draw
 from videollava.data.records.formats.format import Catalogue, Entry
 from videollava.data.records.items import read_items
+from videollava.data.records.marks import KINDS
 from videollava.data.records.record import Medium, Record
 from videollava.data.records.rejected import Notes, RecordError, Rejected
 from videollava.errors import InputError
@@ -58,6 +59,13 @@ def _clip(source: Source, split: str, entry: Any, place: str) -> Iterator[tuple[
     match entry.get("still"):
         case {"image": str(path), "caption": str(text)}:
             yield "align", caption(f"{name}-still", source, Medium("image", path), text)
+    match entry.get("senses"):
+        case dict(senses):
+            for kind in KINDS:
+                if isinstance(senses.get(kind), str):
+                    # Each kind in words of its own, so that all are said.
+                    told = draw(source, f"{name}-{kind}").choice([first, *more])
+                    yield "align", caption(f"{name}-{kind}", source, Medium(kind, senses[kind]), told)
     yield "pretrain", caption(name, source, medium, draw(source, name).choice([first, *more]))
     yield from conversations(name, source, medium, pairs)
 
