@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
@@ -65,3 +66,19 @@ def test_one_whose_process_was_killed_is_not_at_work(
     path.write_text(json.dumps({**start, "pid": gone.pid, "host": "another.host"}) + "\n")
     assert cli.main(["finish"]) == 0
     assert "finetune: ends after its step" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("videollava.train.ending.ask_to_finish", full)
+    journal(tmp_path, "finetune", "one")
+    assert cli.main(["finish"]) == 1
+    assert capsys.readouterr().err == (
+        "videollava finish: a file can't be written: No space left on device; make room and run it again: what is done "
+        "before stays\n"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from videollava.views import views
 __all__ = ["main"]
 
 USAGE_ERROR = 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, or of what one user may have there
 EACH = ("fetch", "shards")  # stages of one source each
 
 STAGES = {
@@ -70,6 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ended.status
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(
+            f"videollava {arguments.command}: {error.filename or 'a file'} can't be written: {error.strerror}; make "
+            "room and run it again: what is done before stays",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
