@@ -16,6 +16,7 @@ from torch import Tensor
 
 from videollava.errors import InputError
 from videollava.machine import Work
+from videollava.model import checkpoint
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.params import Align, Encoder, Model, Train
 from videollava.tracking import track
@@ -158,3 +159,37 @@ def test_a_gallery_holds_each_pair_once_and_ranks_have_as_many(pairs: int, ranks
     once = min(pairs, 2000)
     assert len(np.unique(plan.samples[:once])) == once == len(np.unique(plan.samples))
     assert all(len(plan.packs_of(step, rank)) == 1 for step in range(len(plan)) for rank in range(ranks))
+
+
+def test_clips_own_text_encoder_and_space_are_taken(workspace: Callable[[str], Path], tmp_path: Path) -> None:
+    """A folder as transformers writes CLIP: another width, fewer positions, letters for a tokenizer."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": len(words), "max_position_embeddings": 16, "eos_token_id": len(words) - 1}
+    shape = CLIPConfig(text_config=text, vision_config=sizes | {"image_size": 32}, projection_dim=24)
+    clip = CLIPModel(shape)
+    clip.save_pretrained(tmp_path / "clip")
+    CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[]).save_pretrained(
+        tmp_path / "clip"
+    )
+    folder = workspace("work")
+    align.run(micro(f"align.language={tmp_path / 'clip'}"), folder, MACHINE)
+    video = weights(folder, "video")
+    assert torch.equal(video["text_projection.weight"], clip.text_projection.weight)
+    assert video["visual_projection.weight"].shape == (24, 32)
+
+
+def test_a_pair_that_learned_by_the_sigmoid_loss_is_read_back_with_its_bias(
+    workspace: Callable[[str], Path],
+) -> None:
+    folder = workspace("work")
+    align.run(micro("align.loss=sigmoid"), folder, MACHINE)
+    read = checkpoint.load(folder / "models/encoders/video").model
+    learned = weights(folder, "video")["logit_bias"]
+    assert float(learned) != -10.0
+    assert isinstance(read, LanguageBind)
+    assert read.logit_bias is not None
+    assert torch.equal(read.logit_bias, learned)
