@@ -9,16 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import BeforeValidator, Field, model_validator
 
 from videollava.params.bounds import (
     Amount,
     Count,
     Flag,
     Fraction,
-    Listed,
-    OneOrMore,
     Positive,
     Rate,
     Registered,
@@ -27,7 +24,8 @@ from videollava.params.bounds import (
     Whole,
     Words,
 )
-from videollava.scrub import has_password
+from videollava.params.data import Index, Portion, Shards, Source
+from videollava.params.geometry import Encoder, Language, Model
 
 __all__ = [
     "Align",
@@ -50,232 +48,7 @@ __all__ = [
 
 Precision = Literal["fp32", "bf16"]
 # A share, or what records say of themselves.
-Part = Literal["field"] | Share
 SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*$")
-
-
-class Source(Section):
-    """One source of data. `kind` says how it is had; `format` which reader turns it into records.
-
-    package: the data of an installed Python package (`package`).
-    generated: clips drawn and encoded on the spot (`train`, `test` clips, `seed`).
-    archive: `urls` (s3://, https://, file://) of tar or zip files, annotations, media; one of s3 that ends in / means
-    every object below it. `${NAME}` in an address is a variable of the environment: passwords are written so, since
-    git, DVC and MLflow keep this file. Of stores of S3 `endpoint`, `region`, `profile` and `unsigned` say how they are
-    reached, where the environment (AWS_ENDPOINT_URL, AWS_PROFILE, ..) does not.
-    folder: the files below `path`, read where they lie.
-    hub: a data set or a model of the Hugging Face hub (`repo`, `revision`, `files`).
-    """
-
-    name: SkipJsonSchema[str] = Field("", exclude=True)  # its key in `sources`
-    kind: Literal["package", "generated", "archive", "folder", "hub"] = Field(
-        description="how the data are had"
-    )
-    format: Literal[
-        "auto", "easy-vqa", "clips", "llava", "valley", "video-chatgpt", "messages", "jsonl", "webdataset"
-    ] = Field(description="which reader turns them into records; auto: as the first records look")
-    package: str = Field("", description="kind package: the installed Python package")
-    train: Whole = Field(0, description="kind generated: training clips")
-    test: Whole = Field(0, description="kind generated: test clips")
-    seed: Whole = Field(0, description="kind generated: what the clips are drawn from")
-    senses: Annotated[tuple[Literal["depth", "thermal", "audio"], ...], OneOrMore] = Field(
-        (), description="kind generated: as what else each scene is there, for `align`"
-    )
-    urls: Annotated[tuple[str, ...], Listed] = Field(
-        (), description="kind archive: addresses of files; s3://BUCKET/PREFIX/ is every object below it"
-    )
-    sha256: Annotated[tuple[str, ...], Listed] = Field(
-        (),
-        description="of each address in its order, the annotations' last; none: the first download notes it",
-    )
-    annotations: str = Field(
-        "", description="address of the annotations, where they lie outside the archives"
-    )
-    endpoint: str = Field(
-        "", description="kind archive: of the store that s3:// means, such as https://host:9000"
-    )
-    region: str = Field("", description="kind archive: of the store")
-    profile: str = Field("", description="kind archive: whose credentials of ~/.aws to use for the store")
-    unsigned: bool = Field(False, description="kind archive: ask the store without credentials")
-    path: str = Field("", description="kind folder: the folder, from this checkout on or absolute")
-    repo: str = Field("", description="kind hub: ORGANISATION/NAME")
-    revision: str = Field("main", description="kind hub: branch, tag or commit, locked at first sight")
-    files: Annotated[tuple[str, ...], OneOrMore] = Field(
-        (), description="kind hub: patterns of the paths to take, such as images/*.zip; none: all"
-    )
-    repo_type: Literal["dataset", "model"] = Field("dataset", description="kind hub: what it is on the hub")
-    licence: str = Field(
-        "",
-        description="under which the data may be used, for the data card; a package's own where that says it",
-    )
-    strip: Annotated[tuple[str, ...], OneOrMore] = Field(
-        (), description="folder or folders that annotations put before the names of members, such as coco/"
-    )
-    prefix: str = Field("", description="folder of the members that annotations leave out, such as images/")
-    use: Literal["", "align", "pretrain", "finetune", "benchmark"] = Field(
-        "",
-        description='the one stage that reads it; "" as its format says; benchmark: for evaluate.folders',
-    )
-
-    @field_validator("urls", "annotations")
-    @classmethod
-    def _no_password(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        for address in [value] if isinstance(value, str) else value:
-            if has_password(address):
-                host = address.rpartition("@")[2].partition("/")[0]
-                raise ValueError(
-                    f"the address at {host} holds a password or a token, and git, DVC and MLflow keep params.yaml; "
-                    "write ${NAME} in its place and set that variable in the environment, or leave user and "
-                    "password out and name the host in ~/.netrc"
-                )
-        return value
-
-
-class Shards(Section):
-    """What becomes of a source's records and media."""
-
-    shard_mib: Count = Field(256, description="size of a shard")
-    max_quarantined: Share = Field(0.01, description="share of a source's records that may be unusable")
-
-
-class Portion(Section):
-    """What of one source is tested and held out, and how much of it is trained on."""
-
-    test: Part = Field(
-        "field",
-        description="share of its media whose records are its test (the benchmark of its name); field: as records say",
-    )
-    valid: Part = Field(
-        "field",
-        description="share that is held out to measure the loss on; field: as records say, and index.held_out fills up",
-    )
-    weight: Annotated[Positive, Field(le=1000)] = Field(
-        1.0, description="times an epoch that a sample is trained on; 0.5: half of the samples, once"
-    )
-    most: Whole = Field(0, description="samples of a stage, at most; 0: all")
-
-
-class Index(Section):
-    """What of all sources is trained on and asked, in which tokens."""
-
-    tokenizer: str = Field(
-        "train",
-        description='"train": byte-level BPE of the training text; else that of a folder, a hub id, package:NAME or '
-        "models:/NAME@champion",
-    )
-    vocab_size: Count = Field(512, description="tokens of a trained tokenizer")
-    held_out: Whole = Field(
-        256,
-        description="samples of a stage that its loss is measured on and that no training sees, "
-        "at most one in 50; 0: none",
-    )
-    near: Annotated[Whole, Field(le=3)] = Field(
-        3,
-        description="bits of 64 in which media that look alike may differ: they stay on one side of a test; 0: only "
-        "the same bytes are alike",
-    )
-    sources: Mapping[str, Portion] = Field(
-        {}, description="by source, what of it is tested and held out, and how much of it is trained on"
-    )
-
-
-class Encoder(Section):
-    """A CLIP-style transformer."""
-
-    width: Count = Field(128, description="of its hidden states")
-    layers: Count = Field(4, description="of its transformer")
-    heads: Count = Field(4, description="of its attention; they divide the width")
-    mlp: Count = Field(512, description="width of its MLPs")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads is {self.heads}, which does not divide the width {self.width}")
-        return self
-
-
-class Language(Section):
-    """A Llama-style language model, built where `bases.language` is "train"."""
-
-    width: Count = Field(128, description="of its hidden states")
-    layers: Count = Field(4, description="of its transformer")
-    heads: Count = Field(4, description="of its attention; width / heads is even")
-    mlp: Count = Field(384, description="width of its gated MLPs")
-    positions: Count = Field(
-        4096, description="longest sequence, visual tokens included; not more than a base that is given has"
-    )
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"heads is {self.heads}, and the width {self.width} is no even number of dimensions for each"
-            )
-        return self
-
-
-class Model(Section):
-    """The model that is built; one that is loaded brings its own geometry."""
-
-    image_size: Count = Field(64, description="pixels of a side")
-    patch_size: Count = Field(8, description="pixels of a patch's side; it divides image_size")
-    frames: Count = Field(8, description="of a video")
-    audio_bins: Count = Field(112, description="mel bins of a sound's spectrogram, its height")
-    audio_frames: Count = Field(1036, description="of 10 ms, of a sound's spectrogram, its width")
-    embed_dim: Count = Field(128, description="of the space that pictures, videos and texts share")
-    temporal_attention: Flag = Field(
-        True, description="attention over frames in every layer of the video encoder"
-    )
-    feature_layer: Annotated[int, Field(strict=True)] = Field(
-        -2, description="the encoder's hidden state that the projector reads"
-    )
-    vision: Encoder = Field(Encoder(), description="the image and video encoders")
-    text: Encoder = Field(Encoder(), description="the text encoder of `align`")
-    language: Language = Field(Language(), description="the language model of `bases`")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"patch_size is {self.patch_size}, which does not divide image_size {self.image_size}"
-            )
-        if min(self.audio_size) < self.patch_size:
-            raise ValueError(
-                f"audio_bins and audio_frames are {self.audio_bins} and {self.audio_frames}, less than a patch "
-                f"(patch_size {self.patch_size})"
-            )
-        states = self.vision.layers + 1
-        if not -states <= self.feature_layer < states:
-            raise ValueError(
-                f"feature_layer is {self.feature_layer}; an encoder of {self.vision.layers} layers has hidden states "
-                f"{-states} to {states - 1}"
-            )
-        return self
-
-    @property
-    def patches(self) -> int:
-        """Patches of one picture."""
-        return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def audio_size(self) -> tuple[int, int]:
-        """Height and width of a sound's spectrogram: mel bins, frames of 10 ms."""
-        return self.audio_bins, self.audio_frames
-
-    @property
-    def audio_patches(self) -> int:
-        """Patches of one spectrogram."""
-        return (self.audio_bins // self.patch_size) * (self.audio_frames // self.patch_size)
-
-    @property
-    def image_tokens(self) -> int:
-        """Language-model tokens of one image: the class token is dropped."""
-        return self.patches
-
-    @property
-    def video_tokens(self) -> int:
-        """Language-model tokens of one video: every frame keeps its class token."""
-        return self.frames * (self.patches + 1)
 
 
 class Bases(Section):
