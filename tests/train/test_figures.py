@@ -23,6 +23,7 @@ from videollava.train import instruct, loop, pretrain, spikes
 from videollava.train import measure as measuring
 from videollava.train.measure import Figures, Seen, measure, sum_over_ranks
 from videollava.train.tally import Tally
+from videollava.train.wishes import COLUMNS
 
 CPU = torch.device("cpu")
 
@@ -53,7 +54,8 @@ def test_a_blank_pack_holds_no_sample(workspace: Callable[[str], Path]) -> None:
     plan = Plan(2, np.array([0], np.int32), np.array([0, 1, 1]), np.array([0, 2]))
     packs = Packs(prepared, "finetune", tokenizer, layout, plan)
     job: Any = SimpleNamespace(engine=SimpleNamespace(device=CPU, ranks=1, sum=lambda x: x))
-    labels, tokens, samples, dropped = loop._take(job, 0, iter([packs[0], packs[1]])).counts.tolist()
+    wishes: Any = SimpleNamespace(columns=lambda: (0,) * COLUMNS)
+    labels, tokens, samples, dropped = loop._take(job, 0, iter([packs[0], packs[1]]), wishes).counts.tolist()
     assert (labels, samples, dropped) == (packs[0].label_count, 1, 0)
     assert labels > 0
     assert tokens == packs[0].input_ids.numel() + 1

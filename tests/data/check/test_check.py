@@ -92,10 +92,10 @@ def test_what_was_read_before_a_break_is_told_too(capsys: pytest.CaptureFixture[
 
 
 def test_a_medium_of_two_kinds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    lines(Path("own.jsonl"), [llava("a", image="1.png"), llava("b", depth="1.png")])
+    lines(Path("own.jsonl"), [llava("a", image="1.gif"), llava("b", video="1.gif")])
     status, found = told(capsys, "own.jsonl")
     assert (status, found["quarantined"]) == (1, {"medium of two kinds": 1})
-    assert found["problems"][0]["field"] == "depth"
+    assert found["problems"][0]["field"] == "video"
 
 
 def test_the_table_is_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
