@@ -113,16 +113,21 @@ def put_together(
 
 def load_language(folder: Path, dtype: torch.dtype | None, **options: Any) -> tuple[Any, Any]:
     """A causal language model (Llama architecture) and its tokenizer from a transformers folder."""
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json; run `videollava bases`")
+    _check_made(folder)
     return load_language_model(folder, dtype, **options)
 
 
 def outline_language(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The same, its weights not read yet."""
+    _check_made(folder)
     language, tokenizer = outline_language_model(folder, dtype)
     leave_unread(language, folder)
     return language, tokenizer
+
+
+def _check_made(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json; run `videollava bases`")
 
 
 def save_projector(model: Any, folder: Path) -> None:
