@@ -138,7 +138,7 @@ def test_a_stage_ends_when_all_above_it_are_killed_at_once(tmp_path: Path) -> No
 def test_torch_is_told_how_to_wait_and_to_allocate_unless_the_user_has() -> None:
     told: dict[str, str] = {}
     settle_torch(told)
-    assert told == {"GOMP_SPINCOUNT": "10000", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert told == {"GOMP_SPINCOUNT": "2000", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         own = {name: "max_split_size_mb:64", "GOMP_SPINCOUNT": "0"}
         settle_torch(own)

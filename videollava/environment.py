@@ -25,7 +25,7 @@ SUPERVISED = "VIDEOLLAVA_SUPERVISED"  # in the environment of all that videollav
 RANKS = "VIDEOLLAVA_RANKS"  # the folder of a launch: in the environment of the ranks it started
 LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # the last is what servers print that listen on all
 PR_SET_PDEATHSIG = 1
-SPINS = "10000"  # of an OpenMP thread before it sleeps
+SPINS = "2000"  # of an OpenMP thread before it sleeps
 ALLOCATOR = "PYTORCH_ALLOC_CONF"
 
 
