@@ -92,6 +92,10 @@ def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, w
                 return _stopped(stage, workspace, folder, told)
             _close(workspace, stage, "KILLED", type(error).__name__)
             raise
+    if status == STOPPED and work.launcher == "slurm":
+        reason = _reason(
+            folder
+        )  # a person cancelled the job: whatever its ranks kept, nobody is to start it again
     if status and not reason and (ended := read_ended(folder / attempt_of(folder))):
         return _say_ended(stage, workspace, ended)
     if status:
