@@ -24,13 +24,14 @@ from videollava.errors import InputError
 from videollava.machine import Slurm, Work
 from videollava.train.launch.agent import SECONDS
 
-__all__ = ["main", "write_job"]
+__all__ = ["CANCELLED", "main", "write_job"]
 
 POLL = 2.0
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "NODE_FAIL")
 SETTLING = 30.0  # seconds that a job may be NODE_FAIL before Slurm requeues it
 VERDICT = 900  # seconds in which Slurm sees that a node is lost
 STOPPED = 143
+CANCELLED = "cancelled"  # a file in the launch's folder: somebody cancelled the job
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OVERTIME = 124
 SCRIPT = """\
@@ -203,6 +204,7 @@ def _status(job: str, state: str, facts: Mapping[str, str], folder: Path) -> int
         reason += f" after {facts.get('TimeLimit')} (slurm.time): run the stage again, it goes on from its checkpoint"
     elif state == "CANCELLED":
         status, reason = STOPPED, f"job {job} of Slurm was cancelled"
+        (folder / CANCELLED).touch()
     elif not (folder / "job.log").is_file():
         reason += f"; its log did not come to {folder}: the nodes need to share this folder"
     (folder / "reason").write_text(reason)

@@ -92,7 +92,7 @@ def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, w
                 return _stopped(stage, workspace, folder, told)
             _close(workspace, stage, "KILLED", type(error).__name__)
             raise
-    if status == STOPPED and work.launcher == "slurm":
+    if (folder / slurm.CANCELLED).exists():
         reason = _reason(
             folder
         )  # a person cancelled the job: whatever its ranks kept, nobody is to start it again
