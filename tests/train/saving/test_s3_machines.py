@@ -158,12 +158,15 @@ def test_a_server_killed_and_started_again_is_waited_for_while_training_goes_on(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    folder, log = machine("work", checkpoint_minutes=0.01), tmp_path / "log"
+    folder, log = machine("work", checkpoint_minutes=0.001), tmp_path / "log"
     running = start(folder, seaweed, log)
     wait_for(1, seaweed, request.node.name, running)
+    os.killpg(running.pid, signal.SIGSTOP)  # a fast machine is done before the server is gone
     seaweed.stop()
-    time.sleep(3)
-    assert running.poll() is None
+    os.killpg(running.pid, signal.SIGCONT)
+    while "trying again" not in log.read_text():
+        assert running.poll() is None, log.read_text()
+        time.sleep(0.01)
     seaweed.start()
     assert running.wait() == 0, log.read_text()
     told = log.read_text()
