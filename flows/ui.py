@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 import urllib.error
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -37,7 +35,7 @@ def serve(root: Path) -> None:
         mlflow, pages = _mlflow(root, stack)
         server.wait()
         if server.running:
-            _make_pool(server.url)
+            _make_pools(root, server.url)
         if pages:
             _wait_for_page(mlflow, pages)
         places = scrub(f"Prefect  {server.url.removesuffix('/api')}\nMLflow   {mlflow}")
@@ -51,15 +49,15 @@ def _prefect(root: Path, stack: ExitStack) -> Server:
     return Server(url) if url else stack.enter_context(start_server(root, PREFECT_PORT, grace=GRACE_SECONDS))
 
 
-def _make_pool(api: str) -> None:
-    """The pool that prefect.yaml names: `prefect deploy --all` wants it there."""
-    body = json.dumps({"name": "local", "type": "process", "base_job_template": {}}).encode()
-    request = urllib.request.Request(f"{api}/work_pools/", body, {"Content-Type": "application/json"})
-    try:
-        open_address(request, timeout=30).close()
-    except urllib.error.HTTPError as error:
-        if error.code != 409:  # it is there already
-            raise
+def _make_pools(root: Path, api: str) -> None:
+    """Those of pools.yaml: `prefect deploy --all` wants them there."""
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from flows.pools import settle
+    from videollava.machine.pools import load_pools
+
+    with SyncPrefectClient(api) as client:
+        settle(client, load_pools(root), root)
 
 
 def _mlflow(root: Path, stack: ExitStack) -> tuple[str, Supervised | None]:

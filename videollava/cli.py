@@ -309,7 +309,15 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu", default="", metavar="KIND", help="A100, H100, 'RTX 4090', ..; default: this machine's"
     )
-    parser.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="GPUs of a host (8)")
+    parser.add_argument(
+        "--pool",
+        default="",
+        metavar="NAME",
+        help="for the machines behind a pool of pools.yaml, not for this one",
+    )
+    parser.add_argument(
+        "--gpus-per-node", dest="per_node", type=int, metavar="N", help="GPUs of a host (8, or the pool's)"
+    )
     parser.add_argument("--link", type=float, metavar="GB/S", help="one way between GPUs of a host")
     parser.add_argument("--network", type=float, metavar="GBIT/S", help="of a host to others")
     parser.add_argument("--mfu", type=float, default=0.4, help="the share of the peak to reckon with (0.4)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,13 @@ def finished(workspace: Path, run_once: tuple[Path, list[str], list[str]]) -> Pa
     shutil.rmtree(workspace)
     shutil.copytree(run_once[0], workspace, symlinks=True)
     return workspace
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Prefect server, one for all tests of a session: each uses names of its own there."""
+    from flows.servers.server import start_server
+
+    with start_server(tmp_path_factory.mktemp("prefect")) as server:
+        server.wait()
+        yield server.url

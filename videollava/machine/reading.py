@@ -16,7 +16,16 @@ from videollava.errors import InputError
 from videollava.machine.sections import STAGES, Machine, Work
 from videollava.params import read_mapping, read_section
 
-__all__ = ["VARIABLE", "Found", "find_machine", "load_machine", "preset_names", "preset_text"]
+__all__ = [
+    "VARIABLE",
+    "Found",
+    "find_machine",
+    "load_machine",
+    "preset_file",
+    "preset_names",
+    "preset_text",
+    "read_machine",
+]
 
 VARIABLE = "VIDEOLLAVA_MACHINE"
 NAME = "machine.yaml"
@@ -52,8 +61,11 @@ def find_machine(workspace: Path, environment: Mapping[str, str] = os.environ) -
 def load_machine(workspace: Path, environment: Mapping[str, str] = os.environ) -> Machine:
     """The machine file of this workspace, checked for every stage; the defaults without one."""
     file = find_machine(workspace, environment).file
-    if file is None:
-        return Machine()
+    return Machine() if file is None else read_machine(file)
+
+
+def read_machine(file: Path) -> Machine:
+    """A machine file, checked for every stage. InputError where it is mistaken."""
     raw = read_mapping(file)
     _refuse_older(raw, str(file))
     machine = read_section(Machine, raw, str(file))
@@ -78,11 +90,17 @@ def preset_names() -> list[str]:
     return sorted(file.stem for file in PRESETS.glob("*.yaml"))
 
 
+def preset_file(name: str) -> Path | None:
+    """Where one lies; None where there is none of that name."""
+    return PRESETS / f"{name}.yaml" if name in preset_names() else None
+
+
 def preset_text(name: str) -> str:
     """The YAML of one, comments included."""
-    if name not in preset_names():
+    file = preset_file(name)
+    if file is None:
         raise InputError(f"no machine {name!r}; there are: {', '.join(preset_names())}")
-    return (PRESETS / f"{name}.yaml").read_text()
+    return file.read_text()
 
 
 def _folders(workspace: Path, environment: Mapping[str, str]) -> Iterator[tuple[Path, str]]:

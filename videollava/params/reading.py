@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 PROFILES = Path(__file__).parents[1] / "profiles"
+KEY = "[key]"  # pydantic's last part of a place where a mapping's key is mistaken
 SHOWN = 5  # mistakes in one error
 WORDS = {
     "int_type": "must be int",
@@ -313,7 +314,7 @@ def _words(root: type[Section], item: Any) -> str:
 
 def _path(loc: Sequence[int | str]) -> str:
     text = ""
-    for part in loc:
+    for part in loc[:-1] if loc[-1:] == (KEY,) else loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
 
@@ -325,7 +326,9 @@ def _keys(root: type[Section], loc: Sequence[int | str]) -> list[str]:
 
 
 def _annotation(root: type[Section], loc: Sequence[int | str]) -> Any:
-    """The type that is declared for the value at `loc`."""
+    """The type that is declared for the value at `loc`, or for a mapping's key, where it ends in KEY."""
+    if loc[-1:] == (KEY,):
+        return typing.get_args(_annotation(root, loc[:-2]))[0]
     kind: Any = root
     for part in loc:
         if isinstance(kind, type) and issubclass(kind, BaseModel):

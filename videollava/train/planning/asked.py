@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
-from videollava.machine import load_machine
+from videollava.machine import Machine, load_machine
+from videollava.machine.pools import FILE, machine_of
 from videollava.params import load_params
-from videollava.train.planning.hardware import hardware_of
+from videollava.train.planning.hardware import PER_NODE, hardware_of
 from videollava.train.planning.outlook import plan
 from videollava.train.planning.scale import look_far, scale_json, scale_text
 from videollava.train.planning.shape import model_of
@@ -21,9 +22,11 @@ __all__ = ["answer"]
 def answer(asked: Any, workspace: Path) -> None:
     """Print the plan that the command's options ask for. InputError where nothing fits."""
     params = load_params(asked.params, asked.set)
-    machine = load_machine(workspace)
-    gpus = machine.work("finetune").ranks if asked.gpus is None else asked.gpus
-    hardware = hardware_of(asked.gpu, gpus, asked.gpus_per_node, asked.link, asked.network)
+    machine, kind = _behind(asked.pool, asked.gpu, workspace)
+    work = machine.work("finetune")
+    gpus = work.ranks if asked.gpus is None else asked.gpus
+    per_node = (work.per_node if asked.pool else PER_NODE) if asked.per_node is None else asked.per_node
+    hardware = hardware_of(kind, gpus, per_node, asked.link, asked.network)
     stated = parse_samples(asked.samples)
     if len(stated) < len(asked.samples):
         raise InputError("--samples: one stage is given twice; state its numbers once")
@@ -41,3 +44,15 @@ def answer(asked: Any, workspace: Path) -> None:
     outlook = plan(*common)
     print(as_json(outlook) if asked.json else as_text(outlook))
     refuse_misfits(outlook, model_of(params, workspace))
+
+
+def _behind(pool: str, kind: str, workspace: Path) -> tuple[Machine, str]:
+    """The machine file to plan with and the kind of GPU ("": this machine's): a pool's, where one is named."""
+    if not pool:
+        return load_machine(workspace), kind
+    machine, there = machine_of(pool, workspace)
+    if not (kind or there):
+        raise InputError(
+            f"{workspace / FILE}: {pool}: gpu, the kind of its GPUs, is not set; set it, or give --gpu"
+        )
+    return machine, kind or there

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from videollava.errors import InputError
 from videollava.train.gpus import GIB, GPUS, Gpu, find_gpu
 
-__all__ = ["MOST_GPUS", "Hardware", "hardware_of"]
+__all__ = ["MOST_GPUS", "PER_NODE", "Hardware", "hardware_of"]
 
 MOST_GPUS = 1_000_000
 PER_NODE = 8
