@@ -101,16 +101,9 @@ def _run_lock(arguments: Arguments) -> None:
     from videollava.data.adding.add import lock_again
 
     found = lock_again(Path.cwd(), arguments.name, forget=arguments.forget_sums)
-    told = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ..' if len(names) > 3 else ''})"
-        for what, names in (("new", found.added), ("changed", found.changed), ("gone", found.removed))
-        if names
-    ]
     lacking = sum(not file.sha256 for file in found.lock.files)
     sums = f"; {lacking} sums are noted by `videollava fetch {arguments.name}`" if lacking else ""
-    print(
-        f"locks/{arguments.name}.json: {len(found.lock.files)} files, {', '.join(told) or 'as before'}{sums}"
-    )
+    print(f"locks/{arguments.name}.json: {len(found.lock.files)} files, {found.in_words() or 'as before'}{sums}")
 
 
 def _add_card(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ pushed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from flows.history.made import Made
 from flows.history.save import Saved, save
 from flows.history.snapshot import Snapshot
 from flows.history.tags import PRIVATE, Named, name_version, version_refs
-from flows.places.git import ask_git, run_git
+from flows.places.git import ask_git, run_git, settings_for_remotes
 from videollava import registry
 from videollava.errors import InputError
 from videollava.params import Params, Tracking
@@ -22,8 +21,6 @@ from videollava.tracking.store import Store, connect, find_run
 from videollava.tracking.troubles import is_from_store
 
 __all__ = ["bring_home", "is_kept", "keep", "make_up", "push_refs", "tie"]
-
-SSH = ("GIT_SSH_COMMAND", "GIT_SSH")
 
 
 def keep(
@@ -111,11 +108,9 @@ def push_refs(home: Path, remote: str, refs: Sequence[str]) -> list[str]:
             f"machine.yaml: push_to is {remote!r}, and git has no such remote here; `git remote` lists them"
         )
     words = ("--quiet", "--no-verify", "--no-follow-tags", "--no-signed", "--recurse-submodules=no", remote)
-    # Nobody is there to be asked for a password or a host's key.
-    own = any(os.environ.get(name) for name in SSH) or ask_git(home, "config", "core.sshCommand")
-    settings = {} if own else {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=20"}
     if public:
-        run_git(home, "push", *words, *(f"{ref}:{ref}" for ref in public), settings=settings)
+        pairs = [f"{ref}:{ref}" for ref in public]
+        run_git(home, "push", *words, *pairs, settings=settings_for_remotes(home))
     return public
 
 

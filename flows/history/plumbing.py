@@ -14,7 +14,7 @@ from flows.places.git import ask_git, run_git
 from flows.places.lock import hold_file
 from videollava.errors import InputError
 
-__all__ = ["NOTHING", "Index", "commit_tree", "make_ref", "open_index", "read_head", "scratch"]
+__all__ = ["NOTHING", "Index", "commit_tree", "identity", "make_ref", "open_index", "read_head", "scratch"]
 
 NOTHING = "0" * 40  # the old value of a ref that is to be new
 # What a person's settings would add: lines that git rewrites or refuses, daemons, and indexes shared with theirs.
@@ -137,12 +137,17 @@ def read_head(root: Path) -> str:
 
 def commit_tree(root: Path, tree: str, parent: str, message: str) -> str:
     """A commit that no branch names; by `videollava` where git knows no name for whoever runs this."""
+    words = ("commit-tree", "--no-gpg-sign", tree, "-p", parent)
+    return run_git(root, *PLAIN, *words, settings=identity(root), given=message)
+
+
+def identity(root: Path) -> dict[str, str]:
+    """What git's environment lacks to say who makes a commit: nothing where git knows."""
     settings: dict[str, str] = {}
     for role in ("AUTHOR", "COMMITTER"):
         if ask_git(root, "var", f"GIT_{role}_IDENT") is None:
             settings |= {f"GIT_{role}_{part}": word for part, word in NOBODY.items()}
-    words = ("commit-tree", "--no-gpg-sign", tree, "-p", parent)
-    return run_git(root, *PLAIN, *words, settings=settings, given=message)
+    return settings
 
 
 def make_ref(root: Path, name: str, commit: str) -> bool:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from videollava.errors import InputError
 
-__all__ = ["ask_git", "owns", "run_git"]
+__all__ = ["ask_git", "owns", "run_git", "settings_for_remotes"]
+
+SSH = ("GIT_SSH_COMMAND", "GIT_SSH")
 
 # What would lead git to another repository than the folder's (hooks and aliases of git itself set these).
 ELSEWHERE = (
@@ -77,6 +79,14 @@ def ask_git(folder: Path, *arguments: str, above: bool = False) -> str | None:
         return run_git(folder, *arguments, above=above)
     except InputError:
         return None
+
+
+def settings_for_remotes(folder: Path) -> dict[str, str]:
+    """What git's environment gets where it asks another machine: nobody is there to be asked for a password or a
+    host's key. How a person has ssh run stays.
+    """
+    own = any(os.environ.get(name) for name in SSH) or ask_git(folder, "config", "core.sshCommand")
+    return {} if own else {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=20"}
 
 
 def owns(folder: Path) -> bool:

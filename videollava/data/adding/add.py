@@ -43,6 +43,15 @@ class Relocked:
     changed: tuple[str, ...]
     removed: tuple[str, ...]
 
+    def in_words(self) -> str:
+        """What differs, such as "2 new (a.tar, b.tar), 1 gone (c.tar)"; "" where nothing does."""
+        kinds = (("new", self.added), ("changed", self.changed), ("gone", self.removed))
+        return ", ".join(
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ..' if len(names) > 3 else ''})"
+            for what, names in kinds
+            if names
+        )
+
 
 def add_source(workspace: Path, name: str, entry: Mapping[str, Any]) -> Added:
     """Look at a source, write its lock, its entry in params.yaml and its lines in dvc.yaml.
