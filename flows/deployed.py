@@ -13,10 +13,11 @@ from flows.places.workspace import repository
 from flows.promote import promote as gate_and_move
 from flows.retrain import work
 from flows.shown import hide_in_failures
+from flows.sync import sync as look_at_sources
 from videollava.params import profile_names
 from videollava.params.changes import Changes, as_overrides
 
-__all__ = ["evaluate", "promote", "retrain"]
+__all__ = ["evaluate", "promote", "retrain", "sync"]
 
 if TYPE_CHECKING:
     Profile = str
@@ -60,3 +61,19 @@ def promote(version: int | str, because: str = "", who: str = "") -> Any:
     because: what the trail is to say of it. Past the gate goes only `videollava promote --force`, by hand.
     """
     return gate_and_move(repository(), str(version), because, who)
+
+
+@flow(name="sync", log_prints=False)
+@hide_in_failures
+def sync(
+    sources: list[str] = [],  # noqa: B006
+    trigger: str = "retrain/team",
+    main: str = "main",
+    who: str = "",
+) -> Any:
+    """Look at every source (or those named), put what differs on origin's branch data/<date>, and retrain at it.
+
+    trigger: the deployment that retrains; without one, nothing does. main: the branch that people merge into, which
+    says what the sources are. The run fails, once all is done that can be, where a source did not answer.
+    """
+    return look_at_sources(repository(), sources, trigger, main, who)

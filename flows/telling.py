@@ -27,12 +27,12 @@ def tell(root: Path, tracking: Tracking, notice: Notice) -> None:
 
 
 @contextmanager
-def telling_failure(root: Path, tracking: Tracking, who: str) -> Iterator[None]:
+def telling_failure(root: Path, tracking: Tracking, who: str, what: str = "retraining") -> Iterator[None]:
     """Send a notice where what is done within fails."""
     try:
         yield
     except Exception as error:
-        tell(root, tracking, news.failed(tracking, error, who))
+        tell(root, tracking, news.failed(tracking, error, who, what))
         raise
 
 

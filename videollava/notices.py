@@ -29,7 +29,7 @@ RETRIES = 2
 
 @dataclass(frozen=True)
 class Notice:
-    """What happened; an event: moved, approval, refused, failed or alarm. scores: points by benchmark. link: or ""."""
+    """What happened. event: moved, approval, refused, failed, data, alarm. scores: points by benchmark. link: or ""."""
 
     event: str
     text: str

@@ -1,4 +1,5 @@
-"""Questions of the present and the past: commands whose code lies above this package, in flows/history.
+"""Questions of the present and the past, and a door for other systems: commands whose code lies above this package,
+in flows/.
 
 They are named by module and imported when one is called, as the stages are: nothing here knows git, DVC or Prefect.
 A module gives `add_arguments(parser)` and `run(options)`, which returns the exit status.
@@ -30,6 +31,10 @@ VIEWS = {
     "gc": (
         "flows.history.gc",
         "what may be removed of DVC's cache and how large it is; removes it with --yes",
+    ),
+    "notify": (
+        "flows.notify",
+        "tell of a source that changed (an S3 event, a webhook's body), to be looked at by `sync`",
     ),
 }
 

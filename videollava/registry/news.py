@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from videollava.errors import InputError
@@ -12,7 +13,7 @@ from videollava.registry.trail import ASK, Move, sentence
 from videollava.scrub import scrub
 from videollava.tracking.store import tracking_uri
 
-__all__ = ["announce", "failed", "moved", "recipients", "refused"]
+__all__ = ["announce", "failed", "moved", "recipients", "refused", "synced"]
 
 
 def moved(workspace: Path, tracking: Tracking, move: Move, decision: Decision | None = None) -> Notice:
@@ -43,10 +44,15 @@ def refused(workspace: Path, tracking: Tracking, number: int, decision: Decision
     )
 
 
-def failed(tracking: Tracking, error: BaseException, who: str) -> Notice:
-    """A retraining ended without a version."""
+def failed(tracking: Tracking, error: BaseException, who: str, what: str = "retraining") -> Notice:
+    """A retraining ended without a version, or something else that people count on."""
     first = (scrub(str(error)).splitlines() or [type(error).__name__])[0]
-    return Notice("failed", f"{tracking.model}: retraining failed: {first}", tracking.model, who=who)
+    return Notice("failed", f"{tracking.model}: {what} failed: {first}", tracking.model, who=who)
+
+
+def synced(tracking: Tracking, text: str, changes: Sequence[str], who: str) -> Notice:
+    """Sources changed, and a branch has their new locks; changes: a line a source."""
+    return Notice("data", scrub(f"{tracking.model}: {text}"), tracking.model, reasons=changes, who=who)
 
 
 def recipients(workspace: Path, tracking: Tracking) -> tuple[list[str], str]:
