@@ -21,7 +21,7 @@ from flows.stages.remote import Crawling, expect_progress, why_unreached
 from flows.storage import has_remote
 from videollava.environment import ask_loopback_directly
 from videollava.machine import load_machine
-from videollava.process import GRACE_SECONDS, OutputLines, run_streamed
+from videollava.process import GRACE_SECONDS, OutputLines, Supervised, run_streamed
 from videollava.scrub import scrub
 
 __all__ = ["StageFailed", "StageResult", "is_current", "push_stage", "run_stage"]
@@ -75,6 +75,7 @@ def run_stage(
     echo: Callable[[str], None] | None = None,
     whole: bool = False,
     again: bool = False,
+    look: Callable[[Supervised], object] | None = None,
 ) -> StageResult:
     """`dvc repro STAGE` in `workspace`, its output line by line to `say`; StageFailed where it fails.
 
@@ -85,7 +86,7 @@ def run_stage(
     A remote that does not answer, or lacks what it should have, costs a warning: what is here is used. Another DVC
     at work in here is waited for. whole: the outputs must lie here at the end, also where DVC leaves them on the
     remote since no stage needs them. again: it runs whether it ran before or not, and nothing is restored; what it
-    reads must lie here.
+    reads must lie here. look: called every second or so meanwhile; what it raises ends the stage.
     """
     began = time.monotonic()
     if not again and is_current(workspace, stage):
@@ -110,7 +111,9 @@ def run_stage(
     while True:
         reading = Reading(stage, tell)
         words = ["repro", *(AGAIN if again else PULL if pull else ()), stage]
-        status = _dvc(words, workspace, reading, pull, env, keep, echo if live else None, _grace(workspace))
+        status = _dvc(
+            words, workspace, reading, pull, env, keep, echo if live else None, _grace(workspace), look
+        )
         if not status and not (whole and pull and _missing(workspace, stage)):
             return StageResult(stage, reading.outcome, time.monotonic() - began)
         bringing = Reading(stage, tell)
@@ -187,19 +190,29 @@ def _dvc(
     keep: Iterable[int] = (),
     terminal: Callable[[str], None] | None = None,
     grace: float = GRACE_SECONDS,
+    watch: Callable[[Supervised], object] | None = None,
 ) -> int:
     """A DVC command; its exit status. remote: it may wait for one, which is given up when it crawls. grace: seconds
     that it has, interrupted, to end.
     """
     command = [sys.executable, "-m", "dvc", *words]
     lines = OutputLines(reading.take, terminal, NOISE)
-    look = expect_progress(workspace, lambda: reading.begun) if remote else None
+    crawls = expect_progress(workspace, lambda: reading.begun) if remote else None
+    looks = [one for one in (crawls, watch) if one]
     environment = stage_environment(workspace, env)
     try:
-        return run_streamed(command, workspace, environment, lines, keep, grace, bool(terminal), look)
+        return run_streamed(command, workspace, environment, lines, keep, grace, bool(terminal), _all(looks))
     except Crawling as error:
         reading.error = str(error)
         return 1
+
+
+def _all(looks: Sequence[Callable[[Supervised], object]]) -> Callable[[Supervised], None]:
+    def look(running: Supervised) -> None:
+        for one in looks:
+            one(running)
+
+    return look
 
 
 def stage_environment(workspace: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,0 +1,21 @@
+"""Settings of Prefect's clients with which a server that is away for a while ends nothing: for workers, and for
+whatever runs a flow. Prefect reads them when it is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+
+__all__ = ["be_patient"]
+
+SETTINGS = {
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
+
+def be_patient(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what is not set."""
+    for name, value in SETTINGS.items():
+        environment.setdefault(name, value)
