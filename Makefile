@@ -7,7 +7,7 @@ UV     := uv==0.13.9
 STAMP  := $(VENV)/.installed
 BUNDLE := .gpu-check
 
-.PHONY: install retrain test test-all check bench gpu-check gpu-check-bundle ui docs lock clean purge help
+.PHONY: install retrain test test-all check bench gpu-check gpu-check-bundle up down ui docs lock clean purge help
 
 help:  ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -51,6 +51,12 @@ gpu-check: gpu-check-bundle  ## what this machine's GPU does with it, in 8 minut
 gpu-check-bundle: $(STAMP)  ## what travels to a CUDA machine without network: .gpu-check, under 60 MiB
 	@$(BIN)/python -m bench.gpu_check.bundle --to $(BUNDLE)
 
+up: $(STAMP)  ## a team's servers on this machine: PostgreSQL, S3, MLflow, Prefect, a git origin, workers (docs/stack.md)
+	@$(BIN)/python -m flows.stack up $(ARGS)
+
+down: $(STAMP)  ## end all that `make up` started; what it keeps stays in .stack
+	@$(BIN)/python -m flows.stack down $(ARGS)
+
 ui: $(STAMP)  ## serve the Prefect and MLflow pages over this checkout's history
 	@$(BIN)/python -m flows.ui
 
@@ -61,7 +67,7 @@ docs: $(STAMP)  ## write the pages that are made from the code
 
 lock:  ## resolve pyproject.toml into requirements.lock again, and write the part that results depend on
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-package torch --no-annotate --no-header \
-	  --extra pipeline --extra tiny --extra gguf --extra deepspeed --extra quantize --extra tables --extra dev pyproject.toml -o requirements.lock
+	  --extra pipeline --extra tiny --extra gguf --extra deepspeed --extra quantize --extra tables --extra stack --extra dev pyproject.toml -o requirements.lock
 	@$(BIN)/python -m videollava.tracking.packages $(TORCH)
 
 # With whichever Python is there: it cleans a checkout whose environment is gone, too.

@@ -17,7 +17,16 @@ from pathlib import Path
 from videollava.environment import SUPERVISED
 from videollava.scrub import scrub
 
-__all__ = ["GRACE_SECONDS", "OutputLines", "Supervised", "end_orphans", "run_streamed"]
+__all__ = [
+    "GRACE_SECONDS",
+    "SUPERVISE",
+    "OutputLines",
+    "Supervised",
+    "end_carrying",
+    "end_orphans",
+    "find_carrying",
+    "run_streamed",
+]
 
 SUPERVISE = Path(__file__).with_name("supervise.py")
 GRACE_SECONDS = 10.0
@@ -201,16 +210,25 @@ def end_orphans(pids: Iterable[int]) -> None:
             _end_marked(mark.partition("=")[2])
 
 
-def _end_marked(mark: str) -> None:
-    """Kill every process that carries the mark in its environment (Linux; elsewhere there is no telling)."""
+def find_carrying(word: str) -> list[int]:
+    """Processes with NAME=VALUE in the environment they were started with (Linux; elsewhere there is no telling)."""
+    return [pid for pid in _processes() if _carries(pid, word)]
+
+
+def end_carrying(word: str) -> None:
+    """Kill every process with NAME=VALUE in its environment, and those that they start meanwhile."""
     for _ in range(100):
-        found = [pid for pid in _processes() if _carries(pid, f"{SUPERVISED}={mark}")]
+        found = find_carrying(word)
         if not found:
             return
         for pid in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+
+
+def _end_marked(mark: str) -> None:
+    end_carrying(f"{SUPERVISED}={mark}")
 
 
 def _processes() -> list[int]:

@@ -16,6 +16,7 @@ __all__ = [
     "is_account",
     "name_account",
     "name_person",
+    "name_process",
     "same_person",
     "this_process",
 ]
@@ -57,7 +58,7 @@ def same_person(one: str, other: str) -> bool:
 
 def this_process() -> str:
     """This process among all of this machine's, as `has_ended` knows it again; "" where that cannot be told."""
-    return _process(os.getpid())
+    return name_process(os.getpid())
 
 
 def has_ended(process: str) -> bool:
@@ -68,12 +69,14 @@ def has_ended(process: str) -> bool:
         bool(here)
         and here.split(" ")[:2] == [host, space]
         and pid.isdecimal()
-        and _process(int(pid)) != process
+        and name_process(int(pid)) != process
     )
 
 
-def _process(pid: int) -> str:
-    """Host, the space its number is of, number, and when it began: numbers are used again."""
+def name_process(pid: int) -> str:
+    """Host, the space its number is of, number, and when it began: numbers are used again. "" where it is gone, or
+    cannot be told.
+    """
     try:
         space = os.readlink("/proc/self/ns/pid")
         began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

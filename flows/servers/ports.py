@@ -11,7 +11,7 @@ from pathlib import Path
 
 from videollava.errors import InputError
 
-__all__ = ["is_ours", "own_address", "reserve"]
+__all__ = ["is_ours", "is_taken", "own_address", "reserve"]
 
 HOSTS = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 LISTENS = "0A"
@@ -38,6 +38,18 @@ def reserve(wanted: int = 0) -> Iterator[tuple[str, int]]:
                 yield host, port
                 return
     raise InputError("no port can be bound on 127.0.0.1 or ::1; is the loopback interface up?")
+
+
+def is_taken(host: str, port: int) -> bool:
+    """Whether something listens on a port of this machine."""
+    with socket.socket(HOSTS[host]) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is closing is no hindrance
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError:
+            return True
+    return False
 
 
 def own_address(host: str, port: int) -> str:

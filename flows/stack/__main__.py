@@ -1,0 +1,81 @@
+"""`python -m flows.stack up|down|status|restart PART`: a team's servers and workers on this machine (docs/stack.md)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.stack.stack import FOLDER, Stack, is_stack
+from videollava.errors import InputError
+
+__all__ = ["main"]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command line; its exit status."""
+    options = _parser().parse_args(words)
+    folder = Path(options.folder)
+    try:
+        if options.verb != "up" and not is_stack(folder):
+            raise InputError(f"{folder.absolute()}: no stack was made there; `make up` makes one")
+        return _do(Stack(folder, lambda line: print(line, flush=True)), options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _do(stack: Stack, options: argparse.Namespace) -> int:
+    if options.verb == "up":
+        seconds = stack.up()
+        print(f"the stack is up after {seconds:.0f} s\n{_places(stack)}")
+    elif options.verb == "down":
+        stack.down()
+        print("the stack is down; what it keeps is in " + str(stack.folder))
+    elif options.verb == "restart":
+        stack.restart(options.part)
+    else:
+        return _tell_status(stack, options.json)
+    return 0
+
+
+def _tell_status(stack: Stack, as_json: bool) -> int:
+    states = stack.status()
+    print(
+        json.dumps(states) if as_json else "\n".join(f"{name:<14}{state}" for name, state in states.items())
+    )
+    if not as_json:
+        print(_places(stack))
+    return 0 if set(states.values()) == {"up"} else 1
+
+
+def _places(stack: Stack) -> str:
+    ground = stack.ground
+    return (
+        f"Prefect  {ground.url('prefect')}\nMLflow   {ground.url('mlflow')}\nS3       {ground.url('s3')}\n"
+        f"keys     . {stack.folder / 'stack.env'}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flows.stack", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, words in {
+        "up": "start what does not run, and wait until all of it answers",
+        "down": "end all of it; what it keeps stays",
+        "status": "what runs; exit status 1 where something does not",
+        "restart": "end one part and start it again",
+    }.items():
+        verb = verbs.add_parser(name, help=words, description=words)
+        verb.add_argument("--folder", default=FOLDER, help=f"of the stack; default {FOLDER}")
+        if name == "restart":
+            verb.add_argument("part", help="postgres, s3, mlflow, prefect, or a worker")
+        if name == "status":
+            verb.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

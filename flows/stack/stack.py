@@ -1,0 +1,195 @@
+"""A stack as a whole: brought up, mended, told about, brought down."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from flows.places.lock import hold_file
+from flows.servers.ports import is_taken
+from flows.stack.database import postgres
+from flows.stack.environment import base_environment, client_environment, write_env
+from flows.stack.ground import HOST, Ground, lay_ground
+from flows.stack.objects import objects
+from flows.stack.orchestrator import orchestrator
+from flows.stack.part import Part
+from flows.stack.programs import check_programs
+from flows.stack.tracker import tracker
+from videollava.errors import InputError
+
+__all__ = ["FOLDER", "Stack", "is_stack", "running_stack"]
+
+FOLDER = ".stack"
+WAIT_SECONDS = 300.0  # for another `up` or `down` of the same stack
+LEAST_BYTES = 2 << 30  # free, before anything is started
+PORTS = {"postgres": ("postgres",), "s3": ("s3", "master", "volume", "filer"), "mlflow": ("mlflow",)}
+PORTS |= {"prefect": ("prefect",)}
+Tell = Callable[[str], None]
+
+
+class Stack:
+    """A stack in a folder. tell: gets a line for each thing that is done."""
+
+    def __init__(self, folder: Path, tell: Tell = lambda line: None) -> None:
+        self.folder = folder.expanduser().absolute()
+        self._tell = tell
+
+    @cached_property
+    def ground(self) -> Ground:
+        """Its ports and keys."""
+        return lay_ground(self.folder)
+
+    @cached_property
+    def parts(self) -> dict[str, Part]:
+        """By name, in the order in which they start."""
+        base = base_environment()
+        ground = self.ground
+        parts = [postgres(ground), objects(ground), orchestrator(ground, base), tracker(ground, base)]
+        return {part.name: part for part in parts}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client needs: addresses and keys."""
+        return client_environment(self.ground)
+
+    def up(self) -> float:
+        """Start what does not run, mend what hangs, and return when all of it answers; seconds that took.
+
+        InputError where a program is missing, a port taken, the disk full, or a part does not come up.
+        """
+        began = time.monotonic()
+        check_programs()
+        with self._alone():
+            self._check_room()
+            self._bring(list(self.parts))
+            write_env(self.ground)
+        return time.monotonic() - began
+
+    def down(self) -> None:
+        """End everything that the stack started, and nothing else; what it keeps stays."""
+        with self._alone():
+            self._end(list(self.parts))
+
+    def start(self, name: str) -> None:
+        """Start one part, and wait until it answers; nothing where it does."""
+        self._known(name)
+        with self._alone():
+            self._bring([name])
+
+    def stop(self, name: str) -> None:
+        """End one part politely."""
+        self._known(name)
+        with self._alone():
+            self._end([name])
+
+    def restart(self, name: str) -> None:
+        """End one part and start it again: the others find it as it was."""
+        self._known(name)
+        with self._alone():
+            self._end([name])
+            self._bring([name])
+
+    def kill(self, name: str) -> None:
+        """kill -9 of one part with all that it started, as when its machine went away."""
+        self._known(name).place.kill()
+
+    def processes(self, name: str) -> list[int]:
+        """All that runs of one part."""
+        return self._known(name).place.processes()
+
+    def status(self) -> dict[str, str]:
+        """ "up", "down" or "hangs", by part."""
+        return {name: part.state() for name, part in self.parts.items()}
+
+    def _bring(self, names: Sequence[str]) -> None:
+        """What can start together does: a server spends most of its start on one core."""
+        states = {name: self.parts[name].state() for name in names}
+        wanted = [name for name in names if states[name] != "up"]
+        for name in wanted:
+            part = self.parts[name]
+            for before in part.after:
+                if before in wanted:
+                    self._await(wanted, before)
+                elif self.parts[before].state() != "up":
+                    raise InputError(
+                        f"{name} needs {before}, which is {self.parts[before].state()}; start it first"
+                    )
+            if states[name] == "hangs":
+                self._tell(f"{name} hangs: it is ended and started again")
+            part.place.stop(part.grace if states[name] == "hangs" else 0.0)
+            self._check_ports(name)
+            part.launch()
+        for name in list(wanted):
+            self._await(wanted, name)
+
+    def _await(self, wanted: list[str], name: str) -> None:
+        if name in self._answering:
+            return
+        self.parts[name].wait()
+        self._tell(f"{name} is up")
+        self._answering.add(name)
+
+    def _end(self, names: Sequence[str]) -> None:
+        """Those that need others first; what nobody needs any more ends at once."""
+        left = [self.parts[name] for name in names]
+        while left:
+            needed = {before for part in left for before in part.after}
+            last = [part for part in left if part.name not in needed]
+            ran = [part.name for part in last if part.place.pid() or part.place.processes()]
+            for part in last:
+                part.place.tell()
+            for part in last:
+                part.place.stop(part.grace)
+            for name in ran:
+                self._tell(f"{name} ended")
+            left = [part for part in left if part not in last]
+
+    def _known(self, name: str) -> Part:
+        if name not in self.parts:
+            raise InputError(f"{name}: no part of the stack; there are {', '.join(self.parts)}")
+        return self.parts[name]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        busy = f"{self.folder}: another `up` or `down` is at it"
+        lay_ground(self.folder) if not self.folder.is_dir() else None
+        with hold_file(self.folder / "lock", busy, WAIT_SECONDS):
+            self._answering: set[str] = set()
+            yield
+
+    def _check_ports(self, name: str) -> None:
+        for port in PORTS.get(name, ()):
+            number = self.ground.ports[port]
+            if is_taken(HOST, number):
+                raise InputError(
+                    f"{name} cannot start: port {number} ({port}) was taken by another program since; end that, or "
+                    f'take "{port}" out of {self.folder / "ports.json"}, and another port is chosen'
+                )
+
+    def _check_room(self) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < LEAST_BYTES:
+            raise InputError(
+                f"{self.folder}: {free / (1 << 30):.1f} GiB are free there, and a database that runs full stops in the "
+                f"middle: make room for {LEAST_BYTES >> 30} GiB, or name another folder by --folder"
+            )
+
+
+def is_stack(folder: Path) -> bool:
+    """Whether a stack was made in a folder."""
+    return (folder / "keys.json").is_file()
+
+
+@contextmanager
+def running_stack(folder: Path, tell: Tell = lambda line: None) -> Iterator[Stack]:
+    """A stack that is up, for as long as the context lasts: what tests use. Its folder stays."""
+    stack = Stack(folder, tell)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.down()
