@@ -14,10 +14,12 @@ from flows.promote import promote as gate_and_move
 from flows.retrain import work
 from flows.shown import hide_in_failures
 from flows.sync import sync as look_at_sources
+from flows.team.life.ends import as_state
+from flows.team.stage import Order, do_group
 from videollava.params import profile_names
 from videollava.params.changes import Changes, as_overrides
 
-__all__ = ["evaluate", "promote", "retrain", "sync"]
+__all__ = ["evaluate", "promote", "retrain", "stage", "sync"]
 
 if TYPE_CHECKING:
     Profile = str
@@ -77,3 +79,17 @@ def sync(
     says what the sources are. The run fails, once all is done that can be, where a source did not answer.
     """
     return look_at_sources(repository(), sources, trigger, main, who)
+
+
+@flow(name="stage", log_prints=False)
+@hide_in_failures
+def stage(order: Order) -> Any:
+    """Neighbouring stages of a retraining, done here for the coordinator that orders them.
+
+    The run fails, and its state's name says how, where a stage does; before any work where this worker shares no DVC
+    remote or no MLflow server with the coordinator.
+    """
+    try:
+        return do_group(repository(), order)
+    except Exception as error:
+        return as_state(error)

@@ -14,8 +14,7 @@ if __name__ == "__main__":  # a retraining with nothing to do answers before Pre
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,10 +31,11 @@ from flows.history.snapshot import Snapshot, take_snapshot
 from flows.places.workspace import apply_params, occupy, repository
 from flows.session import Session, open_session
 from flows.shown import hide_in_failures, show_link, show_table, show_text
-from flows.stages.again import run_on
-from flows.stages.graph import kept_stages, stage_order
-from flows.stages.stage import StageFailed, StageResult, push_stage, run_stage
+from flows.stages.stage import push_stage
+from flows.stages.tasks import may_pass_later
 from flows.storage import stores
+from flows.team.course import do_stages
+from flows.team.trigger import settle_trigger
 from flows.telling import tell, telling_failure
 from flows.triggered import triggered_by
 from videollava import registry
@@ -45,16 +45,15 @@ from videollava.machine import VARIABLE, find_machine, load_machine
 from videollava.needs import find_lacks
 from videollava.params import load_params
 from videollava.registry import news
+from videollava.registry.manifest import Manifest
 from videollava.scrub import scrub
 from videollava.tracking.lineage import read_lineage
 from videollava.tracking.packages import differing_packages, in_words
 from videollava.tracking.store import connect, tracking_uri
-from videollava.tracking.troubles import explain, is_from_store
+from videollava.tracking.troubles import is_from_store
 
 __all__ = ["retrain", "work"]
 
-# Downloads fail for reasons that pass; a training that failed would fail again.
-RETRIES = {"fetch": (3, 20)}
 echo: Callable[[str], None] | None = None  # gets the stages' raw output too: set where a person watches
 held: tuple[Path, int] | None = None  # a checkout that this process has to itself already, and its lock
 
@@ -84,7 +83,10 @@ def work(
     """
     home = repository()
     with ExitStack() as stack:
-        root, lock = stack.enter_context(occupy(home, workspace, commit, held))
+        clone = ""
+        if not workspace:
+            commit, clone = settle_trigger(home, commit, profile, overrides, _warn)
+        root, lock = stack.enter_context(occupy(home, workspace, commit, held, clone))
         if scrub(str(overrides)) != str(overrides):
             get_run_logger().warning(
                 "overrides: hold a credential, and Prefect keeps a run's parameters; set it in the environment instead"
@@ -105,9 +107,9 @@ def work(
             root if workspace else home
         )  # a clone is dropped one day: what is saved goes to the checkout it is of
         before = _note_code(root)
-        stages = [_stage_task(name)(session, name, push, lock) for name in stage_order(root)]
+        stages, manifest = do_stages(session, home, push, lock, _warn, echo)
         saved = save_retraining(session, keeper, before, person) if before else None
-        version = register_version(session, saved)
+        version = register_version(session, saved, manifest)
         name = tag_version(session, keeper, version["number"], saved) if saved else ""
         answer_as_champion(root, params, version["number"], lock, stores(root))
         decision = judge_version(session, version["number"])
@@ -159,44 +161,6 @@ def _note_code(root: Path) -> Snapshot | None:
         return None
 
 
-def _stage_task(name: str) -> Callable[..., StageResult]:
-    tries, delay = RETRIES.get(name.partition("@")[0], (0, 0))
-
-    @task(
-        name=name,
-        task_run_name=name,
-        retries=tries,
-        retry_delay_seconds=delay,
-        retry_condition_fn=_may_pass_later,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-    )
-    @hide_in_failures
-    def run(session: Session, stage: str, push: bool, lock: int) -> StageResult:
-        log = get_run_logger()
-        whole = stage in kept_stages(session.root)
-        once = partial(run_stage, session.root, stage, log.info, session.environment, [lock], echo, whole)
-        result = run_on(session.root, stage, once, _warn)
-        session.note(result)
-        log.info("%s: %s in %.1f s", stage, result.outcome, result.seconds)
-        unpushed = push_stage(session.root, stage, log.info, echo) if push else ""
-        return replace(result, unpushed=unpushed)
-
-    return run
-
-
-def _may_pass_later(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Whether another try may end otherwise: a user's mistake, a full disk, a refusal for good stay what they are."""
-    error = state.result(raise_on_failure=False)
-    if isinstance(error, StageFailed):
-        return not error.lasting
-    while isinstance(error, BaseException):
-        if isinstance(error, registry.PromotionConflict) or (is_from_store(error) and explain(error).passing):
-            return True
-        error = error.__cause__
-    return False
-
-
 @task(name="save", task_run_name="save", cache_policy=NO_CACHE, persist_result=False)
 @hide_in_failures
 def save_retraining(session: Session, keeper: Path, before: Snapshot, who: str) -> Saved | None:
@@ -219,18 +183,20 @@ def save_retraining(session: Session, keeper: Path, before: Snapshot, who: str) 
     task_run_name="register",
     retries=2,
     retry_delay_seconds=5,
-    retry_condition_fn=_may_pass_later,
+    retry_condition_fn=may_pass_later,
     cache_policy=NO_CACHE,
 )
 @hide_in_failures
-def register_version(session: Session, saved: Saved | None = None) -> dict[str, Any]:
+def register_version(
+    session: Session, saved: Saved | None = None, manifest: Manifest | None = None
+) -> dict[str, Any]:
     """A version by reference, unless these very outputs are one already."""
     session.keep(registry.read_metrics(session.root))
     places = stores(session.root)
     place = (saved.commit, saved.ref) if saved else ("", "")
     try:
         version, new = registry.register(
-            session.root, session.params, session.run_id(), places=places, saved=place
+            session.root, session.params, session.run_id(), places=places, saved=place, manifest=manifest
         )
     except InputError as error:
         raise InputError(
@@ -246,7 +212,7 @@ def register_version(session: Session, saved: Saved | None = None) -> dict[str, 
     task_run_name="tag",
     retries=2,
     retry_delay_seconds=5,
-    retry_condition_fn=_may_pass_later,
+    retry_condition_fn=may_pass_later,
     cache_policy=NO_CACHE,
 )
 @hide_in_failures
@@ -293,7 +259,7 @@ def judge_version(session: Session, number: int) -> Decision:
     task_run_name="promote",
     retries=2,
     retry_delay_seconds=5,
-    retry_condition_fn=_may_pass_later,
+    retry_condition_fn=may_pass_later,
     cache_policy=NO_CACHE,
 )
 @hide_in_failures

@@ -30,6 +30,7 @@ PLAIN = (
     "-c",
     "gc.auto=0",
 )
+ROLES = ("AUTHOR", "COMMITTER")
 NOBODY = {"NAME": "videollava", "EMAIL": "videollava@localhost"}
 
 
@@ -135,17 +136,22 @@ def read_head(root: Path) -> str:
     return head
 
 
-def commit_tree(root: Path, tree: str, parent: str, message: str) -> str:
-    """A commit that no branch names; by `videollava` where git knows no name for whoever runs this."""
+def commit_tree(root: Path, tree: str, parent: str, message: str, date: str = "") -> str:
+    """A commit that no branch names; by `videollava` where git knows no name for whoever runs this. date: in the place
+    of now, and by nobody: the same tree is the same commit then.
+    """
     words = ("commit-tree", "--no-gpg-sign", tree, "-p", parent)
-    return run_git(root, *PLAIN, *words, settings=identity(root), given=message)
+    dates = {f"GIT_{role}_DATE": date for role in ROLES if date}
+    return run_git(
+        root, *PLAIN, *words, settings={**identity(root, nobody=bool(date)), **dates}, given=message
+    )
 
 
-def identity(root: Path) -> dict[str, str]:
-    """What git's environment lacks to say who makes a commit: nothing where git knows."""
+def identity(root: Path, nobody: bool = False) -> dict[str, str]:
+    """What git's environment lacks to say who makes a commit: nothing where git knows, and it need not be nobody."""
     settings: dict[str, str] = {}
-    for role in ("AUTHOR", "COMMITTER"):
-        if ask_git(root, "var", f"GIT_{role}_IDENT") is None:
+    for role in ROLES:
+        if nobody or ask_git(root, "var", f"GIT_{role}_IDENT") is None:
             settings |= {f"GIT_{role}_{part}": word for part, word in NOBODY.items()}
     return settings
 

@@ -32,20 +32,24 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def have_clone(home: Path, commit: str) -> Iterator[tuple[Path, int]]:
+def have_clone(home: Path, commit: str, name: str = "") -> Iterator[tuple[Path, int]]:
     """(folder, lock): a clone of `home` at `commit` (all 40 digits), this process's alone while it is open.
+
+    name: of the folder, 12 hexadecimal digits, where one commit has several clones; by default the commit's.
 
     Tracked files are as committed; what else an earlier run left stays, to resume from. Something else in the
     clone's place (a folder without .git, a link, a broken repository) is renamed and kept.
     """
     folder = home / CLONES
     folder.mkdir(parents=True, exist_ok=True)
-    root = folder / commit[:12]
+    root = folder / (name or commit[:12])
     busy = f"{root}: another retraining is running here"
     with hold_file(_lock(root), busy):
+        _follow(home, root)
         if not _usable(root, commit):
             _set_aside(root)
             _clone(home, root)
+            _follow(home, root)
         with hold(root) as lock:
             _check_out(root, commit)
             os.utime(root)
@@ -100,6 +104,14 @@ def _clone(home: Path, root: Path) -> None:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _follow(home: Path, root: Path) -> None:
+    """Of a shallow checkout git makes a copy, which does not see what comes to it later, nor where its history ends."""
+    if not (home / ".git" / "shallow").is_file() or not owns(root):
+        return
+    (root / ".git" / "objects" / "info" / "alternates").write_text(f"{home / '.git' / 'objects'}\n")
+    shutil.copyfile(home / ".git" / "shallow", root / ".git" / "shallow")
 
 
 def _check_out(root: Path, commit: str) -> None:

@@ -24,7 +24,7 @@ from videollava.params import (
     split_overrides,
 )
 
-__all__ = ["apply_params", "checkout", "occupy", "repository"]
+__all__ = ["apply_params", "checkout", "occupy", "repository", "settle_clone"]
 
 
 def repository() -> Path:
@@ -80,14 +80,14 @@ def apply_params(root: Path, profile: str = "", overrides: Sequence[str] = ()) -
 
 @contextmanager
 def occupy(
-    home: Path, workspace: str = "", commit: str = "", held: tuple[Path, int] | None = None
+    home: Path, workspace: str = "", commit: str = "", held: tuple[Path, int] | None = None, name: str = ""
 ) -> Iterator[tuple[Path, int]]:
     """(folder, lock) to retrain in: `workspace` as it is, or a clone of `home` at `commit` (HEAD without
     one).
 
     A clone is clean but for what an earlier run left in it to resume from. It shares DVC's cache with `home`,
     so what either made is restored in the other, and its journals (runs/). The last few commits' clones stay.
-    held: a checkout that this process holds already, and the lock: between who wrote params.yaml there and the
+    name: of the clone, where one commit has several. held: a checkout that this process holds already, and the lock: between who wrote params.yaml there and the
     retraining comes nobody.
     InputError on an unknown commit, or where another retraining is at it.
     """
@@ -107,13 +107,18 @@ def occupy(
         return
     home = home.resolve()
     full = _find_commit(home, commit or "HEAD")
-    with have_clone(home, full) as (root, lock):
-        share(home, root)
-        (home / "runs").mkdir(exist_ok=True)
-        if not (root / "runs").exists():
-            (root / "runs").symlink_to(home / "runs")
-        drop_old_clones(home)
+    with have_clone(home, full, name) as (root, lock):
+        settle_clone(home, root)
         yield root, lock
+
+
+def settle_clone(home: Path, root: Path) -> None:
+    """Give a clone what it shares with its checkout: DVC's cache and remotes, the journals. Old clones go."""
+    share(home, root)
+    (home / "runs").mkdir(exist_ok=True)
+    if not (root / "runs").exists():
+        (root / "runs").symlink_to(home / "runs")
+    drop_old_clones(home)
 
 
 def _find_commit(home: Path, name: str) -> str:

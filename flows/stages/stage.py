@@ -32,6 +32,7 @@ NOISE = re.compile(
     r"Stage '.*' didn't change, skipping|> .*videollava |WARNING: Process '.* in RWLock-file )"
 )
 PULL = ("--pull", "--allow-missing")
+NO_RUNS = ("--no-run-cache",)
 AGAIN = ("--force", "--single-item")
 PUSH = "dvc push --run-cache"
 LOCK_SECONDS = 600.0
@@ -76,6 +77,7 @@ def run_stage(
     whole: bool = False,
     again: bool = False,
     look: Callable[[Supervised], object] | None = None,
+    recalled: bool = False,
 ) -> StageResult:
     """`dvc repro STAGE` in `workspace`, its output line by line to `say`; StageFailed where it fails.
 
@@ -86,7 +88,8 @@ def run_stage(
     A remote that does not answer, or lacks what it should have, costs a warning: what is here is used. Another DVC
     at work in here is waited for. whole: the outputs must lie here at the end, also where DVC leaves them on the
     remote since no stage needs them. again: it runs whether it ran before or not, and nothing is restored; what it
-    reads must lie here. look: called every second or so meanwhile; what it raises ends the stage.
+    reads must lie here. look: called every second or so meanwhile; what it raises ends the stage. recalled: the
+    run-cache was asked for it before (flows/team/known.py), and is not brought here whole.
     """
     began = time.monotonic()
     if not again and is_current(workspace, stage):
@@ -110,7 +113,7 @@ def run_stage(
         pull = False
     while True:
         reading = Reading(stage, tell)
-        words = ["repro", *(AGAIN if again else PULL if pull else ()), stage]
+        words = ["repro", *(AGAIN if again else PULL if pull else ()), *(NO_RUNS if recalled else ()), stage]
         status = _dvc(
             words, workspace, reading, pull, env, keep, echo if live else None, _grace(workspace), look
         )

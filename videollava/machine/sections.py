@@ -11,10 +11,15 @@ from pydantic_core import PydanticCustomError
 from videollava.machine.devices import count_cores, count_gpus
 from videollava.params.bounds import Amount, Count, Flag, Listed, Positive, Section, Whole
 
-__all__ = ["DEFAULTS", "STAGES", "Cost", "Machine", "Slurm", "Strategy", "Work"]
+__all__ = ["DEFAULTS", "STAGES", "Cost", "Machine", "Pools", "Slurm", "Strategy", "Work"]
 
 STAGES = ("fetch", "shards", "index", "bases", "align", "pretrain", "finetune", "evaluate")
 ALONE = ("fetch", "shards", "index", "bases")  # stages of one process
+KINDS = {
+    **dict.fromkeys(("fetch", "shards", "index"), "data"),
+    **dict.fromkeys(("bases", "align", "pretrain", "finetune"), "gpu"),
+    "evaluate": "eval",
+}
 MOST = 1024
 MOST_WORKERS = 8  # of one rank, where their number is not given
 
@@ -185,6 +190,18 @@ class Work(Section):
         return 0 if self.workers == "auto" else self.workers
 
 
+class Pools(Section):
+    """Prefect's work pools that a retraining sends its stages to; what names none is done in its own process."""
+
+    data: str = Field("", description="of fetch, shards and index")
+    gpu: str = Field("", description="of bases, align, pretrain and finetune")
+    eval: str = Field("", description="of evaluate, and of the champion's answers to new questions")
+
+    def of(self, stage: str) -> str:
+        """The pool of a stage, "" where it has none."""
+        return str(getattr(self, KINDS.get(stage.partition("@")[0], ""), ""))
+
+
 class Machine(Work):
     """All of machine.yaml: values for every stage, other ones for some, and what Slurm is asked for."""
 
@@ -199,6 +216,7 @@ class Machine(Work):
         {}, description="by stage, values of the above in the place of those for all"
     )
     slurm: Slurm = Field(Slurm(), description="what a job asks of Slurm")
+    pools: Pools = Field(Pools(), description="work pools that stages are sent to")
 
     def work(self, stage: str) -> Work:
         """How `stage` is computed, what is "auto" filled in. ValidationError where its values are mistaken."""

@@ -68,20 +68,22 @@ def register(
     store: Any = None,
     places: Sequence[Store] = (),
     saved: tuple[str, str] = ("", ""),
+    manifest: Manifest | None = None,
 ) -> tuple[Version, bool]:
     """Make a version of the workspace's model, unless there is one of the same outputs already.
 
     run_id: the MLflow run it belongs to (the retraining's); without one (or where it was deleted), the run of
     the evaluate stage or a new one. places: where the files lie, DVC's cache first (flows/storage.py reads
-    them), recorded with the version. saved: the git commit that the retraining was saved as, and its ref. Returns
-    the version and whether it is new. No weights are copied: see manifest.py.
+    them), recorded with the version. saved: the git commit that the retraining was saved as, and its ref. manifest: of
+    the model's files, where they do not lie in DVC's cache here. Returns the version and whether it is new. No weights
+    are copied: see manifest.py.
     """
     store = store or open_store(workspace, params.tracking)
     model, claim = params.tracking.model, Claim.of(workspace)
     mine = None
     if claim.find(store, model) is None:
         try:
-            mine = _make_version(store, workspace, params, run_id, places, claim, saved)
+            mine = _make_version(store, workspace, params, run_id, places, claim, saved, manifest)
         except Exception as error:
             # Another process that made the same version first clears away what is half made of it.
             if not is_from_store(error) or claim.find(store, model) is None:
@@ -98,9 +100,12 @@ def _make_version(
     places: Sequence[Store],
     claim: Claim,
     saved: tuple[str, str],
+    manifest: Manifest | None,
 ) -> int:
     places = places or [cache_of(workspace)]
-    manifest = read_manifest(Path(places[0].url), folder_key(workspace))
+    key = folder_key(workspace)
+    if manifest is None or manifest.key != key:
+        manifest = read_manifest(Path(places[0].url), key)
     metrics, lineage = read_metrics(workspace), read_lineage(workspace)
     run_id = run_id if _is_active(store, run_id) else _run_for(store, workspace, lineage, claim)
     _log_scores(store, run_id, metrics)

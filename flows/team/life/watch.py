@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from httpx import HTTPError
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
 __all__ = ["wait_for_run"]
+
+LOOK_SECONDS = 1.0
 
 
 def wait_for_run(run_id: UUID, say: Callable[[str], None]) -> State[Any]:
@@ -18,4 +23,17 @@ def wait_for_run(run_id: UUID, say: Callable[[str], None]) -> State[Any]:
     closed as Crashed, which frees its slot. Whatever interrupts the waiting cancels the run, unless somebody else waits
     for it too, and returns when its processes are gone.
     """
-    raise NotImplementedError
+    away = False
+    with get_client(sync_client=True) as client:
+        while True:
+            try:
+                state = client.read_flow_run(run_id).state
+            except HTTPError as error:
+                if not away:
+                    say(f"the Prefect server does not answer ({type(error).__name__}); waiting for it")
+                away = True
+            else:
+                away = False
+                if state is not None and state.is_final():
+                    return state
+            time.sleep(LOOK_SECONDS)
