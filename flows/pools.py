@@ -100,7 +100,7 @@ def _write(client: SyncPrefectClient, name: str, pool: Pool, template: dict[str,
 def _settle_queues(client: SyncPrefectClient, name: str, pool: Pool, change: bool) -> Iterator[str]:
     there = {queue.name: queue for queue in client.read_work_queues(work_pool_name=name)}
     for place, queue in enumerate(PRIORITIES, 1):
-        wanted = {"priority": place, "concurrency_limit": pool.queues.get(queue)}
+        wanted: dict[str, Any] = {"priority": place, "concurrency_limit": pool.queues.get(queue)}
         if queue not in there:
             yield f"{name}/{queue}: made"
             if change:

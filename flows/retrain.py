@@ -28,9 +28,10 @@ from flows.history.keep import keep, push_refs, tie
 from flows.history.lineage import write_pages
 from flows.history.save import Saved
 from flows.history.snapshot import Snapshot, take_snapshot
+from flows.page.live import open_report
 from flows.places.workspace import apply_params, occupy, repository
 from flows.session import Session, open_session
-from flows.shown import hide_in_failures, show_link, show_table, show_text
+from flows.shown import hide_in_failures
 from flows.stages.stage import push_stage
 from flows.stages.tasks import may_pass_later
 from flows.storage import stores
@@ -49,8 +50,7 @@ from videollava.registry.manifest import Manifest
 from videollava.scrub import scrub
 from videollava.tracking.lineage import read_lineage
 from videollava.tracking.packages import differing_packages, in_words
-from videollava.tracking.store import connect, tracking_uri
-from videollava.tracking.troubles import is_from_store
+from videollava.tracking.store import tracking_uri
 
 __all__ = ["retrain", "work"]
 
@@ -106,6 +106,7 @@ def work(
         keeper = (
             root if workspace else home
         )  # a clone is dropped one day: what is saved goes to the checkout it is of
+        report = stack.enter_context(open_report(session, keeper, person, overrides))
         before = _note_code(root)
         stages, manifest = do_stages(session, home, push, lock, _warn, echo)
         saved = save_retraining(session, keeper, before, person) if before else None
@@ -116,7 +117,7 @@ def work(
         moved = promote_version(session, version["number"], person) if promote else None
         _tell(session, decision, version["number"], moved, person)
         _keep_lineage(session, keeper, version["reference"])
-        _publish(session, decision, version)
+        report.finish(version, decision, moved, saved, promote)
         remote = load_machine(root).push_to
         if saved and push and remote:
             unpushed = [stage.stage for stage in stages if stage.unpushed]
@@ -326,33 +327,3 @@ def _keep_lineage(session: Session, keeper: Path, reference: str) -> None:
             return
         for page in pages:
             session.journal.artifact(page)
-
-
-def _publish(session: Session, decision: Decision, version: dict[str, Any]) -> None:
-    """Prefect artifacts: the scores as a table, the MLflow run, the report."""
-    show_table(decision.cells(), "scores", f"{version['reference']} against the champion")
-    run_id = session.run_id()
-    uri = tracking_uri(session.root, session.params.tracking)
-    page = f"#/experiments/{_experiment(session)}/runs/{run_id}"
-    if uri.startswith("http"):
-        show_link(f"{uri.rstrip('/')}/{page}", "MLflow run", "mlflow-run")
-    report = session.root / "evaluation" / "report.html"
-    lines = [
-        f"# {version['reference']}: {'passed the gate' if decision.passed else 'refused by the gate'}",
-        *(f"- {reason}" for reason in (*decision.reasons, *decision.notes)),
-        "",
-        decision.table(),
-        "",
-        f"MLflow run `{run_id}` in `{uri}` (`make ui` serves it: `{page}`)",
-        f"Report: `{report.relative_to(session.root)}`, also among the run's artifacts",
-    ]
-    show_text("\n".join(lines), "report", "What came out, and the gate's reasons")
-
-
-def _experiment(session: Session) -> str:
-    try:
-        return connect(session.root, session.params.tracking).experiment
-    except Exception as error:  # the version is made; a link less is no reason to fail
-        if not isinstance(error, InputError) and not is_from_store(error):
-            raise
-        return "unknown"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,15 @@ __all__ = ["Session", "open_session"]
 
 @dataclass
 class Session:
-    """A retraining under way in `root`. `journal` is the parent of every stage's."""
+    """A retraining under way in `root`. `journal` is the parent of every stage's. results: of the stages that ended;
+    on_note: called when another has.
+    """
 
     root: Path
     params: Params
     journal: Journal
+    results: list[StageResult] = field(default_factory=list)
+    on_note: Callable[[], None] = lambda: None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -62,6 +66,8 @@ class Session:
             self.journal.link(result.stage, key, inputs)
         self.journal.metrics(0, {f"seconds.{result.stage}": result.seconds})
         self.journal.tags({f"outcome.{result.stage}": result.outcome})
+        self.results.append(result)
+        self.on_note()
 
     def keep(self, scores: dict[str, Any]) -> None:
         """The scores, and the small files a person wants beside the run."""

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from videollava.scrub import scrub, scrub_all
 
-__all__ = ["hide_in_failures", "hide_in_logs", "show_link", "show_table", "show_text"]
+__all__ = ["Page", "hide_in_failures", "hide_in_logs", "show_table"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,15 +66,37 @@ def show_table(rows: Sequence[Mapping[str, Any]], key: str, description: str) ->
     create_table_artifact(scrub_all([dict(row) for row in rows]), key=key, description=scrub(description))
 
 
-def show_link(address: str, text: str, key: str) -> None:
-    """A Prefect link artifact; an address without its user and password."""
-    from prefect.artifacts import create_link_artifact
+class Page:
+    """A Markdown artifact of this flow run that is written anew as things go on. Where Prefect does not answer, a
+    warning says so once, and the next time may succeed.
+    """
 
-    create_link_artifact(scrub(address).replace("***@", ""), link_text=scrub(text), key=key)
+    def __init__(self, key: str, description: str) -> None:
+        self._key = key
+        self._description = scrub(description)
+        self._made: Any = None
+        self._warned = False
 
+    def write(self, markdown: str) -> None:
+        """The page as it is to be seen from now on."""
+        from httpx import HTTPError
 
-def show_text(markdown: str, key: str, description: str) -> None:
-    """A Prefect markdown artifact."""
-    from prefect.artifacts import create_markdown_artifact
+        try:
+            self._write(scrub(markdown))
+        except HTTPError as error:
+            if not self._warned:
+                logging.getLogger(__name__).warning(
+                    "the page %s is not written: %s", self._key, scrub(str(error))
+                )
+            self._warned = True
 
-    create_markdown_artifact(scrub(markdown), key=key, description=scrub(description))
+    def _write(self, markdown: str) -> None:
+        from prefect.artifacts import create_markdown_artifact
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import ArtifactUpdate
+
+        if self._made is None:
+            self._made = create_markdown_artifact(markdown, key=self._key, description=self._description)
+            return
+        with get_client(sync_client=True) as client:
+            client.update_artifact(self._made, ArtifactUpdate(data=markdown))

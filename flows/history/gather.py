@@ -25,10 +25,11 @@ from videollava.tracking.packages import differing_packages
 from videollava.tracking.spent import find_journal, read_notes
 from videollava.who import name_person
 
-__all__ = ["gather", "read_scores"]
+__all__ = ["describe", "gather", "read_scores"]
 
 SAVED = ("refs/exps", "refs/tags/model", "refs/videollava/model")
 PREFIX = "version."
+PRICE = "machine.cost.per_gpu_hour"
 
 
 def gather(
@@ -42,7 +43,7 @@ def gather(
     key; "" where there is none or MLflow does not answer. who: the person it is for; by default whoever runs this.
     """
     lock = read_yaml(root / "dvc.lock").get("stages") or {}
-    found = {stage: _from_journal(root, stage, *entry_keys(stage, entry)) for stage, entry in lock.items()}
+    found = {stage: describe(root, stage, *entry_keys(stage, entry)) for stage, entry in lock.items()}
     lacking = {made.key for made in found.values() if made.hours is None}
     told = _told_before(root, lacking) if lacking else {}
     stages = {}
@@ -75,12 +76,14 @@ def read_scores(root: Path) -> dict[str, Any]:
     return {}
 
 
-def _from_journal(root: Path, stage: str, inputs: str, key: str) -> MadeStage:
+def describe(root: Path, stage: str, inputs: str, key: str) -> MadeStage:
+    """Who made a stage's outputs, by the journals here. inputs, key: as `entry_keys` has them of its lock entry."""
     path = find_journal(root, stage, inputs, key) or find_journal(root, stage, origin_key(root, stage))
     if path is None:
         return MadeStage(key=key)
     start = next(event for event in read_events(path)[0] if event["event"] == "start")
-    tags = start["tags"]
+    tags, settings = start["tags"], start.get("params") or {}
+    price = float(settings.get(PRICE) or 0.0)
     return MadeStage(
         key=key,
         hours=round(read_spent(path).hours, 6),
@@ -88,6 +91,10 @@ def _from_journal(root: Path, stage: str, inputs: str, key: str) -> MadeStage:
         host=start.get("host", ""),
         device=tags.get("device", ""),
         ranks=int(tags["ranks"]) if "ranks" in tags else None,
+        pool=tags.get("pool", ""),
+        worker=tags.get("worker", ""),
+        price=price or None,
+        currency=str(settings.get("machine.cost.currency") or "") if price else "",
         packages={k.removeprefix(PREFIX): v for k, v in tags.items() if k.startswith(PREFIX)},
         **read_notes(path),
     )

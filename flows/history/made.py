@@ -37,7 +37,8 @@ class Accepted(_Part):
 class MadeStage(_Part):
     """Who made a stage's outputs. key: hash of what it read and wrote. journal: identity of the run's journal.
 
-    hours: of all ranks, over all attempts. host, device, ranks: where. packages: versions that decide a result.
+    hours: of all ranks, over all attempts. host, device, ranks, pool, worker: where. price: of such an hour (None: not
+    known), in currency. packages: versions that decide a result.
     finished_early: the step that somebody wished to be its last; went_on_from: the checkpoint of another run.
     came_from: the commit whose made.json said this, where the stage was restored and its journal is not here.
     """
@@ -49,10 +50,19 @@ class MadeStage(_Part):
     host: str = ""
     device: str = ""
     ranks: int | None = None
+    pool: str = ""
+    worker: str = ""
+    price: float | None = None
+    currency: str = ""
     packages: Mapping[str, str] = {}
     came_from: str = ""
     finished_early: str = ""
     went_on_from: str = ""
+
+    @property
+    def cost(self) -> float | None:
+        """Of all its hours; None where hours or price are not known."""
+        return None if self.price is None or self.hours is None else self.hours * self.price
 
 
 class Made(_Part):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import httpx
 import prefect.artifacts
 import pytest
 from prefect.exceptions import ParameterTypeError
 
 import flows.deployed  # sets up Prefect's loggers, so that a handler added afterwards stays
-from flows.shown import hide_in_failures, hide_in_logs, show_link, show_table, show_text
+from flows.shown import Page, hide_in_failures, hide_in_logs, show_table
 from flows.stages.stage import StageFailed
 from videollava.process import OutputLines
 
@@ -102,11 +103,24 @@ def test_failures_are_scrubbed_and_others_are_as_they_were(records: list[str]) -
 
 def test_artifacts_are_scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[object] = []
-    for name in ("create_table_artifact", "create_link_artifact", "create_markdown_artifact"):
+    for name in ("create_table_artifact", "create_markdown_artifact"):
         monkeypatch.setattr(prefect.artifacts, name, lambda *args, **kwargs: sent.append((args, kwargs)))
     show_table([{"source": URL, "score": 0.5, "more": [URL]}], "scores", f"of {URL}")
-    show_link(URL, "the run", "run")
-    show_text(f"# {URL}", "report", URL)
+    Page("page", URL).write(f"# {URL}")
     assert clean(sent)
     assert "'score': 0.5" in str(sent[0])
-    assert "https://host/x.tar" in str(sent[1])
+    assert "# https://***@host/x.tar" in str(sent[1])
+
+
+def test_a_page_whose_server_is_away_warns_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise httpx.ConnectError(f"no {URL}")
+
+    monkeypatch.setattr(prefect.artifacts, "create_markdown_artifact", fail)
+    page = Page("page", "of a retraining")
+    for _ in range(3):
+        page.write("# words")
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the page page is not written: no https://***@host")

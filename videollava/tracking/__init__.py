@@ -53,6 +53,7 @@ __all__ = [
 
 FOLLOWED = "VIDEOLLAVA_FOLLOWED"  # "1": another process forwards this one's journal
 PARENT = "VIDEOLLAVA_PARENT"  # identity of the journal of the retraining this stage belongs to
+PLACE = {"pool": "VIDEOLLAVA_POOL", "worker": "VIDEOLLAVA_WORKER"}  # tags, and who tells: the flow that sent it
 FOLLOW_AFTER = 60.0  # seconds: a run that is longer is followed live
 REPLAY_AFTER = (
     20.0  # seconds: MLflow takes some 5 s to load, so shorter stages leave their journal to the next
@@ -74,7 +75,7 @@ def track(stage: str, params: Params, workspace: Path, machine: Machine | None =
     key = input_key(workspace, stage)
     shown = _shown(stage, params, machine)
     journal = open_journal(workspace / "runs", stage, key, shown)
-    tags = read_lineage(workspace).tags() | package_tags(workspace) | _ranks(stage, machine)
+    tags = read_lineage(workspace).tags() | package_tags(workspace) | _place(stage, machine)
     journal.start(stage, shown, tags, os.environ.get(PARENT, ""), key)
     journal.data_sets(read_data_sets(workspace, stage))
     if (trouble := tags.get("commit_trouble")) and os.environ.get(FOLLOWED) != "1":  # a flow says it once
@@ -99,11 +100,13 @@ def _shown(stage: str, params: Params, machine: Machine | None) -> dict[str, str
     return flatten({"profile": params.profile, "seed": params.seed, **own, "model": params.model, **here})
 
 
-def _ranks(stage: str, machine: Machine | None) -> dict[str, str]:
-    """How many of what the stage holds while it runs."""
+def _place(stage: str, machine: Machine | None) -> dict[str, str]:
+    """How many of what the stage holds while it runs, and the pool and worker that it runs in, if any."""
     base = stage.partition("@")[0]
     held = machine is not None and base not in ("fetch", "shards", "index") and machine.work(base).gpus
-    return {"ranks": os.environ.get("WORLD_SIZE", "1"), "device": "cuda" if held else "cpu"}
+    sent = {name: os.environ.get(variable, "") for name, variable in PLACE.items()}
+    ranks = {"ranks": os.environ.get("WORLD_SIZE", "1"), "device": "cuda" if held else "cpu"}
+    return ranks | {name: value for name, value in sent.items() if value}
 
 
 @contextmanager

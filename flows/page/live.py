@@ -1,0 +1,186 @@
+"""The page of a retraining, written while it goes on: one Markdown artifact of the flow run, from first reasons to the
+end, whatever end that is. A server that is away costs a warning, never a training.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.context import FlowRunContext
+
+from flows.history.gather import describe
+from flows.history.save import Saved
+from flows.history.status import look
+from flows.page.addresses import commit_page, run_page
+from flows.page.text import as_markdown
+from flows.page.told import Failure, Links, Step, Told
+from flows.places.git import ask_git
+from flows.session import Session
+from flows.shown import Page
+from flows.stages.graph import stage_order
+from flows.stages.stage import StageFailed
+from videollava.errors import InputError
+from videollava.gate import Decision
+from videollava.registry import Move
+from videollava.registry.trail import ASK
+from videollava.scrub import scrub
+from videollava.tracking.lineage import entry_keys, lock_entry, read_lineage
+from videollava.tracking.store import tracking_uri
+from videollava.tracking.troubles import explain, is_from_store
+
+__all__ = ["Report", "open_report"]
+
+KEY = "retraining"
+
+
+class Report:
+    """A retraining's page under way. `home`: the checkout that it is of."""
+
+    def __init__(self, session: Session, home: Path, told: Told) -> None:
+        self.session = session
+        self.home = home
+        self.told = told
+        self._page = Page(
+            KEY, f"{told.model}: what ran and why, where, at what cost, scores, what to do next"
+        )
+        session.on_note = self.note
+
+    def write(self) -> None:
+        """The page as it is now."""
+        self._page.write(as_markdown(self.told))
+
+    def note(self) -> None:
+        """After each stage: what became of it, and who made what it left."""
+        results = {result.stage: result for result in self.session.results}
+        steps = [
+            replace(step, result=results[step.stage], made=self._made(step.stage))
+            if step.result is None and step.stage in results
+            else step
+            for step in self.told.steps
+        ]
+        self.told = replace(self.told, steps=tuple(steps))
+        self.write()
+
+    def finish(
+        self,
+        version: Mapping[str, Any],
+        decision: Decision,
+        moved: Move | None,
+        saved: Saved | None,
+        promote: bool,
+    ) -> None:
+        """What came out."""
+        run = self.session.run_id()
+        self.told = replace(
+            self.told,
+            version=int(version["number"]),
+            new=bool(version["new"]),
+            decision=decision,
+            moved=moved is not None and moved.action != ASK,
+            asked=moved is not None and moved.action == ASK,
+            promote=promote,
+            saved=saved.commit if saved else "",
+            ref=saved.ref if saved else "",
+            run=run,
+            links=self._links(int(version["number"]), run, decision),
+        )
+
+    def end(self, failure: Failure | None = None) -> None:
+        """The last word."""
+        self.told = replace(self.told, ended=time.time(), failure=failure)
+        self.write()
+
+    def _made(self, stage: str) -> Any:
+        root = self.session.root
+        entry = lock_entry(root, stage)
+        return describe(root, stage, *entry_keys(stage, entry)) if entry else None
+
+    def _links(self, number: int, run: str, decision: Decision) -> Links:
+        session = self.session
+        page = run_page(session.root, session.params.tracking, run) if run else ""
+        there = page.partition("#")[0]
+        name, live = session.params.tracking.model, decision.champion
+        compared = live and live != number and (session.root / "metrics.json").is_file()
+        return Links(
+            run=page,
+            version=f"{there}#/models/{name}/versions/{number}" if there else "",
+            report=f"{page}/artifacts/report.html" if page else "",
+            comparison=f"{page}/artifacts/against-version-{live}.html" if page and compared else "",
+            lineage=f"{page}/artifacts/lineage.svg" if page else "",
+            commit=commit_page(self.home, self.told.commit),
+        )
+
+
+@contextmanager
+def open_report(session: Session, home: Path, who: str, changes: Sequence[str] = ()) -> Iterator[Report]:
+    """Write the page of what is about to run and why; within, it is kept up to date, and at the end it says which."""
+    report = Report(session, home, _begin(session, who, changes))
+    report.write()
+    try:
+        yield report
+    except Exception as error:
+        report.end(_failure(error))
+        raise
+    except BaseException:
+        report.end(
+            Failure("", "stopped before it ended: cancelled, or its process was told to end", again=True)
+        )
+        raise
+    report.end()
+
+
+def _begin(session: Session, who: str, changes: Sequence[str]) -> Told:
+    root = session.root
+    lineage = read_lineage(root)
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    edits = ask_git(root, "diff", "--name-only", "HEAD", "--", ":!dvc.lock", ":!locks") or ""
+    return Told(
+        model=session.params.tracking.model,
+        who=who,
+        began=time.time(),
+        profile=session.params.profile,
+        changes=tuple(scrub(change) for change in changes),
+        commit=lineage.commit,
+        subject=ask_git(root, "log", "-1", "--format=%s") or "",
+        edits=tuple(edits.split("\n")) if edits and not changes else (),
+        pool=(run.work_pool_name or "") if run else "",
+        host=platform.node(),
+        steps=tuple(_steps(session)),
+        tracker=scrub(tracking_uri(root, session.params.tracking)),
+    )
+
+
+def _steps(session: Session) -> Iterator[Step]:
+    """Every stage, with the reasons for it to run that there are before anything did."""
+    try:
+        states = look(session.root)
+    except InputError as error:  # a page with fewer reasons is no reason to train nothing
+        get_run_logger().warning("why stages run is not known: %s", error)
+        yield from (Step(stage) for stage in stage_order(session.root))
+        return
+    for state in states:
+        earlier = [reason.what for reason in state.reasons if reason.kind == "earlier"]
+        why = [reason.text for reason in state.reasons if reason.kind != "earlier"]
+        if earlier and not why:
+            why = [f"after {', '.join(earlier)}"]
+        yield Step(state.stage, tuple(scrub(text) for text in why))
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, StageFailed):
+        first, *lines = str(error).splitlines()
+        return Failure(error.stage, first, tuple(lines), not error.lasting)
+    cause: BaseException | None = error
+    while cause is not None and not is_from_store(cause):
+        cause = cause.__cause__
+    again = cause is not None and explain(cause).passing
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    return Failure("", scrub(f"{kind}{error}".strip().split("\n")[0]), again=again)

@@ -1,0 +1,63 @@
+"""What a lead does next: by what came out of a retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flows.page.told import Told
+
+__all__ = ["next_steps"]
+
+
+def next_steps(told: Told) -> list[str]:
+    """A line each; none while it is under way."""
+    if told.failure is not None:
+        return list(_after_failure(told))
+    if not told.ended or told.decision is None:
+        return []
+    if told.asked:
+        return [
+            f"another person agrees with `videollava promote {told.version}` (or the deployment `promote`)"
+        ]
+    if told.moved:
+        return ["`videollava rollback` makes the champion before it champion again, should it not do"]
+    if not told.decision.passed:
+        return list(_after_refusal(told))
+    if told.decision.champion == told.version or told.promote:
+        return []
+    return [f"`videollava promote {told.version}` makes it champion"]
+
+
+def _after_refusal(told: Told) -> Iterator[str]:
+    decision = told.decision
+    assert decision is not None
+    yield from (f"the gate: {reason}" for reason in decision.reasons)
+    if decision.unanswered:
+        asked = ",".join(decision.unanswered)
+        yield (
+            f"the champion was not asked the same questions: `videollava evaluate --model "
+            f"models:/{told.model}/{decision.champion} --benchmarks {asked} --keep` asks it"
+        )
+    if decision.champion and decision.champion != told.version:
+        yield (
+            f"`videollava diff {decision.champion} {told.version}` says what differs from the champion, and which "
+            "answers changed"
+        )
+    judge = f"`videollava promote {told.version}`"
+    yield f"after a change of gate.yaml (on its protected commit) {judge} judges it anew, without a training"
+    forced = f'`videollava promote {told.version} --force --because "..."`'
+    yield f"past the gate, for a reason that the trail keeps: {forced}"
+
+
+def _after_failure(told: Told) -> Iterator[str]:
+    failure = told.failure
+    assert failure is not None
+    done = [stage for stage, result in told.results.items() if result.outcome == "ran"]
+    if failure.again:
+        yield "trigger it once more: what failed may pass, and a training goes on from its last checkpoint"
+    else:
+        yield "the same trigger would end the same: mend what the message says first"
+    if done:
+        yield f"nothing is lost: {', '.join(done)} need not run again"
+    if told.version and told.decision is None:
+        yield f"version {told.version} is registered; `videollava promote {told.version}` judges it"
