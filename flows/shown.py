@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from videollava.scrub import scrub, scrub_all
 
-__all__ = ["Page", "hide_in_failures", "hide_in_logs", "show_table"]
+__all__ = ["Page", "hide_in_failures", "hide_in_logs", "show_table", "show_text"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +64,11 @@ def show_table(rows: Sequence[Mapping[str, Any]], key: str, description: str) ->
     from prefect.artifacts import create_table_artifact
 
     create_table_artifact(scrub_all([dict(row) for row in rows]), key=key, description=scrub(description))
+
+
+def show_text(markdown: str, key: str, description: str) -> None:
+    """A Markdown artifact that is written once."""
+    Page(key, description).write(markdown)
 
 
 class Page:

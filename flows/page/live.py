@@ -31,6 +31,7 @@ from videollava.gate import Decision
 from videollava.registry import Move
 from videollava.registry.trail import ASK
 from videollava.scrub import scrub
+from videollava.tracking.journal import read_events
 from videollava.tracking.lineage import entry_keys, lock_entry, read_lineage
 from videollava.tracking.store import tracking_uri
 from videollava.tracking.troubles import explain, is_from_store
@@ -107,15 +108,28 @@ class Report:
         page = run_page(session.root, session.params.tracking, run) if run else ""
         there = page.partition("#")[0]
         name, live = session.params.tracking.model, decision.champion
-        compared = live and live != number and (session.root / "metrics.json").is_file()
+        kept = _artifacts(session) if page else set()
+        files = {
+            "report": "report.html",
+            "comparison": f"against-version-{live}.html",
+            "lineage": "lineage.svg",
+        }
         return Links(
             run=page,
             version=f"{there}#/models/{name}/versions/{number}" if there else "",
-            report=f"{page}/artifacts/report.html" if page else "",
-            comparison=f"{page}/artifacts/against-version-{live}.html" if page and compared else "",
-            lineage=f"{page}/artifacts/lineage.svg" if page else "",
             commit=commit_page(self.home, self.told.commit),
+            **{what: f"{page}/artifacts/{file}" for what, file in files.items() if file in kept},
         )
+
+
+def _artifacts(session: Session) -> set[str]:
+    """Names of the files at the top of the run's artifacts."""
+    assert session.journal.path is not None
+    found: set[str] = set()
+    for event in read_events(session.journal.path)[0]:
+        if event["event"] == "artifact" and not event.get("folder"):
+            found.add(Path(event["path"]).name)
+    return found
 
 
 @contextmanager

@@ -20,10 +20,11 @@ def next_steps(told: Told) -> list[str]:
             f"another person agrees with `videollava promote {told.version}` (or the deployment `promote`)"
         ]
     if told.moved:
-        return ["`videollava rollback` makes the champion before it champion again, should it not do"]
+        back = f"`videollava rollback` makes version {told.champion} champion again, should this one not do"
+        return [back] if told.champion else []
     if not told.decision.passed:
         return list(_after_refusal(told))
-    if told.decision.champion == told.version or told.promote:
+    if told.promote or told.decision.champion == told.version:
         return []
     return [f"`videollava promote {told.version}` makes it champion"]
 
@@ -38,9 +39,9 @@ def _after_refusal(told: Told) -> Iterator[str]:
             f"the champion was not asked the same questions: `videollava evaluate --model "
             f"models:/{told.model}/{decision.champion} --benchmarks {asked} --keep` asks it"
         )
-    if decision.champion and decision.champion != told.version:
+    if told.champion:
         yield (
-            f"`videollava diff {decision.champion} {told.version}` says what differs from the champion, and which "
+            f"`videollava diff {told.champion} {told.version}` says what differs from the champion, and which "
             "answers changed"
         )
     judge = f"`videollava promote {told.version}`"
@@ -54,7 +55,8 @@ def _after_failure(told: Told) -> Iterator[str]:
     assert failure is not None
     done = [stage for stage, result in told.results.items() if result.outcome == "ran"]
     if failure.again:
-        yield "trigger it once more: what failed may pass, and a training goes on from its last checkpoint"
+        yield "where that passes by itself, trigger it once more: a training goes on from its last checkpoint"
+        yield "else mend what the last lines say first"
     else:
         yield "the same trigger would end the same: mend what the message says first"
     if done:

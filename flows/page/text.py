@@ -24,7 +24,8 @@ def as_markdown(told: Told) -> str:
     if steps := next_steps(told):
         parts += ["## What to do next", "\n".join(f"- {line}" for line in steps)]
     if told.decision is not None:
-        parts += [_scores_title(told.decision), scores_table(told.decision)]
+        parts += [f"## Scores against champion {told.champion}" if told.champion else "## Scores"]
+        parts += [scores_table(told.decision)]
         parts += ["\n".join(f"- {_plain(note)}" for note in told.decision.notes)]
     parts += ["## What ran and why", _stages(told)]
     if told.notes:
@@ -51,7 +52,7 @@ def headline(told: Told) -> str:
     same = "" if told.new else "nothing to retrain; registered before, "
     if not decision.passed:
         return f"{name}: {same}refused by the gate"
-    if decision.champion == decision.candidate:
+    if decision.champion == told.version:
         return f"{name}: {same}the champion already"
     return f"{name}: {same}passed the gate, not promoted"
 
@@ -90,8 +91,8 @@ def spent_text(steps: Sequence[Step]) -> tuple[str, str]:
     ran = [step.made for step in steps if step.result and step.result.outcome == "ran" and step.made]
     on_gpus = sum(made.hours or 0.0 for made in ran if made.device == "cuda")
     others = sum(made.hours or 0.0 for made in ran if made.device != "cuda")
-    hours = [f"{on_gpus:,.2f} GPU-hours"] if on_gpus else []
-    hours += [f"{others:,.2f} process-hours"] if others or (ran and not on_gpus) else []
+    hours = [f"{_count(on_gpus)} GPU-hours"] if on_gpus else []
+    hours += [f"{_count(others)} process-hours"] if others or (ran and not on_gpus) else []
     return " and ".join(hours), _money(_costs(ran))
 
 
@@ -101,6 +102,10 @@ def _costs(ran: Sequence[MadeStage]) -> Mapping[str, float]:
         if made.cost is not None:
             found[made.currency] = found.get(made.currency, 0.0) + made.cost
     return found
+
+
+def _count(hours: float) -> str:
+    return f"{hours:,.2f}" if hours >= 1 else f"{hours:.3f}"
 
 
 def _money(costs: Mapping[str, float]) -> str:
@@ -133,12 +138,6 @@ def _failure(told: Told) -> str:
     return "\n\n".join(parts)
 
 
-def _scores_title(decision: Decision) -> str:
-    if not decision.champion or decision.champion == decision.candidate:
-        return "## Scores"
-    return f"## Scores against champion {decision.champion}"
-
-
 def _stages(told: Told) -> str:
     shown = [step for step in told.steps if step.result is None or step.result.outcome != "unchanged"]
     same = [step.stage for step in told.steps if step not in shown]
@@ -157,7 +156,7 @@ def _row(step: Step, told: Told) -> Sequence[str]:
         failed = told.failure is not None and told.failure.stage == step.stage
         return (step.stage, "**failed**" if failed else "-", _some(step.why), "", "", "", "")
     mine = made if result.outcome == "ran" else None
-    hours = "" if mine is None or mine.hours is None else f"{mine.hours:.3f}"
+    hours = "" if mine is None or mine.hours is None else _count(mine.hours)
     cost = "" if mine is None or mine.cost is None else f"{mine.cost:,.2f} {mine.currency}"
     note = "; **not on the DVC remote**" if result.unpushed else ""
     return (

@@ -83,6 +83,12 @@ class Told:
     tracker: str = ""
 
     @property
+    def champion(self) -> int:
+        """The version that was compared with, 0: none."""
+        live = self.decision.champion if self.decision is not None else 0
+        return live if live != self.version else 0
+
+    @property
     def results(self) -> Mapping[str, StageResult]:
         """Of the stages that ended."""
         return {step.stage: step.result for step in self.steps if step.result is not None}
