@@ -1,4 +1,6 @@
-"""`python -m flows.ui`: the Prefect and MLflow pages over this checkout's history, until Ctrl-C."""
+"""`python -m flows.ui`: the Prefect and MLflow pages over this checkout's history, until Ctrl-C; where its stack is up
+(`make up`), the addresses of the stack's.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from pathlib import Path
 from flows.servers.ports import own_address, reserve
 from flows.servers.probe import is_up, open_address
 from flows.servers.server import LOCAL, START_SECONDS, Server, find_configured, start_server
+from flows.stack.stack import FOLDER, addresses
 from videollava.errors import InputError
 from videollava.params import load_params
 from videollava.process import Supervised
@@ -28,7 +31,13 @@ GRACE_SECONDS = 3.0
 
 
 def serve(root: Path) -> None:
-    """Start what is not there yet, print the addresses, and wait; both are ended on the way out."""
+    """Start what is not there yet, print the addresses, and wait; both are ended on the way out.
+
+    A stack that is up has both already: its addresses are printed.
+    """
+    if pages := addresses(root / FOLDER):
+        print(pages, flush=True)
+        return
     print("starting the pages (some 20 s)", flush=True)
     with ExitStack() as stack:
         server = _prefect(root, stack)

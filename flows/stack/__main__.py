@@ -21,7 +21,13 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if options.verb != "up" and not is_stack(folder):
             raise InputError(f"{folder.absolute()}: no stack was made there; `make up` makes one")
-        return _do(Stack(folder, lambda line: print(line, flush=True)), options)
+        stack = Stack(
+            folder,
+            lambda line: print(line, flush=True),
+            workers=not getattr(options, "servers_only", False),
+            ranks=getattr(options, "ranks", 1),
+        )
+        return _do(stack, options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -30,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _do(stack: Stack, options: argparse.Namespace) -> int:
     if options.verb == "up":
         seconds = stack.up()
-        print(f"the stack is up after {seconds:.0f} s\n{_places(stack)}")
+        print(f"the stack is up after {seconds:.0f} s\n{stack.places}")
     elif options.verb == "down":
         stack.down()
         print("the stack is down; what it keeps is in " + str(stack.folder))
@@ -47,16 +53,8 @@ def _tell_status(stack: Stack, as_json: bool) -> int:
         json.dumps(states) if as_json else "\n".join(f"{name:<14}{state}" for name, state in states.items())
     )
     if not as_json:
-        print(_places(stack))
+        print(stack.places)
     return 0 if set(states.values()) == {"up"} else 1
-
-
-def _places(stack: Stack) -> str:
-    ground = stack.ground
-    return (
-        f"Prefect  {ground.url('prefect')}\nMLflow   {ground.url('mlflow')}\nS3       {ground.url('s3')}\n"
-        f"keys     . {stack.folder / 'stack.env'}"
-    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     }.items():
         verb = verbs.add_parser(name, help=words, description=words)
         verb.add_argument("--folder", default=FOLDER, help=f"of the stack; default {FOLDER}")
+        if name == "up":
+            verb.add_argument("--servers-only", action="store_true", help="start no worker")
+            verb.add_argument("--ranks", type=int, default=1, help="of the gpu worker's stages; default 1")
         if name == "restart":
             verb.add_argument("part", help="postgres, s3, mlflow, prefect, or a worker")
         if name == "status":

@@ -145,6 +145,7 @@ class Part:
     after: tuple[str, ...] = ()
     patience: float = 120.0
     grace: float = 10.0
+    serves: bool = True  # others ask it, so that it can hang; one that asks others is up while it runs
 
     @property
     def name(self) -> str:
@@ -173,7 +174,7 @@ class Part:
         """ "up", "down", or "hangs": it runs and does not answer."""
         if not self.place.pid():
             return "down"
-        return "up" if self.answers() else "hangs"
+        return "up" if not self.serves or self.answers() else "hangs"
 
 
 def _process(pid: int) -> str:

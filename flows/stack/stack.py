@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from flows.places.lock import hold_file
+from flows.places.workspace import repository
 from flows.servers.ports import is_taken
 from flows.stack.database import postgres
 from flows.stack.environment import base_environment, client_environment, write_env
 from flows.stack.ground import HOST, Ground, lay_ground
 from flows.stack.objects import objects
 from flows.stack.orchestrator import orchestrator
+from flows.stack.origin import have_origin
 from flows.stack.part import Part
 from flows.stack.programs import check_programs
-from flows.stack.tracker import tracker
+from flows.stack.tracker import TEAM, tracker
+from flows.stack.workers import WORKERS, Deployed, worker
 from videollava.errors import InputError
 
-__all__ = ["FOLDER", "Stack", "is_stack", "running_stack"]
+__all__ = ["FOLDER", "Stack", "addresses", "is_stack", "running_stack"]
 
 FOLDER = ".stack"
 WAIT_SECONDS = 300.0  # for another `up` or `down` of the same stack
@@ -32,11 +37,23 @@ Tell = Callable[[str], None]
 
 
 class Stack:
-    """A stack in a folder. tell: gets a line for each thing that is done."""
+    """A stack in a folder. tell: gets a line for each thing that is done. source: the checkout whose commit its origin
+    gets (this one's). workers: whether any are started. ranks: of a stage that trains, where machine.yaml is made now.
+    """
 
-    def __init__(self, folder: Path, tell: Tell = lambda line: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tell: Tell = lambda line: None,
+        source: Path | None = None,
+        workers: bool = True,
+        ranks: int = 1,
+    ) -> None:
         self.folder = folder.expanduser().absolute()
+        self.source = source or repository()
         self._tell = tell
+        self._workers = list(WORKERS) if workers else []
+        self._ranks = ranks
 
     @cached_property
     def ground(self) -> Ground:
@@ -49,12 +66,25 @@ class Stack:
         base = base_environment()
         ground = self.ground
         parts = [postgres(ground), objects(ground), orchestrator(ground, base), tracker(ground, base)]
+        base |= client_environment(ground)
+        parts += [worker(ground, name, base, self._ranks, self._tell) for name in WORKERS]
         return {part.name: part for part in parts}
 
     @property
     def environment(self) -> dict[str, str]:
         """What a client needs: addresses and keys."""
         return client_environment(self.ground)
+
+    @property
+    def places(self) -> str:
+        """Where its pages are and how one gets in, in lines for a person."""
+        ground = self.ground
+        return (
+            f"Prefect  {ground.url('prefect')}  (asks for PREFECT_API_AUTH_STRING)\n"
+            f"MLflow   {ground.url('mlflow')}  (user {TEAM}, MLFLOW_TRACKING_PASSWORD)\n"
+            f"S3       {ground.url('s3')}\n"
+            f"keys     . {shlex.quote(str(self.folder / 'stack.env'))}"
+        )
 
     def up(self) -> float:
         """Start what does not run, mend what hangs, and return when all of it answers; seconds that took.
@@ -65,8 +95,10 @@ class Stack:
         check_programs()
         with self._alone():
             self._check_room()
-            self._bring(list(self.parts))
             write_env(self.ground)
+            have_origin(self.ground, self.source, self._tell)
+            self._bring([name for name in self.parts if name not in WORKERS])
+            self._bring(self._workers)
         return time.monotonic() - began
 
     def down(self) -> None:
@@ -109,6 +141,8 @@ class Stack:
         """What can start together does: a server spends most of its start on one core."""
         states = {name: self.parts[name].state() for name in names}
         wanted = [name for name in names if states[name] != "up"]
+        if any(name in WORKERS for name in names):
+            self._deploy()
         for name in wanted:
             part = self.parts[name]
             for before in part.after:
@@ -125,6 +159,15 @@ class Stack:
             part.launch()
         for name in list(wanted):
             self._await(wanted, name)
+
+    def _deploy(self) -> None:
+        """What the workers' pools are, and what may be asked of them."""
+        if (state := self.parts["prefect"].state()) != "up":
+            raise InputError(f"workers need prefect, which is {state}; start it first")
+        first = self.parts["coordinator"]
+        if first.state() == "down":
+            first.prepare()
+        Deployed(self.ground, {**base_environment(), **self.environment}).have(first.cwd, self._tell)
 
     def _await(self, wanted: list[str], name: str) -> None:
         if name in self._answering:
@@ -179,15 +222,25 @@ class Stack:
             )
 
 
+def addresses(folder: Path) -> str:
+    """Where the pages of a stack are, and where the keys to them; "" where its servers are not up."""
+    if not is_stack(folder):
+        return ""
+    stack = Stack(folder)
+    if any(stack.parts[name].state() != "up" for name in ("prefect", "mlflow")):
+        return ""
+    return stack.places
+
+
 def is_stack(folder: Path) -> bool:
     """Whether a stack was made in a folder."""
     return (folder / "keys.json").is_file()
 
 
 @contextmanager
-def running_stack(folder: Path, tell: Tell = lambda line: None) -> Iterator[Stack]:
-    """A stack that is up, for as long as the context lasts: what tests use. Its folder stays."""
-    stack = Stack(folder, tell)
+def running_stack(folder: Path, tell: Tell = lambda line: None, **options: Any) -> Iterator[Stack]:
+    """A stack that is up, for as long as the context lasts: what tests use. Its folder stays. options: of `Stack`."""
+    stack = Stack(folder, tell, **options)
     try:
         stack.up()
         yield stack

