@@ -35,8 +35,8 @@ def serve(root: Path) -> None:
 
     A stack that is up has both already: its addresses are printed.
     """
-    if pages := addresses(root / FOLDER):
-        print(pages, flush=True)
+    if there := addresses(root / FOLDER):
+        print(there, flush=True)
         return
     print("starting the pages (some 20 s)", flush=True)
     with ExitStack() as stack:
