@@ -97,7 +97,7 @@ class Deployed:
 
     def have(self, home: Path, tell: Tell) -> None:
         """Make them as the checkout `home` says, where that is not done. InputError where Prefect refuses."""
-        wanted = {"commit": run_git(home, "rev-parse", "HEAD"), "count": self._count()}
+        wanted: dict[str, Any] = {"commit": run_git(home, "rev-parse", "HEAD"), "count": self._count()}
         if wanted == self._made() and wanted["count"]:
             return
         self._run(home, "-m", "flows.pools")
