@@ -7,14 +7,12 @@ was told is there when they are looked at.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.servers.probe import is_up
-from flows.servers.server import LOCAL, find_configured
+from flows.servers.server import find_standing
 from flows.triggers.events import find_touched, read_body
 from videollava.command import Arguments
 from videollava.errors import InputError
@@ -60,7 +58,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _ask(deployment: str, names: Sequence[str]) -> None:
-    _find_server()
+    find_standing()
     from flows.triggers.runs import ask_for_run  # Prefect reads its settings when it is imported
 
     window = int(datetime.now(UTC).timestamp()) // WINDOW + 1
@@ -69,16 +67,6 @@ def _ask(deployment: str, names: Sequence[str]) -> None:
     asked = ask_for_run(deployment, {"sources": list(names)}, key, over, "notified")
     what = "was asked for" if asked.new else "was asked for before and waits"
     print(f"{asked.name} {what}: at {over:%H:%M:%S} UTC it looks at {', '.join(names) or 'all sources'}")
-
-
-def _find_server() -> None:
-    """Have Prefect's client ask the configured server, else this user's on loopback. InputError where there is none."""
-    url = find_configured() or (LOCAL if is_up(LOCAL) else "")
-    if not url:
-        raise InputError(
-            "no Prefect server is known; set PREFECT_API_URL (and PREFECT_API_AUTH_STRING or PREFECT_API_KEY)"
-        )
-    os.environ["PREFECT_API_URL"] = url
 
 
 def _read_input() -> str:

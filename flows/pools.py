@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.servers.probe import is_up
-from flows.servers.server import LOCAL, find_configured
+from flows.servers.server import find_standing
 from videollava.errors import InputError
 from videollava.machine.pools import FILE, PRIORITIES, Pool, load_pools
 
@@ -37,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         pools = load_pools(Path.cwd(), options.file)
-        with _client(_address()) as client:
+        with _client() as client:
             done = settle(client, pools, options.file.parent, change=not options.check)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -138,17 +136,10 @@ def _slots(count: int | None) -> str:
     return "no limit" if count is None else f"{count} slot{'s' if count != 1 else ''}"
 
 
-def _address() -> str:
-    url = find_configured() or (LOCAL if is_up(LOCAL) else "")
-    if not url:
-        raise InputError(f"no Prefect server: set PREFECT_API_URL (one on {LOCAL} is found by itself)")
-    return url
-
-
 @contextmanager
-def _client(url: str) -> Iterator[SyncPrefectClient]:
-    """Prefect's, for the server that was found; its other settings (keys, certificates) as they are."""
-    os.environ["PREFECT_API_URL"] = url
+def _client() -> Iterator[SyncPrefectClient]:
+    """Prefect's, for the server that is there."""
+    find_standing()
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:

@@ -115,7 +115,7 @@ def work(
         answer_as_champion(root, params, version["number"], lock, stores(root))
         decision = judge_version(session, version["number"])
         moved = promote_version(session, version["number"], person) if promote else None
-        _tell(session, decision, version["number"], moved, person)
+        _tell(session, decision, version["number"], moved, person, version["new"] and not promote)
         _keep_lineage(session, keeper, version["reference"])
         report.finish(version, decision, moved, saved, promote)
         remote = load_machine(root).push_to
@@ -275,12 +275,16 @@ def promote_version(session: Session, number: int, who: str) -> registry.Move | 
     return outcome.move or outcome.request
 
 
-def _tell(session: Session, decision: Decision, number: int, moved: registry.Move | None, who: str) -> None:
+def _tell(
+    session: Session, decision: Decision, number: int, moved: registry.Move | None, who: str, kept: bool
+) -> None:
     root, tracking = session.root, session.params.tracking
     if moved:
         tell(root, tracking, news.moved(root, tracking, moved, decision))
     elif not decision.passed:
         tell(root, tracking, news.refused(root, tracking, number, decision, who))
+    elif kept:  # nobody wanted it promoted, so nothing else says that it is there
+        tell(root, tracking, news.passed(root, tracking, number, decision, who))
 
 
 def _not_refused(_task: Any, _run: Any, state: State[Any]) -> bool:

@@ -29,7 +29,9 @@ RETRIES = 2
 
 @dataclass(frozen=True)
 class Notice:
-    """What happened. event: moved, approval, refused, failed, data, alarm. scores: points by benchmark. link: or ""."""
+    """What happened. event: moved, approval, passed, refused, failed, ceiling, data or alarm. scores: points by
+    benchmark. link: a page, or nothing.
+    """
 
     event: str
     text: str

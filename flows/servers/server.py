@@ -26,6 +26,7 @@ __all__ = [
     "Server",
     "configured_url",
     "find_configured",
+    "find_standing",
     "prefect_server",
     "start_server",
 ]
@@ -134,6 +135,20 @@ def find_configured() -> str:
         raise InputError(
             f"PREFECT_API_URL is {url}, but no server answers there: {reason}; correct it, or unset PREFECT_API_URL"
         )
+    return url
+
+
+def find_standing() -> str:
+    """The address of a server that is there, and Prefect's client of this process set up for it: enter before importing
+    Prefect. The configured one, else this user's own on loopback; InputError where there is none.
+    """
+    url = find_configured() or (LOCAL if is_up(LOCAL) else "")
+    if not url:
+        raise InputError(
+            "no Prefect server is known: set PREFECT_API_URL, and PREFECT_API_AUTH_STRING or PREFECT_API_KEY where it "
+            f"asks for them (one on {LOCAL} is found by itself)"
+        )
+    os.environ.update(_client_environment(url))
     return url
 
 

@@ -38,20 +38,24 @@ PUSH = "dvc push --run-cache"
 LOCK_SECONDS = 600.0
 LOCK_PAUSE = 5.0
 SLURM_SECONDS = 30.0
+OF_DVC = ("ERROR:", "Running stage", "> ", "Stage '")  # lines that DVC writes around a stage's own
 
 
 class StageFailed(RuntimeError):
     """A stage ended badly; its text ends with the last lines the stage wrote.
 
     status: the exit status of the stage's command, DVC's own where it never came to that. lasting: whether another
-    try would end the same.
+    try would end the same. reason: the last that the stage itself said, "" where that is nothing.
     """
 
     def __init__(self, stage: str, status: int, tail: Iterable[str], lasting: bool = False) -> None:
         self.stage = stage
         self.status = status
         self.lasting = lasting
-        super().__init__(scrub(f"stage {stage} failed (exit status {status})\n" + "\n".join(tail)))
+        lines = list(tail)
+        own = [line.strip() for line in lines if line.strip() and not line.startswith(OF_DVC)]
+        self.reason = scrub(own[-1]) if own else ""
+        super().__init__(scrub(f"stage {stage} failed (exit status {status})\n" + "\n".join(lines)))
 
 
 @dataclass(frozen=True)

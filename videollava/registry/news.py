@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from videollava.ends import BUDGET
 from videollava.errors import InputError
 from videollava.gate import Decision, read_rules
 from videollava.notices import Notice, addresses, send
@@ -13,7 +14,7 @@ from videollava.registry.trail import ASK, Move, sentence
 from videollava.scrub import scrub
 from videollava.tracking.store import tracking_uri
 
-__all__ = ["announce", "failed", "moved", "recipients", "refused", "synced"]
+__all__ = ["announce", "failed", "moved", "passed", "recipients", "refused", "synced"]
 
 
 def moved(workspace: Path, tracking: Tracking, move: Move, decision: Decision | None = None) -> Notice:
@@ -44,10 +45,32 @@ def refused(workspace: Path, tracking: Tracking, number: int, decision: Decision
     )
 
 
+def passed(workspace: Path, tracking: Tracking, number: int, decision: Decision, who: str) -> Notice:
+    """The gate let what a retraining made pass, and nobody wanted it promoted."""
+    return Notice(
+        "passed",
+        f"{tracking.model}: version {number} passed the gate and waits: `videollava promote {number}`",
+        tracking.model,
+        number,
+        _scores(decision),
+        decision.notes,
+        who,
+        _link(workspace, tracking, number),
+    )
+
+
 def failed(tracking: Tracking, error: BaseException, who: str, what: str = "retraining") -> Notice:
-    """A retraining ended without a version, or something else that people count on."""
+    """A retraining ended without a version, for good or at its cost ceiling; or something else that people count on."""
     first = (scrub(str(error)).splitlines() or [type(error).__name__])[0]
-    return Notice("failed", f"{tracking.model}: {what} failed: {first}", tracking.model, who=who)
+    reason = scrub(str(getattr(error, "reason", "")))  # a stage's own last words
+    costly = getattr(error, "status", 0) == BUDGET
+    came = "reached its cost ceiling" if costly else "failed"
+    return Notice(
+        "ceiling" if costly else "failed",
+        f"{tracking.model}: {what} {came}: {first}{f': {reason}' if reason else ''}",
+        tracking.model,
+        who=who,
+    )
 
 
 def synced(tracking: Tracking, text: str, changes: Sequence[str], who: str) -> Notice:
