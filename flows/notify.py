@@ -47,8 +47,9 @@ def run(arguments: Arguments) -> int:
         things = read_body(body)
         names = find_touched(sources, things)
         if not names:
-            told = ", ".join(str(thing) for thing in things[:3]) or "a test message"
-            print(f"nothing to look at: no source of params.yaml has {told}" if things else told)
+            told = ", ".join(str(thing) for thing in things[:3])
+            what = f"no source of params.yaml has {told}" if things else "a test message"
+            print(f"nothing to look at: {what}")
             return 0
     for name in names:
         if name not in sources:
@@ -61,12 +62,16 @@ def _ask(deployment: str, names: Sequence[str]) -> None:
     find_standing()
     from flows.triggers.runs import ask_for_run  # Prefect reads its settings when it is imported
 
-    window = int(datetime.now(UTC).timestamp()) // WINDOW + 1
+    window = int(_now().timestamp()) // WINDOW + 1
     over = datetime.fromtimestamp(window * WINDOW, UTC)
     key = f"notify-{deployment}-{','.join(names)}-{window}"
     asked = ask_for_run(deployment, {"sources": list(names)}, key, over, "notified")
     what = "was asked for" if asked.new else "was asked for before and waits"
     print(f"{asked.name} {what}: at {over:%H:%M:%S} UTC it looks at {', '.join(names) or 'all sources'}")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _read_input() -> str:
