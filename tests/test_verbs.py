@@ -264,7 +264,7 @@ def test_check_reads_format_rules_and_types(real: Path) -> None:
 
 @pytest.mark.slow
 def test_ui_serves_both_pages_until_it_is_told_to_end(real: Path) -> None:
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "dvc.yaml", "pools.yaml"):
         shutil.copy(REPOSITORY / name, real)
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PREFECT_"))

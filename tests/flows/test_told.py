@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from flows.servers.server import start_server
 from flows.stages.stage import StageFailed
 from videollava.params import Tracking
 from videollava.registry import news
@@ -53,6 +52,11 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     server.server_close()
 
 
+def git(folder: Path, *words: str) -> None:
+    line = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words]
+    subprocess.run(line, cwd=folder, check=True, capture_output=True)
+
+
 def retrain(workspace: Path, server: str, *words: str) -> int:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PREFECT_API_URL": server}
     environment.pop("VIDEOLLAVA_FOLLOWED", None)
@@ -70,23 +74,24 @@ def retrain(workspace: Path, server: str, *words: str) -> int:
 
 @pytest.mark.slow
 def test_people_are_told_how_it_ended(
-    workspace: Path, received: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path,
+    received: list[dict[str, Any]],
+    prefect_api: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "client"))
-    stage, gate = workspace / "stage.py", workspace / "gate.yaml"
-    stage.write_text(
-        stage.read_text() + ENDS
-    )  # where a stage's work is done: its journal is closed, all is well
-    with start_server(workspace, idle=True) as server:
-        server.wait()
-        assert retrain(workspace, server.url, "--no-promote") == 0
-        assert retrain(workspace, server.url) == 0
-        gate.write_text("videollava: {benchmarks: {easy_vqa: {minimum: 99.0}}}\n")
-        assert retrain(workspace, server.url, "--set", "finetune.epochs=3") == 0
-        (workspace / "hang.end").write_text("3 params.yaml: finetune: no such optimizer")
-        assert retrain(workspace, server.url, "--set", "finetune.epochs=4") == 3
-        (workspace / "hang.end").write_text(f"77 {COSTLY}")
-        assert retrain(workspace, server.url, "--set", "finetune.epochs=5") == 77
+    stage, gate, end = workspace / "stage.py", workspace / "gate.yaml", workspace / "hang.end"
+    stage.write_text(stage.read_text() + ENDS)
+    assert retrain(workspace, prefect_api, "--no-promote") == 0
+    assert retrain(workspace, prefect_api) == 0
+    gate.write_text("videollava: {benchmarks: {easy_vqa: {minimum: 99.0}}}\n")
+    git(workspace, "commit", "--quiet", "-m", "a higher bar", "gate.yaml")
+    assert retrain(workspace, prefect_api, "--set", "finetune.epochs=3") == 0
+    end.write_text("3 params.yaml: finetune: no such optimizer")
+    assert retrain(workspace, prefect_api, "--set", "finetune.epochs=4") == 3
+    end.write_text(f"77 {COSTLY}")
+    assert retrain(workspace, prefect_api, "--set", "finetune.epochs=5") == 77
     assert [notice["event"] for notice in received] == ["passed", "moved", "refused", "failed", "ceiling"]
     passed, moved, refused, failed, ceiling = received
     assert passed["text"] == "videollava: version 1 passed the gate and waits: `videollava promote 1`"
