@@ -16,6 +16,7 @@ from flows.shown import hide_in_failures
 from flows.sync import sync as look_at_sources
 from flows.team.life.ends import as_state
 from flows.team.stage import Order, do_group
+from videollava.machine.pools import Priority
 from videollava.params import profile_names
 from videollava.params.changes import Changes, as_overrides
 
@@ -36,13 +37,15 @@ def retrain(
     commit: str = "",
     push: bool = True,
     who: str = "",
+    priority: Priority = "default",
 ) -> dict[str, Any]:
     """Bring the model up to date with data, code and parameters; register it, and promote it if the gate allows.
 
     profile: a preset in the place of params.yaml. changes: parameters that are to be others. commit: of this
     repository; without one, HEAD. push: share outputs and run-cache where DVC has a remote. who: the person it is for.
+    priority: the queue of each pool that its stages wait in.
     """
-    return work(profile, as_overrides(changes), promote, commit=commit, push=push, who=who)
+    return work(profile, as_overrides(changes), promote, commit=commit, push=push, who=who, priority=priority)
 
 
 @flow(name="evaluate", log_prints=False)

@@ -29,6 +29,7 @@ from flows.history.lineage import write_pages
 from flows.history.save import Saved
 from flows.history.snapshot import Snapshot, take_snapshot
 from flows.page.live import open_report
+from flows.placed import note_place
 from flows.places.workspace import apply_params, occupy, repository
 from flows.session import Session, open_session
 from flows.shown import hide_in_failures
@@ -43,6 +44,7 @@ from videollava import registry
 from videollava.errors import InputError
 from videollava.gate import Decision
 from videollava.machine import VARIABLE, find_machine, load_machine
+from videollava.machine.pools import Priority
 from videollava.needs import find_lacks
 from videollava.params import load_params
 from videollava.registry import news
@@ -73,15 +75,18 @@ def work(
     commit: str = "",
     push: bool = True,
     who: str = "",
+    priority: Priority = "default",
 ) -> dict[str, Any]:
     """Bring the model up to date with data, code and parameters; register it, and promote it if the gate
     allows.
 
     profile, overrides: written to the workspace's params.yaml first. workspace: a checkout to work in;
     without one a clean clone at `commit` (HEAD) is made. push: share outputs and run-cache where DVC has a
-    remote. who: the person it is for; by default what the server or this machine tells.
+    remote. who: the person it is for; by default what the server or this machine tells. priority: of the
+    stages that pools do.
     """
     home = repository()
+    note_place()
     with ExitStack() as stack:
         clone = ""
         if not workspace:
@@ -108,7 +113,7 @@ def work(
         )  # a clone is dropped one day: what is saved goes to the checkout it is of
         report = stack.enter_context(open_report(session, keeper, person, overrides))
         before = _note_code(root)
-        stages, manifest = do_stages(session, home, push, lock, _warn, echo)
+        stages, manifest = do_stages(session, home, push, lock, _warn, echo, priority)
         saved = save_retraining(session, keeper, before, person) if before else None
         version = register_version(session, saved, manifest)
         name = tag_version(session, keeper, version["number"], saved) if saved else ""

@@ -14,6 +14,7 @@ from flows.team.pools import group_stages
 from flows.team.results import bring_results
 from flows.team.send import Team, join, send, take_known
 from videollava.machine import load_machine
+from videollava.machine.pools import Priority
 from videollava.registry.manifest import Manifest
 
 __all__ = ["do_stages"]
@@ -26,6 +27,7 @@ def do_stages(
     lock: int,
     warn: Callable[[str], None],
     echo: Callable[[str], None] | None = None,
+    priority: Priority = "default",
 ) -> tuple[list[StageResult], Manifest | None]:
     """Do them; what became of each, noted in the journal, and the list of the model's files where they are not here.
 
@@ -34,7 +36,7 @@ def do_stages(
     """
     pools = load_machine(session.root).pools
     order = stage_order(session.root)
-    team = join(session, home) if any(map(pools.of, order)) else None
+    team = join(session, home, priority) if any(map(pools.of, order)) else None
     results: dict[str, StageResult] = {}
     while todo := [name for name in order if name not in results]:
         made = take_known(session, team, list(results), todo) if team else []

@@ -19,6 +19,7 @@ from flows.team.life.watch import wait_for_run
 from flows.team.pools import Group
 from flows.team.stage import LOCK_ARTIFACT, Order
 from videollava.errors import InputError
+from videollava.machine.pools import Priority
 from videollava.scrub import scrub
 
 __all__ = ["Done", "GroupFailed", "run_group"]
@@ -45,17 +46,22 @@ class Done:
 
 
 def run_group(
-    group: Group, order: Order, usable: Callable[[dict[str, Any]], bool], warn: Callable[[str], None]
+    group: Group,
+    order: Order,
+    usable: Callable[[dict[str, Any]], bool],
+    warn: Callable[[str], None],
+    priority: Priority = "default",
 ) -> Done:
     """Have a group done once: a run of equal work that is under way, or is done, is taken for it.
 
-    usable: whether what an earlier run handed back can still be used (its data may be gone). GroupFailed where no
+    usable: whether what an earlier run handed back can still be used (its data may be gone). priority: of a run that
+    is made for it; one that waits already stays where it waits. GroupFailed where no
     attempt completes; InputError where the server has no such pool or deployment.
     """
     tries, attempt = 0, 0
     while True:
         attempt += 1
-        run, mine, over = _start(group, order, attempt)
+        run, mine, over = _start(group, order, attempt, priority)
         state = run.state if over and run.state else wait_for_run(run.id, warn)
         if state.is_completed():
             answer = _answer(run)
@@ -73,7 +79,7 @@ def run_group(
         )
 
 
-def _start(group: Group, order: Order, attempt: int) -> tuple[FlowRun, bool, bool]:
+def _start(group: Group, order: Order, attempt: int, priority: Priority) -> tuple[FlowRun, bool, bool]:
     """(the run of this work and attempt, whether this coordinator made it, whether it was over before)."""
     name = f"{group.title} {order.key[:6]}-{attempt}"
     with _client() as client:
@@ -90,6 +96,7 @@ def _start(group: Group, order: Order, attempt: int) -> tuple[FlowRun, bool, boo
             name=name,
             tags=[f"work:{order.key}"],
             idempotency_key=f"{order.key}-{attempt}",
+            work_queue_name=priority,
             parent_task_run_id=_place(client, name),
         )
     mine = bool(run.parameters.get("order", {}).get("parent") == order.parent)

@@ -24,6 +24,7 @@ from flows.team.runs import Done, run_group
 from flows.team.shelf import open_shelf
 from flows.team.stage import Order
 from videollava.errors import InputError
+from videollava.machine.pools import Priority
 from videollava.tracking.store import tracking_uri
 
 __all__ = ["Team", "join"]
@@ -31,14 +32,17 @@ __all__ = ["Team", "join"]
 
 @dataclass(frozen=True)
 class Team:
-    """What a coordinator and its workers share. mark: of the DVC remote; run: the retraining's, in MLflow."""
+    """What a coordinator and its workers share. mark: of the DVC remote; run: the retraining's, in MLflow. priority: the
+    queue that work waits in.
+    """
 
     home: Path
     mark: str
     run: str
+    priority: Priority = "default"
 
 
-def join(session: Session, home: Path) -> Team:
+def join(session: Session, home: Path, priority: Priority = "default") -> Team:
     """Before any work: InputError where others could not see what this coordinator works with."""
     uri = tracking_uri(session.root, session.params.tracking)
     if not uri.startswith(("http://", "https://")):
@@ -48,7 +52,7 @@ def join(session: Session, home: Path) -> Team:
         )
     with open_shelf(session.root) as shelf:
         mark = shelf.mark()
-    return Team(home, mark, session.run_id())
+    return Team(home, mark, session.run_id(), priority)
 
 
 def take_known(session: Session, team: Team, done: Sequence[str], todo: Sequence[str]) -> list[StageResult]:
@@ -77,7 +81,7 @@ def send(session: Session, team: Team, group: Group, warn: Callable[[str], None]
             mark=team.mark,
         )
         get_run_logger().info("%s: sent to pool %s, key %s", group.title, group.pool, key)
-        done = run_group(group, order, lambda answer: _there(root, answer), warn)
+        done = run_group(group, order, lambda answer: _there(root, answer), warn, team.priority)
         take_back(team.home, key, commit)
         return _take(session, done)
 

@@ -18,6 +18,7 @@ from prefect.artifacts import Artifact
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict
 
+from flows.placed import note_place
 from flows.places.clones import have_clone
 from flows.places.git import run_git
 from flows.places.workspace import settle_clone
@@ -67,6 +68,7 @@ def do_group(home: Path, order: Order) -> None:
     InputError, before any work, where this checkout shares no remote or no MLflow with the coordinator.
     """
     log = get_run_logger()
+    note_place()
     _check_remote(home, order)
     with ExitStack() as stack:
         root, lock = stack.enter_context(_occupy(home, order))

@@ -89,7 +89,7 @@ def test_what_is_wrong_is_refused_at_once(name: str) -> None:
 def test_every_section_but_those_that_decide_may_be_changed() -> None:
     assert set(Changes.model_fields) == set(Params.model_fields) - {"profile", "gate", "tracking"}
     asked = retrain.parameters.properties
-    assert set(asked) == {"profile", "changes", "promote", "commit", "push", "who"}
+    assert set(asked) == {"profile", "changes", "promote", "commit", "push", "who", "priority"}
     assert asked["profile"]["enum"] == ["", *profile_names()]
     (deployed,) = [
         one

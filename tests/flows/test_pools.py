@@ -166,3 +166,26 @@ def test_a_plan_for_what_stands_behind_a_pool(
     assert told["cost"] == pytest.approx(2.5 * told["gpu_hours"])
     assert main([*words, "other"]) == 2
     assert "other: gpu, the kind of its GPUs, is not set; set it, or give --gpu" in capsys.readouterr().err
+
+
+def test_a_priority_is_the_queue_of_the_stages(prefect_api: str, tmp_path: Path) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.team.pools import Group
+    from flows.team.runs import _start
+    from flows.team.stage import Order
+
+    order = Order(key=f"k{os.getpid()}", stages=("align",), commit="c" * 40, parent="me")
+    with temporary_settings({PREFECT_API_URL: prefect_api}), SyncPrefectClient(prefect_api) as client:
+        (tmp_path / "pools.yaml").write_text("p-stage: {slots: 1}\n")
+        made.settle(client, load_pools(tmp_path), tmp_path)
+        stage = client.create_flow(flow(lambda: None, name="stage"))
+        client.create_deployment(stage, "p-stage", work_pool_name="p-stage")
+        run, mine, over = _start(Group("p-stage", ("align",)), order, 1, "urgent")
+        assert (run.work_queue_name, mine, over) == ("urgent", True, False)
+        again, mine, _ = _start(
+            Group("p-stage", ("align",)), order.model_copy(update={"parent": "you"}), 1, "background"
+        )
+        assert (again.id, again.work_queue_name, mine) == (run.id, "urgent", False)
