@@ -67,7 +67,7 @@ docs: $(STAMP)  ## write the pages that are made from the code
 
 lock:  ## resolve pyproject.toml into requirements.lock again, and write the part that results depend on
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-package torch --no-annotate --no-header \
-	  --extra pipeline --extra tiny --extra gguf --extra deepspeed --extra quantize --extra tables --extra stack --extra dev pyproject.toml -o requirements.lock
+	  --extra pipeline --extra tiny --extra gguf --extra deepspeed --extra quantize --extra tables --extra stack --extra kubernetes --extra dev pyproject.toml -o requirements.lock
 	@$(BIN)/python -m videollava.tracking.packages $(TORCH)
 
 # With whichever Python is there: it cleans a checkout whose environment is gone, too.

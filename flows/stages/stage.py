@@ -37,7 +37,7 @@ AGAIN = ("--force", "--single-item")
 PUSH = "dvc push --run-cache"
 LOCK_SECONDS = 600.0
 LOCK_PAUSE = 5.0
-SLURM_SECONDS = 30.0
+CLUSTER_SECONDS = 30.0
 OF_DVC = ("ERROR:", "Running stage", "> ", "Stage '")  # lines that DVC writes around a stage's own
 
 
@@ -183,9 +183,9 @@ def _missing(workspace: Path, stage: str) -> bool:
 
 
 def _grace(workspace: Path) -> float:
-    """A last checkpoint, and for a job of Slurm the time that Slurm takes to end it."""
+    """A last checkpoint, and for a cluster's job the time that the cluster takes to end it."""
     machine = load_machine(workspace)
-    return machine.ending_seconds + GRACE_SECONDS + (SLURM_SECONDS if machine.launcher == "slurm" else 0)
+    return machine.ending_seconds + GRACE_SECONDS + (CLUSTER_SECONDS if machine.launcher != "local" else 0)
 
 
 def _dvc(

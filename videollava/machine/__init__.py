@@ -6,12 +6,13 @@ params.yaml says what is learned; nothing in here changes a result beyond docs/e
 from __future__ import annotations
 
 from videollava.machine.reading import VARIABLE, find_machine, load_machine, preset_names, preset_text
-from videollava.machine.sections import DEFAULTS, Cost, Machine, Pools, Slurm, Strategy, Work
+from videollava.machine.sections import DEFAULTS, Cost, Kubernetes, Machine, Pools, Slurm, Strategy, Work
 
 __all__ = [
     "DEFAULTS",
     "VARIABLE",
     "Cost",
+    "Kubernetes",
     "Machine",
     "Pools",
     "Slurm",

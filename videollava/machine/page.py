@@ -6,7 +6,7 @@ from pathlib import Path
 
 from videollava.errors import InputError
 from videollava.machine.reading import NAME, find_machine, preset_names, preset_text
-from videollava.machine.sections import STAGES, Machine, Work
+from videollava.machine.sections import CLUSTERS, STAGES, Machine, Work
 
 __all__ = ["describe", "write_preset"]
 
@@ -68,6 +68,8 @@ def _line(stage: str, work: Work) -> str:
 def _ranks(work: Work) -> str:
     kind = "GPU" if work.gpus else "process"
     many = f"{work.per_node} {kind}{('es' if kind == 'process' else 's') if work.per_node > 1 else ''}"
-    if work.launcher == "slurm":
-        return f"a job of Slurm, {work.nodes} node{'s' if work.nodes > 1 else ''} of {many}"
+    if work.launcher != "local":
+        return (
+            f"a job of {CLUSTERS[work.launcher]}, {work.nodes} node{'s' if work.nodes > 1 else ''} of {many}"
+        )
     return f"{many} here"

@@ -11,7 +11,18 @@ from pydantic_core import PydanticCustomError
 from videollava.machine.devices import count_cores, count_gpus
 from videollava.params.bounds import Amount, Count, Flag, Listed, Positive, Section, Whole
 
-__all__ = ["DEFAULTS", "STAGES", "Cost", "Machine", "Pools", "Slurm", "Strategy", "Work"]
+__all__ = [
+    "CLUSTERS",
+    "DEFAULTS",
+    "STAGES",
+    "Cost",
+    "Kubernetes",
+    "Machine",
+    "Pools",
+    "Slurm",
+    "Strategy",
+    "Work",
+]
 
 STAGES = ("fetch", "shards", "index", "bases", "align", "pretrain", "finetune", "evaluate")
 ALONE = ("fetch", "shards", "index", "bases")  # stages of one process
@@ -20,6 +31,7 @@ KINDS = {
     **dict.fromkeys(("bases", "align", "pretrain", "finetune"), "gpu"),
     "evaluate": "eval",
 }
+CLUSTERS = {"slurm": "Slurm", "kubernetes": "Kubernetes"}
 MOST = 1024
 MOST_WORKERS = 8  # of one rank, where their number is not given
 
@@ -126,13 +138,25 @@ class Slurm(Section):
     )
 
 
+class Kubernetes(Section):
+    """What ranks run as in Kubernetes (launcher: kubernetes); all that is the cluster's is in the manifests."""
+
+    manifests: str = Field(
+        "infra/kubernetes/ranks/base",
+        description="kustomization of the Job or JobSet that ranks run as: a folder of the checkout, or a path",
+    )
+    image: str = Field("", description="of the ranks; empty: the manifests'")
+    namespace: str = Field("", description="kubectl --namespace")
+    context: str = Field("", description="kubectl --context")
+
+
 class Work(Section):
     """How one stage is computed."""
 
-    launcher: Literal["local", "slurm"] = Field(
-        "local", description="where ranks start: on this host, or as one job of Slurm"
+    launcher: Literal["local", "slurm", "kubernetes"] = Field(
+        "local", description="where ranks start: on this host, or as one job of Slurm or of Kubernetes"
     )
-    nodes: Count = Field(1, description="hosts (launcher: slurm)")
+    nodes: Count = Field(1, description="hosts (launcher: slurm or kubernetes)")
     gpus: Gpus = Field(
         "all", description="GPUs of a host, one rank each; all: those that are there; 0: none is used"
     )
@@ -203,7 +227,7 @@ class Pools(Section):
 
 
 class Machine(Work):
-    """All of machine.yaml: values for every stage, other ones for some, and what Slurm is asked for."""
+    """All of machine.yaml: values for every stage, other ones for some, and what a cluster is asked for."""
 
     download_retries: Whole = Field(
         5, description="attempts in a row of a download that may bring nothing new"
@@ -216,6 +240,7 @@ class Machine(Work):
         {}, description="by stage, values of the above in the place of those for all"
     )
     slurm: Slurm = Field(Slurm(), description="what a job asks of Slurm")
+    kubernetes: Kubernetes = Field(Kubernetes(), description="what ranks run as in Kubernetes")
     pools: Pools = Field(Pools(), description="work pools that stages are sent to")
 
     def work(self, stage: str) -> Work:
@@ -243,11 +268,12 @@ class Machine(Work):
             if work["launcher"] == "local" and work["nodes"] > 1 and stage not in ALONE:
                 raise ValueError(
                     f"nodes is {work['nodes']}, and launcher local starts ranks on this host alone: "
-                    "set launcher: slurm, or nodes: 1"
+                    "set launcher: slurm or kubernetes, or nodes: 1"
                 )
-            if work["launcher"] == "slurm" and work["gpus"] == "all" and stage not in ALONE:
+            if work["launcher"] != "local" and work["gpus"] == "all" and stage not in ALONE:
                 raise ValueError(
-                    "gpus is all, and this host cannot see those of Slurm's nodes: set gpus to those of a node, or 0"
+                    f"gpus is all, and this host cannot see those of {CLUSTERS[work['launcher']]}'s nodes: "
+                    "set gpus to those of a node, or 0"
                 )
         return self
 

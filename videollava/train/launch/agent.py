@@ -4,7 +4,8 @@
 
 LAUNCH: the launch's name; RANKS: of this host; GPUS: whether each needs one; $VIDEOLLAVA_ENDING: seconds that ranks
 have for a last checkpoint, where this process is told to end. The ranks run `videollava COMMAND...`.
-Of several hosts (tasks of a Slurm job) the first takes the attempt, and says in the shared folder where they meet.
+Of several hosts (tasks of a Slurm job, pods of Kubernetes) the first takes the attempt, and says in the shared folder
+where they meet.
 Exit status: the first failing rank's, 0 where all ended well.
 """
 
@@ -38,13 +39,15 @@ from videollava.train.launch.failures import (
 )
 from videollava.train.launch.fence import ATTEMPT, Superseded, attempt_of, take
 
-__all__ = ["SECONDS", "UNKEPT", "main"]
+__all__ = ["ADDRESS", "NODE", "NUMBER", "SECONDS", "UNKEPT", "main"]
 
 MEETING = 600.0  # seconds that a host waits for the first, and for all others
 ENDING = "5"  # seconds that ranks have after SIGTERM where another one failed
 TRIES = 3  # attempts in a row that a job may end early without a step
 LOOK = 0.2
 SECONDS = "VIDEOLLAVA_ENDING"
+# In a pod of Kubernetes: which of the launch it is, in which attempt, and the name by which the others find it.
+NODE, NUMBER, ADDRESS = "VIDEOLLAVA_NODE", "VIDEOLLAVA_NUMBER", "VIDEOLLAVA_ADDRESS"
 LOST = 60.0  # seconds that the hosts' accounts of a failure may be apart
 PYTHON = (sys.executable, "-P", "-m", "videollava")
 CALLER_GONE = 143
@@ -54,7 +57,7 @@ UNSHARED = 3
 
 @dataclass(frozen=True)
 class Place:
-    """Which host of the launch this is, by Slurm's account where there is one."""
+    """Which host of the launch this is, by Slurm's account or Kubernetes', where there is one."""
 
     node: int
     nodes: int
@@ -62,10 +65,11 @@ class Place:
 
     @classmethod
     def of(cls, nodes: int) -> Place:
-        node, restarts = (os.environ.get(name, "0") for name in ("SLURM_NODEID", "SLURM_RESTART_COUNT"))
-        return (
-            cls(int(node), nodes, int(restarts)) if "SLURM_JOB_ID" in os.environ and nodes else cls(0, 1, 0)
-        )
+        names = (NODE, NUMBER) if NODE in os.environ else ("SLURM_NODEID", "SLURM_RESTART_COUNT")
+        if not nodes or not {NODE, "SLURM_JOB_ID"} & os.environ.keys():
+            return cls(0, 1, 0)
+        node, number = (int(os.environ.get(name, "0")) for name in names)
+        return cls(node, nodes, number)
 
 
 def main(words: Sequence[str]) -> int:
@@ -98,7 +102,7 @@ def main(words: Sequence[str]) -> int:
         f"--rdzv-endpoint={host}:{port}",
         f"--rdzv-id={attempt}",
         f"--rdzv-conf=is_host={int(place.node == 0)},join_timeout={MEETING:.0f}",
-        f"--local-addr={host if place.node == 0 else socket.gethostname()}",
+        f"--local-addr={host if place.node == 0 else _own_name()}",
         "--no-python",
     ]
     return _run([*options, *PYTHON, *words[5:]], folder / attempt, place)
@@ -212,14 +216,30 @@ def _endpoint(folder: Path, place: Place) -> tuple[str, int]:
         return "127.0.0.1", 0
     file = folder / "endpoint.json"
     if place.node == 0:
-        told = {"host": socket.gethostname(), "port": _free_port()}
+        told = {"host": _own_name(), "port": _free_port()}
         aside = file.with_suffix(".tmp")
         aside.write_text(json.dumps(told))
         aside.replace(file)
     while not file.is_file():
         time.sleep(LOOK)
     found: dict[str, Any] = json.loads(file.read_text())
+    _await_name(found["host"])
     return found["host"], found["port"]
+
+
+def _own_name() -> str:
+    """By which the other hosts find this one."""
+    return os.environ.get(ADDRESS) or socket.gethostname()
+
+
+def _await_name(host: str) -> None:
+    """A pod's name is known a little after the pod has begun."""
+    deadline = time.monotonic() + MEETING
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            socket.getaddrinfo(host, None)
+            return
+        time.sleep(LOOK)
 
 
 def _free_port() -> int:

