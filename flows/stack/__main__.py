@@ -1,4 +1,6 @@
-"""`python -m flows.stack up|down|status|restart PART`: a team's servers and workers on this machine (docs/stack.md)."""
+"""`python -m flows.stack up|down|status|restart PART|join CHECKOUT`: a team's servers and workers on this machine
+(docs/stack.md).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.stack.origin import join
 from flows.stack.stack import FOLDER, Stack, is_stack
 from videollava.errors import InputError
 
@@ -42,6 +45,9 @@ def _do(stack: Stack, options: argparse.Namespace) -> int:
         print("the stack is down; what it keeps is in " + str(stack.folder))
     elif options.verb == "restart":
         stack.restart(options.part)
+    elif options.verb == "join":
+        join(stack.ground, Path(options.checkout).expanduser().absolute())
+        print(f"{options.checkout}: DVC's remote is the stack's; keys: . {stack.folder / 'stack.env'}")
     else:
         return _tell_status(stack, options.json)
     return 0
@@ -65,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "down": "end all of it; what it keeps stays",
         "status": "what runs; exit status 1 where something does not",
         "restart": "end one part and start it again",
+        "join": "clone the stack's origin into a folder, or give the checkout there the stack's DVC remote",
     }.items():
         verb = verbs.add_parser(name, help=words, description=words)
         verb.add_argument("--folder", default=FOLDER, help=f"of the stack; default {FOLDER}")
@@ -73,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--ranks", type=int, default=1, help="of the gpu worker's stages; default 1")
         if name == "restart":
             verb.add_argument("part", help="postgres, s3, mlflow, prefect, or a worker")
+        if name == "join":
+            verb.add_argument("checkout", help="the folder")
         if name == "status":
             verb.add_argument("--json", action="store_true", help="for programs")
     return parser

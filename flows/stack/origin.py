@@ -14,7 +14,7 @@ from flows.stack.ground import Ground, write_secret
 from flows.stack.objects import REGION
 from videollava.errors import InputError
 
-__all__ = ["MAIN", "REMOTE", "follow", "have_clone", "have_origin", "origin"]
+__all__ = ["MAIN", "REMOTE", "follow", "have_clone", "have_origin", "join", "origin"]
 
 MAIN = "main"
 REMOTE = "stack"  # DVC's, in config.local
@@ -78,6 +78,16 @@ def have_clone(ground: Ground, folder: Path, machine: Mapping[str, Any]) -> None
         (folder / "machine.yaml").write_text(yaml.safe_dump(dict(machine), sort_keys=False))
 
 
+def join(ground: Ground, folder: Path) -> None:
+    """A clone in `folder`, or the stack's remote for the checkout that is there: what another remote was called stays,
+    but is not the default any more.
+    """
+    if not owns(folder):
+        have_clone(ground, folder, {})
+        return
+    _point_dvc(ground, folder, default=True)
+
+
 def follow(folder: Path, tell: Callable[[str], None]) -> str:
     """Bring a checkout's code to origin's main where nobody changed it; its commit. Nothing may work in it."""
     run_git(folder, "fetch", "--quiet", "origin")
@@ -104,12 +114,14 @@ def _make_bare(folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _point_dvc(ground: Ground, folder: Path) -> None:
+def _point_dvc(ground: Ground, folder: Path, default: bool = False) -> None:
     from configobj import ConfigObj
 
     file = folder / ".dvc" / "config.local"
     config = ConfigObj(str(file) if file.is_file() else None, encoding="utf-8", interpolation=False)
-    config.setdefault("core", {}).setdefault("remote", REMOTE)
+    core = config.setdefault("core", {})
+    if default or "remote" not in core:
+        core["remote"] = REMOTE
     remote = config.setdefault(f'remote "{REMOTE}"', {})
     remote.update({"url": "s3://dvc/store", "endpointurl": ground.url("s3"), "region": REGION})
     config.filename = None
