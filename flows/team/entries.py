@@ -36,5 +36,5 @@ def put_entries(root: Path, entries: Mapping[str, Entry]) -> None:
 
     merged = {**take_entries(root), **entries}
     aside = root / f"{LOCK}.tmp"
-    dump_yaml(str(aside), {"schema": "2.0", "stages": dict(sorted(merged.items()))})
+    dump_yaml(str(aside), {"schema": "2.0", "stages": merged})
     aside.replace(root / LOCK)
