@@ -174,14 +174,16 @@ def test_a_run_that_was_killed_goes_on_on_another_number_of_ranks(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["sharded", "zero3"])
+@pytest.mark.parametrize(
+    ("strategy", "adapter"), [("sharded", "lora"), ("zero3", "lora"), ("sharded", "qlora")]
+)
 def test_an_adapter_on_two_ranks(
-    alone: Callable[..., Path], workspace: Callable[[str], Path], strategy: str
+    alone: Callable[..., Path], workspace: Callable[[str], Path], strategy: str, adapter: str
 ) -> None:
     ours = workspace("two")
     write_machine(ours, strategy=strategy)
     options = [
-        "finetune.adapter=lora",
+        f"finetune.adapter={adapter}",
         "finetune.lora={r: 4, alpha: 8, dropout: 0.0}",
     ]
     done = launch(ours, "finetune", *options, "finetune.cache_features=true")
