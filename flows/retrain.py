@@ -106,7 +106,7 @@ def work(
         stores(root)  # settings of DVC that cannot be right end it here
         person = triggered_by(home, who)
         stack.enter_context(telling_failure(root, params.tracking, person))
-        session = stack.enter_context(open_session(root, params))
+        session = stack.enter_context(open_session(root, params, person))
         _look_ahead(session)
         keeper = (
             root if workspace else home

@@ -118,8 +118,8 @@ class Session:
 
 
 @contextmanager
-def open_session(root: Path, params: Params) -> Iterator[Session]:
-    """Start the retraining's journal and follow all journals to MLflow until the end."""
+def open_session(root: Path, params: Params, who: str = "") -> Iterator[Session]:
+    """Start the retraining's journal (who: the person it is for) and follow all journals to MLflow until the end."""
     runs = root / "runs"
     for name in ("retrain", *stage_order(root)):
         close_abandoned(runs, name)
@@ -128,6 +128,8 @@ def open_session(root: Path, params: Params) -> Iterator[Session]:
     tags = {**read_lineage(root).tags(), **package_tags(root), "profile": params.profile}
     if flow_run := os.environ.get("PREFECT__FLOW_RUN_ID"):
         tags["prefect_flow_run"] = flow_run
+    if who:
+        tags["who"] = who
     journal.start("retrain", flatten(params), tags)
     follower = Follower(root, params.tracking)
     follower.start()

@@ -103,7 +103,9 @@ def _run_lock(arguments: Arguments) -> None:
     found = lock_again(Path.cwd(), arguments.name, forget=arguments.forget_sums)
     lacking = sum(not file.sha256 for file in found.lock.files)
     sums = f"; {lacking} sums are noted by `videollava fetch {arguments.name}`" if lacking else ""
-    print(f"locks/{arguments.name}.json: {len(found.lock.files)} files, {found.in_words() or 'as before'}{sums}")
+    print(
+        f"locks/{arguments.name}.json: {len(found.lock.files)} files, {found.in_words() or 'as before'}{sums}"
+    )
 
 
 def _add_card(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,10 @@ VIEWS = {
         "flows.history.reproduce",
         "a version in a fresh folder, restored or made again, and a verdict",
     ),
+    "retrainings": (
+        "flows.history.retrainings",
+        "all retrainings: when, who, what changed and ran, hours, cost, scores, gate",
+    ),
     "save": ("flows.history.saving", "write what was retrained as a git commit beside the branch"),
     "accept": ("flows.history.accept", "let a stage's outputs stand for changed code that changes no result"),
     "status": (

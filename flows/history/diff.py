@@ -19,7 +19,7 @@ from videollava.tracking.lineage import flatten
 if TYPE_CHECKING:
     from videollava.evaluate.compare import Comparison
 
-__all__ = ["Change", "Difference", "add_arguments", "compare_stories", "run"]
+__all__ = ["Change", "Difference", "add_arguments", "compare_stories", "list_changes", "run"]
 
 LISTED = 10
 
@@ -88,12 +88,12 @@ def compare_stories(root: Path, a: Story, b: Story) -> Difference:
     return Difference(
         a=a.title,
         b=b.title,
-        params=tuple(_changes(flatten(a.params), flatten(b.params))),
-        data=tuple(_changes({d.name: d.sum[:12] for d in a.data}, {d.name: d.sum[:12] for d in b.data})),
-        bases=tuple(_changes(_bases(a), _bases(b))),
+        params=tuple(list_changes(flatten(a.params), flatten(b.params))),
+        data=tuple(list_changes({d.name: d.sum[:12] for d in a.data}, {d.name: d.sum[:12] for d in b.data})),
+        bases=tuple(list_changes(_bases(a), _bases(b))),
         code=tuple(_code(root, a, b)),
-        packages=tuple(_changes(_packages(a), _packages(b))),
-        scores=tuple(_changes(_figures(a), _figures(b))),
+        packages=tuple(list_changes(_packages(a), _packages(b))),
+        scores=tuple(list_changes(_figures(a), _figures(b))),
         answers=answers,
         known=bool(a.commit and b.commit),
         lacks=(*lacks, *([lacking] if lacking else [])),
@@ -155,7 +155,8 @@ def _figures(story: Story) -> dict[str, str]:
     return {name: f"{figure:.2f}" for name, figure in found.items() if figure is not None}
 
 
-def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Change]:
+def list_changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Change]:
+    """What differs between two mappings of names to words."""
     for name in dict.fromkeys([*before, *after]):
         if before.get(name) != after.get(name):
             yield Change(name, before.get(name, ""), after.get(name, ""))

@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
 from flows.history.gather import describe
+from flows.history.past import read_past
+from flows.history.retrainings import as_html, as_page
 from flows.history.save import Saved
 from flows.history.status import look
 from flows.page.addresses import commit_page, run_page
@@ -39,6 +42,7 @@ from videollava.tracking.troubles import explain, is_from_store
 __all__ = ["Report", "open_report"]
 
 KEY = "retraining"
+NOTE = 5000  # letters of a description that every store of MLflow's takes
 
 
 class Report:
@@ -94,9 +98,29 @@ class Report:
         )
 
     def end(self, failure: Failure | None = None) -> None:
-        """The last word."""
+        """The last word, on Prefect's page and as the run's description in MLflow."""
         self.told = replace(self.told, ended=time.time(), failure=failure)
         self.write()
+        self.session.journal.tags({"mlflow.note.content": as_markdown(self.told)[:NOTE]})
+
+    def list_all(self) -> None:
+        """All retrainings up to this one, beside it: a page on Prefect, a file among the run's artifacts."""
+        session = self.session
+        own = self.told.run or session.run_id()
+        try:
+            past = read_past(self.home, session.params)
+        except InputError as error:
+            get_run_logger().warning("no table of all retrainings: %s", error)
+            return
+        state = "failed" if self.told.failure else "done"  # MLflow has it as running: it ends with its journal
+        rows = [replace(row, state=state) if own and row.run == own else row for row in past.rows]
+        past = replace(past, rows=tuple(rows))
+        title = f"Retrainings of {self.told.model}"
+        Page("retrainings", title).write(f"# {title}\n\n{as_page(past)}")
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "retrainings.html"
+            file.write_text(as_html(past, title))
+            session.journal.artifact(file)
 
     def _made(self, stage: str) -> Any:
         root = self.session.root
@@ -141,6 +165,7 @@ def open_report(session: Session, home: Path, who: str, changes: Sequence[str] =
         yield report
     except Exception as error:
         report.end(_failure(error))
+        report.list_all()
         raise
     except BaseException:
         report.end(
@@ -148,6 +173,7 @@ def open_report(session: Session, home: Path, who: str, changes: Sequence[str] =
         )
         raise
     report.end()
+    report.list_all()
 
 
 def _begin(session: Session, who: str, changes: Sequence[str]) -> Told:

@@ -53,7 +53,10 @@ __all__ = [
 
 FOLLOWED = "VIDEOLLAVA_FOLLOWED"  # "1": another process forwards this one's journal
 PARENT = "VIDEOLLAVA_PARENT"  # identity of the journal of the retraining this stage belongs to
-PLACE = {"pool": "VIDEOLLAVA_POOL", "worker": "VIDEOLLAVA_WORKER"}  # tags, and who tells: the flow that sent it
+PLACE = {
+    "pool": "VIDEOLLAVA_POOL",
+    "worker": "VIDEOLLAVA_WORKER",
+}  # tags, and who tells: the flow that sent it
 FOLLOW_AFTER = 60.0  # seconds: a run that is longer is followed live
 REPLAY_AFTER = (
     20.0  # seconds: MLflow takes some 5 s to load, so shorter stages leave their journal to the next

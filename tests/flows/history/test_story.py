@@ -15,13 +15,18 @@ from dvc.repo import Repo
 from flows.history.diff import Change, compare_stories
 from flows.history.keep import keep, tie
 from flows.history.lineage import as_json, as_text
+from flows.history.past import read_past
 from flows.history.picture import draw
+from flows.history.retrainings import as_html, as_page
 from flows.history.story import tell
 from flows.places.git import run_git
 from videollava import registry
 from videollava.cli import main
 from videollava.errors import InputError
+from videollava.gate import Decision
 from videollava.params import Tracking, load_params
+from videollava.tracking.lineage import flatten
+from videollava.tracking.store import connect
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -155,3 +160,67 @@ def test_what_nobody_knows_is_asked_of_the_registry_once(
         tell(twice, "17")
     assert asked == ["17"]
     assert str(caught.value).count("not in the registry") == 1
+
+
+def test_all_retrainings_by_git_and_tracker(
+    twice: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run after the first test here, which promotes version 2."""
+    params = load_params(twice / "params.yaml")
+    version = registry.find_version(twice, params.tracking, "2")
+    registry.note_decision(
+        twice, params.tracking, version, Decision(False, ("easy_vqa: too little",), (), candidate=2)
+    )
+    store = connect(twice, params.tracking)
+    values = flatten(params.replace(seed=7))
+    run = store.client.create_run(
+        store.experiment, run_name="retrain", tags={"who": "Ada <a@b>", "dirty": "true"}
+    )
+    child = store.client.create_run(
+        store.experiment, run_name="finetune", tags={"mlflow.parentRunId": run.info.run_id}
+    )
+    for name, value in (("machine.cost.per_gpu_hour", "4.0"), ("machine.cost.currency", "EUR")):
+        store.client.log_param(child.info.run_id, name, value)
+    store.client.log_metric(child.info.run_id, "gpu_hours", 2.5)
+    store.client.set_terminated(child.info.run_id)
+    for name in ("seed", "finetune.epochs"):
+        store.client.log_param(run.info.run_id, name, values[name])
+    store.client.set_tag(run.info.run_id, "error", "StageFailed: stage evaluate failed\nTraceback")
+    store.client.set_terminated(run.info.run_id, "FAILED")
+    past = read_past(twice, params)
+    failed, second, first = past.rows
+    assert (failed.state, failed.version, failed.who, failed.cost) == (
+        "failed",
+        0,
+        "Ada <a@b>",
+        {"EUR": 10.0},
+    )
+    assert failed.reasons == ("StageFailed: stage evaluate failed",)
+    assert "seed: 0 -> 7" in failed.changed
+    assert failed.changed[-1] == "edits that are in no commit"
+    assert (second.version, second.gate, second.changed) == (2, "refused", ("finetune.epochs: 2 -> 3",))
+    assert set(second.ran) == {"finetune", "evaluate"}
+    assert second.aliases == ("champion",)
+    assert second.promoted[0].startswith("promote after none, ")
+    assert (first.version, first.gate, first.changed) == (1, "", ("the first one known",))
+    assert set(first.ran) == {"fetch", "finetune", "evaluate"}
+    assert first.scores == {"easy_vqa": 62.0}
+    assert first.hours is not None
+    assert (past.more, past.lacks) == (0, ())
+    page = as_page(past)
+    assert page.split("\n")[2].endswith("| finetune | Ada |  |")
+    assert "<td>refused; promote after none" in as_html(past, "Retrainings")
+
+    monkeypatch.chdir(twice)
+    assert main(["retrainings", "--most", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["retrainings"][0]["run"], told["more"]) == (run.info.run_id, 2)
+    assert main(["retrainings", "--most", "0"]) == 2
+    # Without the tracker git tells what it holds, and what is missing is said.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    capsys.readouterr()
+    assert main(["retrainings"]) == 0
+    said = capsys.readouterr().out
+    assert "changed  finetune.epochs: 2 -> 3" in said
+    assert "version 1" in said
+    assert "lacks: runs that failed, the gate's word, promotions" in said
