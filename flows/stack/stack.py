@@ -29,6 +29,7 @@ from videollava.errors import InputError
 __all__ = ["FOLDER", "Stack", "addresses", "is_stack", "running_stack"]
 
 FOLDER = ".stack"
+RECOVER_SECONDS = 30.0  # for a server whose database was away
 WAIT_SECONDS = 300.0  # for another `up` or `down` of the same stack
 LEAST_BYTES = 2 << 30  # free, before anything is started
 PORTS = {"postgres": ("postgres",), "s3": ("s3", "master", "volume", "filer"), "mlflow": ("mlflow",)}
@@ -110,6 +111,7 @@ class Stack:
         """Start one part, and wait until it answers; nothing where it does."""
         self._known(name)
         with self._alone():
+            self._check_room()
             self._bring([name])
 
     def stop(self, name: str) -> None:
@@ -122,6 +124,7 @@ class Stack:
         """End one part and start it again: the others find it as it was."""
         self._known(name)
         with self._alone():
+            self._check_room()
             self._end([name])
             self._bring([name])
 
@@ -139,42 +142,53 @@ class Stack:
 
     def _bring(self, names: Sequence[str]) -> None:
         """What can start together does: a server spends most of its start on one core."""
-        states = {name: self.parts[name].state() for name in names}
-        wanted = [name for name in names if states[name] != "up"]
         if any(name in WORKERS for name in names):
             self._deploy()
-        for name in wanted:
+        started: list[str] = []
+        for name in names:
             part = self.parts[name]
             for before in part.after:
-                if before in wanted:
-                    self._await(wanted, before)
-                elif self.parts[before].state() != "up":
-                    raise InputError(
-                        f"{name} needs {before}, which is {self.parts[before].state()}; start it first"
-                    )
-            if states[name] == "hangs":
+                self._need(name, before, started)
+            state = self._find_state(part, any(before in started for before in part.after))
+            if state == "up":
+                continue
+            if state == "hangs":
                 self._tell(f"{name} hangs: it is ended and started again")
-            part.place.stop(part.grace if states[name] == "hangs" else 0.0)
+            part.place.stop(part.grace if state == "hangs" else 0.0)
             self._check_ports(name)
             part.launch()
-        for name in list(wanted):
-            self._await(wanted, name)
+            started.append(name)
+        for name in started:
+            self._await(name)
+
+    def _need(self, name: str, before: str, started: Sequence[str]) -> None:
+        if before in started:
+            self._await(before)
+        elif before not in self._answering:
+            if (state := self.parts[before].state()) != "up":
+                raise InputError(f"{name} needs {before}, which is {state}; start it first")
+            self._answering.add(before)
+
+    def _find_state(self, part: Part, recovers: bool) -> str:
+        """A part's state. recovers: what it needs came back a moment ago, so it may come back by itself."""
+        deadline = time.monotonic() + (RECOVER_SECONDS if recovers else 0.0)
+        while (state := part.state()) == "hangs" and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return state
 
     def _deploy(self) -> None:
         """What the workers' pools are, and what may be asked of them."""
-        if (state := self.parts["prefect"].state()) != "up":
-            raise InputError(f"workers need prefect, which is {state}; start it first")
+        self._need("workers", "prefect", ())
         first = self.parts["coordinator"]
         if first.state() == "down":
             first.prepare()
         Deployed(self.ground, {**base_environment(), **self.environment}).have(first.cwd, self._tell)
 
-    def _await(self, wanted: list[str], name: str) -> None:
-        if name in self._answering:
-            return
-        self.parts[name].wait()
-        self._tell(f"{name} is up")
-        self._answering.add(name)
+    def _await(self, name: str) -> None:
+        if name not in self._answering:
+            self.parts[name].wait()
+            self._tell(f"{name} is up")
+            self._answering.add(name)
 
     def _end(self, names: Sequence[str]) -> None:
         """Those that need others first; what nobody needs any more ends at once."""
