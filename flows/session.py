@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,13 +38,14 @@ __all__ = ["Session", "open_session"]
 @dataclass
 class Session:
     """A retraining under way in `root`. `journal` is the parent of every stage's. results: of the stages that ended;
-    on_note: called when another has.
+    sent: by stage, the flow run that does it elsewhere. on_note: called when there is news of either.
     """
 
     root: Path
     params: Params
     journal: Journal
     results: list[StageResult] = field(default_factory=list)
+    sent: dict[str, str] = field(default_factory=dict)
     on_note: Callable[[], None] = lambda: None
 
     @property
@@ -67,6 +68,11 @@ class Session:
         self.journal.metrics(0, {f"seconds.{result.stage}": result.seconds})
         self.journal.tags({f"outcome.{result.stage}": result.outcome})
         self.results.append(result)
+        self.on_note()
+
+    def send(self, stages: Sequence[str], run: str) -> None:
+        """Stages are at another flow run now."""
+        self.sent.update(dict.fromkeys(stages, run))
         self.on_note()
 
     def keep(self, scores: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
+from prefect.utilities.urls import url_for
 
 from flows.history.gather import describe
 from flows.history.past import read_past
@@ -29,6 +30,7 @@ from flows.session import Session
 from flows.shown import Page
 from flows.stages.graph import stage_order
 from flows.stages.stage import StageFailed
+from flows.team.runs import GroupFailed
 from videollava.errors import InputError
 from videollava.gate import Decision
 from videollava.registry import Move
@@ -64,12 +66,12 @@ class Report:
     def note(self) -> None:
         """After each stage: what became of it, and who made what it left."""
         results = {result.stage: result for result in self.session.results}
-        steps = [
-            replace(step, result=results[step.stage], made=self._made(step.stage))
-            if step.result is None and step.stage in results
-            else step
-            for step in self.told.steps
-        ]
+        steps = []
+        for step in self.told.steps:
+            if step.result is None and step.stage in results:
+                step = replace(step, result=results[step.stage], made=self._made(step.stage))
+            sent = self.session.sent.get(step.stage, "")
+            steps.append(replace(step, page=_run_address(sent)) if sent else step)
         self.told = replace(self.told, steps=tuple(steps))
         self.write()
 
@@ -112,7 +114,9 @@ class Report:
         except InputError as error:
             get_run_logger().warning("no table of all retrainings: %s", error)
             return
-        state = "failed" if self.told.failure else "done"  # MLflow has it as running: it ends with its journal
+        state = (
+            "failed" if self.told.failure else "done"
+        )  # MLflow has it as running: it ends with its journal
         rows = [replace(row, state=state) if own and row.run == own else row for row in past.rows]
         past = replace(past, rows=tuple(rows))
         title = f"Retrainings of {self.told.model}"
@@ -156,6 +160,11 @@ def _artifacts(session: Session) -> set[str]:
     return found
 
 
+def _run_address(run: str) -> str:
+    """Prefect's page of a flow run."""
+    return url_for("flow-run", obj_id=run) or ""
+
+
 @contextmanager
 def open_report(session: Session, home: Path, who: str, changes: Sequence[str] = ()) -> Iterator[Report]:
     """Write the page of what is about to run and why; within, it is kept up to date, and at the end it says which."""
@@ -164,7 +173,7 @@ def open_report(session: Session, home: Path, who: str, changes: Sequence[str] =
     try:
         yield report
     except Exception as error:
-        report.end(_failure(error))
+        report.end(_failure(error, report.told))
         report.list_all()
         raise
     except BaseException:
@@ -214,10 +223,14 @@ def _steps(session: Session) -> Iterator[Step]:
         yield Step(state.stage, tuple(scrub(text) for text in why))
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: Exception, told: Told) -> Failure:
     if isinstance(error, StageFailed):
         first, *lines = str(error).splitlines()
         return Failure(error.stage, first, tuple(lines), not error.lasting)
+    if isinstance(error, GroupFailed):
+        first, *lines = str(error).splitlines()
+        at = next((step.stage for step in told.steps if step.result is None), "")
+        return Failure(at, first, tuple(lines), again=True)
     cause: BaseException | None = error
     while cause is not None and not is_from_store(cause):
         cause = cause.__cause__

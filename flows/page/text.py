@@ -152,15 +152,17 @@ def _stages(told: Told) -> str:
 
 def _row(step: Step, told: Told) -> Sequence[str]:
     result, made = step.result, step.made
+    name = f"[{step.stage}]({step.page})" if step.page else step.stage
     if result is None:
         failed = told.failure is not None and told.failure.stage == step.stage
-        return (step.stage, "**failed**" if failed else "-", _some(step.why), "", "", "", "")
+        word = "**failed**" if failed else "sent" if step.page and not told.ended else "-"
+        return (name, word, _some(step.why), "", "", "", "")
     mine = made if result.outcome == "ran" else None
     hours = "" if mine is None or mine.hours is None else _count(mine.hours)
     cost = "" if mine is None or mine.cost is None else f"{mine.cost:,.2f} {mine.currency}"
     note = "; **not on the DVC remote**" if result.unpushed else ""
     return (
-        step.stage,
+        name,
         f"{result.outcome}{note}",
         _some(step.why) or ("DVC had these inputs' outputs" if result.outcome == "restored" else ""),
         where(mine) if mine is not None else "",

@@ -14,14 +14,15 @@ __all__ = ["Failure", "Links", "Step", "Told"]
 
 @dataclass(frozen=True)
 class Step:
-    """One stage. why: reasons for it to run, as they were before anything did. result: None before it ended.
-    made: who made its outputs, as far as journals here tell.
+    """One stage. why: reasons for it to run, as they were before anything did. result: None before it ended. made: who
+    made its outputs, as far as journals here tell. page: of the flow run that does it elsewhere, step by step.
     """
 
     stage: str
     why: tuple[str, ...] = ()
     result: StageResult | None = None
     made: MadeStage | None = None
+    page: str = ""
 
 
 @dataclass(frozen=True)

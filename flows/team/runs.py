@@ -51,17 +51,19 @@ def run_group(
     usable: Callable[[dict[str, Any]], bool],
     warn: Callable[[str], None],
     priority: Priority = "default",
+    begun: Callable[[str], None] = lambda run: None,
 ) -> Done:
     """Have a group done once: a run of equal work that is under way, or is done, is taken for it.
 
     usable: whether what an earlier run handed back can still be used (its data may be gone). priority: of a run that
-    is made for it; one that waits already stays where it waits. GroupFailed where no
-    attempt completes; InputError where the server has no such pool or deployment.
+    is made for it; one that waits already stays where it waits. begun: told the id of each run that is waited for.
+    GroupFailed where no attempt completes; InputError where the server has no such pool or deployment.
     """
     tries, attempt = 0, 0
     while True:
         attempt += 1
         run, mine, over = _start(group, order, attempt, priority)
+        begun(str(run.id))
         state = run.state if over and run.state else wait_for_run(run.id, warn)
         if state.is_completed():
             answer = _answer(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ __all__ = ["Team", "join"]
 
 @dataclass(frozen=True)
 class Team:
-    """What a coordinator and its workers share. mark: of the DVC remote; run: the retraining's, in MLflow. priority: the
-    queue that work waits in.
+    """What a coordinator and its workers share. mark: of the DVC remote; run: the retraining's, in MLflow. priority:
+    the queue that work waits in.
     """
 
     home: Path
@@ -81,7 +82,8 @@ def send(session: Session, team: Team, group: Group, warn: Callable[[str], None]
             mark=team.mark,
         )
         get_run_logger().info("%s: sent to pool %s, key %s", group.title, group.pool, key)
-        done = run_group(group, order, lambda answer: _there(root, answer), warn, team.priority)
+        begun = partial(session.send, group.stages)
+        done = run_group(group, order, lambda answer: _there(root, answer), warn, team.priority, begun)
         take_back(team.home, key, commit)
         return _take(session, done)
 

@@ -187,6 +187,13 @@ def test_a_failed_stage_is_shown_with_its_last_words() -> None:
     assert "## Scores" not in page
 
 
+def test_a_stage_that_is_elsewhere_leads_to_its_own_page() -> None:
+    sent = Step("finetune", ("after pretrain",), page="http://p/runs/flow-run/1")
+    page = as_markdown(replace(DONE, ended=0.0, decision=None, version=0, steps=(*STEPS[:3], sent)))
+    assert "| [finetune](http://p/runs/flow-run/1) | sent | after pretrain |  |  |  |  |" in page
+    assert page.startswith("# videollava: retraining, at finetune\n")
+
+
 def test_what_was_spent() -> None:
     assert spent_text(STEPS[:1]) == ("", "")
     assert spent_text(STEPS[:2]) == ("0.250 process-hours", "")
