@@ -25,6 +25,7 @@ from videollava.tracking.store import tracking_uri
 __all__ = ["main", "worker_environment"]
 
 HOME = "VIDEOLLAVA_HOME"  # the checkout that a worker's runs work for: prefect.yaml's `pull` goes there
+HEALTH = "PREFECT_WORKER_WEBSERVER_PORT"  # where it is set the worker answers /health there
 ASK_SECONDS = "2"  # between two questions for work: a team has tens of workers, not thousands
 
 
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", options.pool]
     command += ["--type", pool.type, "--limit", str(options.limit or pool.worker)]
     command += ["--name", options.name] if options.name else []
+    command += ["--with-healthcheck"] if os.environ.get(HEALTH) else []
     os.chdir(root)
     os.execve(sys.executable, command, worker_environment(root))
 
