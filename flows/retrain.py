@@ -33,10 +33,10 @@ from flows.placed import note_place
 from flows.places.workspace import apply_params, occupy, repository
 from flows.session import Session, open_session
 from flows.shown import hide_in_failures
-from flows.stages.stage import push_stage
+from flows.stages.stage import push_stages
 from flows.stages.tasks import may_pass_later
 from flows.storage import stores
-from flows.team.course import do_stages
+from flows.team.course import Course, do_stages
 from flows.team.trigger import settle_trigger
 from flows.telling import tell, telling_failure
 from flows.triggered import triggered_by
@@ -113,7 +113,7 @@ def work(
         )  # a clone is dropped one day: what is saved goes to the checkout it is of
         report = stack.enter_context(open_report(session, keeper, person, overrides))
         before = _note_code(root)
-        stages, manifest = do_stages(session, home, push, lock, _warn, echo, priority)
+        stages, manifest = do_stages(session, home, Course(lock, push, _warn, echo, priority))
         saved = save_retraining(session, keeper, before, person) if before else None
         version = register_version(session, saved, manifest)
         name = tag_version(session, keeper, version["number"], saved) if saved else ""
@@ -308,11 +308,8 @@ def _not_refused(_task: Any, _run: Any, state: State[Any]) -> bool:
 @hide_in_failures
 def push_saved(session: Session, keeper: Path, remote: str, refs: list[str], stages: list[str]) -> None:
     """What the retraining made to the DVC remote, then its commit and tag to the git remote."""
-    left = [reason for stage in stages if (reason := push_stage(session.root, stage, get_run_logger().info))]
-    if left:
-        raise InputError(
-            f"the DVC remote lacks what was made ({left[0]}), so its commit is not pushed either"
-        )
+    if stages and (reason := push_stages(session.root, stages, get_run_logger().info)):
+        raise InputError(f"the DVC remote lacks what was made ({reason}), so its commit is not pushed either")
     for ref in push_refs(keeper, remote, refs):
         get_run_logger().info("%s: pushed to %s", ref, remote)
 

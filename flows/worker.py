@@ -54,14 +54,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def worker_environment(root: Path) -> dict[str, str]:
     """What a worker in `root` and its runs are told: where it is, this checkout's code first, how patient to be."""
     code = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
-    own = {HOME: str(root), "PYTHONPATH": code, "DO_NOT_TRACK": "1"}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    own = {"PATH": path, HOME: str(root), "PYTHONPATH": code, "DO_NOT_TRACK": "1"}
     environment = {"PREFECT_WORKER_QUERY_SECONDS": ASK_SECONDS, **os.environ, **own}
     be_patient(environment)
     return environment
 
 
 def check(root: Path) -> None:
-    """InputError names what this checkout lacks to work for others: a server, `origin`, a DVC remote, MLflow's server."""
+    """InputError names what this checkout lacks to work for others: servers of Prefect and MLflow, `origin`, a remote."""
     if not find_configured():
         raise InputError("PREFECT_API_URL is not set: it names the team's Prefect server")
     if "origin" not in run_git(root, "remote").split():

@@ -87,8 +87,8 @@ def occupy(
 
     A clone is clean but for what an earlier run left in it to resume from. It shares DVC's cache with `home`,
     so what either made is restored in the other, and its journals (runs/). The last few commits' clones stay.
-    name: of the clone, where one commit has several. held: a checkout that this process holds already, and the lock: between who wrote params.yaml there and the
-    retraining comes nobody.
+    held: a checkout that this process holds already, and the lock: between who wrote params.yaml there and the
+    retraining comes nobody. name: of the clone, where one commit has several.
     InputError on an unknown commit, or where another retraining is at it.
     """
     if workspace and commit:

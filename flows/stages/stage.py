@@ -18,13 +18,15 @@ from flows.servers.proxies import with_all_proxies
 from flows.stages.graph import stage_outputs
 from flows.stages.reading import Outcome, Reading
 from flows.stages.remote import Crawling, expect_progress, why_unreached
+from flows.stages.runcache import send_runs
 from flows.storage import has_remote
 from videollava.environment import ask_loopback_directly
+from videollava.errors import InputError
 from videollava.machine import load_machine
 from videollava.process import GRACE_SECONDS, OutputLines, Supervised, run_streamed
 from videollava.scrub import scrub
 
-__all__ = ["StageFailed", "StageResult", "is_current", "push_stage", "run_stage"]
+__all__ = ["StageFailed", "StageResult", "is_current", "push_stages", "run_stage"]
 
 NOISE = re.compile(
     r"^(Updating lock file|Generating lock file|To track the changes with git|git add .*dvc\.lock|"
@@ -137,29 +139,40 @@ def run_stage(
             raise StageFailed(stage, reading.inner or status, reading.tail, reading.lasting)
 
 
-def push_stage(
+def push_stages(
     workspace: Path,
-    stage: str,
+    stages: Sequence[str],
     say: Callable[[str], None] = print,
     echo: Callable[[str], None] | None = None,
 ) -> str:
-    """Push a stage's outputs and the run-cache, so that others restore them; "" or why it could not be.
+    """Push stages' outputs and their entries in the run-cache, so that others restore them; "" or why it could not be.
 
     Nothing to do without a remote. What fails here is no reason to lose a training: it stays in the cache.
     """
     if not has_remote(workspace):
         return ""
+    names = ", ".join(stages)
     if not (reason := why_unreached(workspace)):
-        reading = Reading(stage, lambda _: None)
-        if not _dvc(["push", "--run-cache", stage], workspace, reading, remote=True):
-            say(f"{stage}: pushed to the remote")
-            return ""
-        reason = reading.error
-    text = f"{stage}: not pushed to the DVC remote ({reason}); it is in the cache here, and `{PUSH}` sends it later"
+        reading = Reading(stages[0], lambda _: None)
+        if not _dvc(["push", *stages], workspace, reading, remote=True):
+            reason = _send_runs(workspace, stages)
+            if not reason:
+                say(f"{names}: pushed to the remote")
+                return ""
+        reason = reason or reading.error
+    text = f"{names}: not pushed to the DVC remote ({reason}); it is in the cache here, and `{PUSH}` sends it later"
     say(text)
     if echo:
         echo(f"{text}\n")
     return reason
+
+
+def _send_runs(workspace: Path, stages: Sequence[str]) -> str:
+    try:
+        send_runs(workspace, stages)
+    except (InputError, OSError) as error:
+        return scrub(f"its run-cache: {error}")
+    return ""
 
 
 def is_current(workspace: Path, stage: str = "") -> bool:

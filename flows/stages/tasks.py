@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from prefect.states import State
 from flows.shown import hide_in_failures
 from flows.stages.again import run_on
 from flows.stages.graph import kept_stages
-from flows.stages.stage import StageFailed, StageResult, push_stage, run_stage
+from flows.stages.stage import StageFailed, StageResult, push_stages, run_stage
 from videollava import registry
 from videollava.errors import InputError
 from videollava.process import Supervised
@@ -62,23 +62,25 @@ def stage_task(name: str) -> Callable[..., StageResult]:
     return run
 
 
-def push_task(name: str) -> Callable[..., str]:
-    """The task that sends a stage's outputs: (workspace, stage, whether it must, ...) -> why it could not be, or ""."""
+def push_task(stages: Sequence[str]) -> Callable[..., str]:
+    """The task that sends stages' outputs: (workspace, stages, whether it must, ...) -> why it could not be, or ""."""
+    title = f"send {stages[0]}" + (f" to {stages[-1]}" if len(stages) > 1 else "")
 
     @task(
-        name=f"push {name}",
-        task_run_name=f"push {name}",
+        name=title,
+        task_run_name=title,
         retries=2,
         retry_delay_seconds=[5, 60],
         cache_policy=NO_CACHE,
         persist_result=False,
     )
     @hide_in_failures
-    def push(root: Path, stage: str, must: bool, echo: Callable[[str], None] | None = None) -> str:
-        reason = push_stage(root, stage, get_run_logger().info, echo)
+    def push(root: Path, names: Sequence[str], must: bool, echo: Callable[[str], None] | None = None) -> str:
+        reason = push_stages(root, names, get_run_logger().info, echo)
         if reason and must:
+            told = ", ".join(names)
             raise InputError(
-                f"{stage}: its outputs are not on the DVC remote, where others look for them: {reason}"
+                f"{told}: their outputs are not on the DVC remote, where others look for them: {reason}"
             )
         return reason
 

@@ -3,68 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows.session import Session
 from flows.stages.graph import stage_order
+from flows.stages.sending import Sending
 from flows.stages.stage import StageResult
-from flows.stages.tasks import push_task, stage_task
+from flows.stages.tasks import stage_task
 from flows.team.pools import group_stages
 from flows.team.results import bring_results
-from flows.team.send import Team, join, send, take_known
+from flows.team.send import join, send, take_known
 from videollava.machine import load_machine
 from videollava.machine.pools import Priority
 from videollava.registry.manifest import Manifest
 
-__all__ = ["do_stages"]
+__all__ = ["Course", "do_stages"]
 
 
-def do_stages(
-    session: Session,
-    home: Path,
-    push: bool,
-    lock: int,
-    warn: Callable[[str], None],
-    echo: Callable[[str], None] | None = None,
-    priority: Priority = "default",
-) -> tuple[list[StageResult], Manifest | None]:
+@dataclass(frozen=True)
+class Course:
+    """How stages are done. lock: on the workspace, held by their processes too. push: send what is made here to the DVC
+    remote; what a pool is to read is sent in any case. warn, echo: for a person. priority: of what pools do.
+    """
+
+    lock: int
+    push: bool
+    warn: Callable[[str], None]
+    echo: Callable[[str], None] | None = None
+    priority: Priority = "default"
+
+
+def do_stages(session: Session, home: Path, course: Course) -> tuple[list[StageResult], Manifest | None]:
     """Do them; what became of each, noted in the journal, and the list of the model's files where they are not here.
 
-    home: the checkout whose `origin` carries commits to workers. lock: on the workspace, held by the stages' processes too. push: send what is made here to the DVC remote; what a
-    pool is to read is sent in any case, and must arrive.
+    home: the checkout whose `origin` carries commits to workers.
     """
     pools = load_machine(session.root).pools
     order = stage_order(session.root)
-    team = join(session, home, priority) if any(map(pools.of, order)) else None
+    team = join(session, home, course.priority) if any(map(pools.of, order)) else None
+    sending = Sending(session.root, team is not None, course.echo) if team or course.push else None
     results: dict[str, StageResult] = {}
     while todo := [name for name in order if name not in results]:
         made = take_known(session, team, list(results), todo) if team else []
-        if not made:
-            group = next(group_stages(todo, pools))
-            if team and group.pool:
-                made = send(session, team, group, warn)
-            else:
-                made = [_do_here(session, todo[0], team, push, lock, warn, echo)]
+        group = next(group_stages(todo, pools))
+        if not made and team and group.pool:
+            if sending:
+                sending.flush()
+            made = send(session, team, group, course.warn)
+        elif not made:
+            made = [_do_here(session, todo[0], course, sending, recalled=team is not None)]
         for result in made:
             session.note(result)
             results[result.stage] = result
+    if sending:
+        sending.flush()
+        results = {name: sending.tell(result) for name, result in results.items()}
     manifest = bring_results(session.root) if team else None
     return [results[name] for name in order], manifest
 
 
 def _do_here(
-    session: Session,
-    stage: str,
-    team: Team | None,
-    push: bool,
-    lock: int,
-    warn: Callable[[str], None],
-    echo: Callable[[str], None] | None,
+    session: Session, stage: str, course: Course, sending: Sending | None, recalled: bool
 ) -> StageResult:
-    result = stage_task(stage)(
-        session.root, stage, session.environment, [lock], warn, echo, recalled=team is not None
-    )
-    if not push and team is None:
-        return result
-    return replace(result, unpushed=push_task(stage)(session.root, stage, must=team is not None, echo=echo))
+    words = (session.root, stage, session.environment, [course.lock], course.warn, course.echo)
+    result = stage_task(stage)(*words, recalled=recalled)
+    if sending:
+        sending.add(result)
+    return result

@@ -5,7 +5,6 @@ Code and parameters are read as they lie in the workspace; an output of another 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from videollava.tracking.lineage import digest
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-__all__ = ["Inputs", "cache_key", "group_key", "open_inputs"]
+__all__ = ["Inputs", "group_key", "open_inputs"]
 
 DIGITS = 24  # of a key: in names of refs and runs
 
@@ -112,17 +111,6 @@ class Inputs:
             ),
             "",
         )
-
-
-def cache_key(entry: Entry) -> str:
-    """DVC's own name in its run-cache of what ran with these inputs."""
-    from dvc.stage.cache import _get_cache_hash
-
-    held = copy.deepcopy(entry)
-    held["outs"] = [
-        {"path": out["path"] if isinstance(out, Mapping) else out} for out in held.get("outs") or ()
-    ]
-    return str(_get_cache_hash(held, key=True))
 
 
 def group_key(root: Path, stages: Sequence[str], entries: Mapping[str, Entry]) -> str:

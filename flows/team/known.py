@@ -14,8 +14,9 @@ from flows.history.reasons import open_repo
 from flows.history.save import SAVED
 from flows.places.git import ask_git
 from flows.stages.reading import Outcome
+from flows.stages.runcache import cache_key, read_runs
 from flows.team.entries import LOCK, Entry, put_entries, read_entries, take_entries
-from flows.team.keys import Inputs, cache_key
+from flows.team.keys import Inputs
 from flows.team.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LAST = 5  # saved retrainings that are looked into
 def recall(root: Path, home: Path, done: Sequence[str], todo: Sequence[str]) -> dict[str, Outcome]:
     """Have dvc.lock of `root` name those of `todo` that need not be done, and say which: "unchanged" where it did.
 
-    done: stages whose entries in dvc.lock hold. home: the checkout that `root` is a clone of; what is saved there counts.
+    done: stages whose entries in dvc.lock hold. home: the checkout that `root` is a clone of, with what is saved there.
     """
     if not todo:
         return {}
@@ -44,7 +45,7 @@ def recall(root: Path, home: Path, done: Sequence[str], todo: Sequence[str]) -> 
                 continue
             key = cache_key(wanted)
             own = [had[name]] if name in had and cache_key(had[name]) == key else []
-            for entry in _candidates(key, own, saved, repo, shelf):
+            for entry in _candidates(key, own, saved, repo):
                 if shelf.holds(entry):
                     entries[name] = entry
                     found[name] = "unchanged" if entry in own else "restored"
@@ -53,15 +54,10 @@ def recall(root: Path, home: Path, done: Sequence[str], todo: Sequence[str]) -> 
     return found
 
 
-def _candidates(key: str, own: list[Entry], saved: _Saved, repo: Repo, shelf: Shelf) -> Iterator[Entry]:
+def _candidates(key: str, own: list[Entry], saved: _Saved, repo: Repo) -> Iterator[Entry]:
     yield from own
     yield from saved.find(key)
-    folder = Path(repo.stage_cache.cache_dir) / key[:2] / key
-    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        from dvc.utils.serialize import load_yaml
-
-        yield dict(load_yaml(str(file)))
-    yield from shelf.recorded(key)
+    yield from read_runs(repo, key)
 
 
 class _Saved:

@@ -5,6 +5,8 @@ files. Weights stay on the remote.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flows.history.reasons import open_repo
@@ -19,13 +21,13 @@ from videollava.tracking.lineage import outs_of
 __all__ = ["bring_results", "list_model"]
 
 
-def list_model(root: Path, stage: str) -> None:
-    """On the worker that made the model: leave the list of its files, with their SHA-256, on the remote."""
-    if MODEL not in stage_outputs(root, stage):
-        return
-    manifest = read_manifest(Path(stores(root)[0].url), folder_key(root, stage))
-    with open_shelf(root) as shelf:
-        shelf.write(_name(manifest.key), json.dumps(manifest.config(())).encode())
+def list_model(root: Path, stages: Sequence[str]) -> None:
+    """On a worker: of a model that one of `stages` made leave the list of its files, with SHA-256, on the remote."""
+    for stage in stages:
+        if MODEL in stage_outputs(root, stage):
+            cache, key = Path(stores(root)[0].url), folder_key(root, stage)
+            with open_shelf(root) as shelf, suppress(InputError):  # restored, and not here
+                shelf.write(_name(key), json.dumps(read_manifest(cache, key).config(())).encode())
 
 
 def bring_results(root: Path) -> Manifest | None:

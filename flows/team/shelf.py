@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.history.reasons import open_repo
-from flows.team.entries import Entry
 from videollava.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,25 +31,6 @@ class Shelf:
     def holds(self, entry: Mapping[str, Any]) -> bool:
         """Whether all outputs of a stage's entry are there. Of a folder its list is asked for, which DVC sends last."""
         return all(self._has(str(out["md5"])) for out in entry.get("outs") or ())
-
-    def recorded(self, key: str) -> list[Entry]:
-        """What the run-cache there has under this key."""
-        from dvc.utils.serialize import parse_yaml
-
-        system = self._remote.fs
-        folder = system.join(self._remote.path, "runs", key[:2], key)
-        if not system.exists(folder):
-            return []
-        return [
-            dict(parse_yaml(system.cat_file(path).decode(), path)) for path in sorted(system.find(folder))
-        ]
-
-    def record(self, key: str, file: Path) -> None:
-        """Add an entry to the run-cache there."""
-        system = self._remote.fs
-        folder = system.join(self._remote.path, "runs", key[:2], key)
-        system.makedirs(folder)
-        system.put_file(str(file), system.join(folder, file.name))
 
     def read(self, name: str) -> bytes | None:
         """A small file of ours; None where there is none."""

@@ -22,8 +22,9 @@ from flows.placed import note_place
 from flows.places.clones import have_clone
 from flows.places.git import run_git
 from flows.places.workspace import settle_clone
+from flows.stages.sending import Sending
 from flows.stages.stage import StageResult
-from flows.stages.tasks import push_task, stage_task
+from flows.stages.tasks import stage_task
 from flows.storage import has_remote
 from flows.team.carry import bring
 from flows.team.entries import take_entries
@@ -91,6 +92,7 @@ def _do(root: Path, home: Path, order: Order, lock: int, pulse: Pulse) -> list[S
         "MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"],
     }
     done = [name for name in take_entries(root) if name not in order.stages]
+    sending = Sending(root, must=True)
     results = []
     for name in order.stages:
         if outcome := recall(root, home, done, [name]).get(name):
@@ -98,14 +100,12 @@ def _do(root: Path, home: Path, order: Order, lock: int, pulse: Pulse) -> list[S
             results.append(StageResult(name, outcome, 0.0))
         else:
             with pulse.over(root, name):
-                results.append(
-                    stage_task(name)(
-                        root, name, environment, [lock], log.warning, look=pulse.look, recalled=True
-                    )
-                )
-            push_task(name)(root, name, must=True)
-            list_model(root, name)
+                words = (root, name, environment, [lock], log.warning)
+                results.append(stage_task(name)(*words, look=pulse.look, recalled=True))
+            sending.add(results[-1])  # what is recalled is there
         done.append(name)
+    sending.flush()
+    list_model(root, order.stages)
     return results
 
 

@@ -11,7 +11,7 @@ import flows.evaluate
 import flows.stages.remote
 from flows.evaluate import have_questions
 from flows.places.lock import hold
-from flows.stages.stage import push_stage
+from flows.stages.stage import push_stages
 from videollava.errors import InputError
 
 REMOTE = "[core]\n    remote = far\n['remote \"far\"']\n    url = {}\n"
@@ -42,7 +42,7 @@ def test_what_the_remote_lacks_is_said_in_dvcs_words(workspace: Path) -> None:
 
 def test_what_the_remote_has_is_brought(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (finished / ".dvc" / "config.local").write_text(REMOTE.format(finished.parent / "remote"))
-    assert push_stage(finished, "fetch", lambda _: None) == ""
+    assert push_stages(finished, ["fetch"], lambda _: None) == ""
     for name in (".dvc/cache", "data"):
         shutil.rmtree(finished / name)
     monkeypatch.setattr(flows.evaluate, "DATA", "data/raw")

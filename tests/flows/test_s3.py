@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from seaweed import KEY, SECRET, Seaweed
 
-from flows.stages.stage import push_stage, run_stage
+from flows.stages.stage import push_stages, run_stage
 from flows.storage import stores
 from videollava import cli
 from videollava.errors import InputError
@@ -52,7 +52,7 @@ def test_over_s3(workspace: Path, tmp_path: Path, endpoint: str, monkeypatch: py
         (place / ".dvc" / "config").write_text(f"{config}    remote = far\n{remote}")
     for stage in ("fetch", "finetune", "evaluate"):
         assert run_stage(workspace, stage, print).outcome == "ran"
-        push_stage(workspace, stage, print)
+        push_stages(workspace, [stage], print)
     assert [run_stage(other, stage, print).outcome for stage in ("fetch", "finetune", "evaluate")] == [
         "restored"
     ] * 3

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows.stages.stage import push_stage, run_stage
+from flows.stages.stage import push_stages, run_stage
 from flows.storage import bring, has_remote, share, stores
 from videollava import registry
 from videollava.errors import InputError
@@ -181,7 +181,7 @@ def test_a_remote_in_the_global_settings_is_pushed_to_and_versions_load_from_it(
     subprocess.run(["git", "clone", "--quiet", str(workspace), str(other)], check=True)
     assert run_stage(workspace, "evaluate", lambda _: None).outcome == "ran"
     said: list[str] = []
-    assert push_stage(workspace, "finetune", said.append) == ""
+    assert push_stages(workspace, ["finetune"], said.append) == ""
     assert said == ["finetune: pushed to the remote"]
     assert run_stage(other, "finetune", lambda _: None).outcome == "restored"
     params = load_params(workspace / "params.yaml")
@@ -212,7 +212,7 @@ def test_dvc_brings_an_old_version_from_a_remote_set_later(workspace: Path, tmp_
     registry.register(workspace, params, places=stores(workspace))
     config = workspace / ".dvc/config"
     config.write_text(config.read_text() + "    remote = far\n" + remote(str(tmp_path / "far")))
-    push_stage(workspace, "finetune", lambda _: None)
+    push_stages(workspace, ["finetune"], lambda _: None)
     shutil.rmtree(workspace / ".dvc/cache")
     with pytest.raises(InputError, match=r"cannot be had.*python -m flows.storage"):
         registry.resolve("models:/videollava/1", workspace, Tracking())

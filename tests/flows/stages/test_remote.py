@@ -9,7 +9,7 @@ import pytest
 
 import flows.stages.remote
 from flows.stages.remote import Crawling, expect_progress, why_unreached
-from flows.stages.stage import push_stage, run_stage
+from flows.stages.stage import push_stages, run_stage
 from videollava.process import OutputLines, run_streamed
 
 BUSY = "import os, time\nfor _ in range(15): os.write(os.open('/dev/null', 1), bytes(1_000_000)); time.sleep(0.05)"
@@ -72,4 +72,4 @@ def test_a_stage_goes_on_without_a_remote_that_crawls(
     assert run_stage(workspace, "fetch", said.append).outcome == "ran"
     assert said[0].endswith("cannot be taken (it moved next to nothing); what is here is used")
     assert asked == [["repro", "--pull", "--allow-missing", "fetch"], ["repro", "fetch"]]
-    assert push_stage(workspace, "fetch", said.append) == "it moved next to nothing"
+    assert push_stages(workspace, ["fetch"], said.append) == "it moved next to nothing"

@@ -16,7 +16,7 @@ import flows.stages.remote
 import flows.stages.stage
 from flows.stages.graph import kept_stages
 from flows.stages.reading import Reading
-from flows.stages.stage import StageFailed, is_current, push_stage, run_stage
+from flows.stages.stage import StageFailed, is_current, push_stages, run_stage
 from videollava.errors import InputError
 from videollava.process import OutputLines
 from videollava.registry import PromotionConflict
@@ -73,7 +73,7 @@ def test_what_one_machine_pushed_another_restores(finished: Path, tmp_path: Path
         remote = f"{config}    remote = far\n['remote \"far\"']\n    url = {tmp_path / 'remote'}\n"
         (place / ".dvc" / "config").write_text(remote)
     for stage in ("fetch", "finetune", "evaluate"):
-        assert push_stage(workspace, stage, lambda _: None) == ""
+        assert push_stages(workspace, [stage], lambda _: None) == ""
     assert outcomes(other, "fetch", "finetune", "evaluate") == ["restored"] * 3
     assert (other / "metrics.json").read_text() == (workspace / "metrics.json").read_text()
     assert (other / "dvc.lock").read_text() == (workspace / "dvc.lock").read_text()
@@ -83,7 +83,7 @@ def test_what_one_machine_pushed_another_restores(finished: Path, tmp_path: Path
 
 def test_without_a_remote_nothing_is_pushed(workspace: Path) -> None:
     said: list[str] = []
-    assert push_stage(workspace, "fetch", said.append) == ""
+    assert push_stages(workspace, ["fetch"], said.append) == ""
     assert said == []
 
 
@@ -105,7 +105,7 @@ def test_a_remote_that_does_not_answer_costs_a_warning(
     assert run_stage(workspace, "fetch", said.append, echo=shown.append).outcome == "restored"
     assert "the DVC remote is not reached (" in said[0]
     assert said[0] in shown[0]
-    assert push_stage(workspace, "fetch", said.append, shown.append) != ""
+    assert push_stages(workspace, ["fetch"], said.append, shown.append) != ""
     assert "`dvc push --run-cache` sends it later" in said[-1]
     assert said[-1] in shown[-1]
     assert "secret-word" not in "".join((*said, *shown))
@@ -116,7 +116,7 @@ def test_a_push_that_fails_loses_nothing(workspace: Path) -> None:
     set_remote(workspace, workspace.parent / "a-file" / "remote")
     said: list[str] = []
     assert run_stage(workspace, "fetch", said.append).outcome == "ran"
-    assert push_stage(workspace, "fetch", said.append) != ""
+    assert push_stages(workspace, ["fetch"], said.append) != ""
     assert "fetch: not pushed to the DVC remote (" in said[-1]
 
 
@@ -135,7 +135,7 @@ def test_a_clone_that_has_the_lock_gets_what_a_version_is_made_of(finished: Path
     workspace = finished
     set_remote(workspace, tmp_path / "remote")
     assert kept_stages(workspace) == {"finetune", "evaluate"}
-    assert push_stage(workspace, "finetune", lambda _: None) == ""
+    assert push_stages(workspace, ["finetune"], lambda _: None) == ""
     for name in (".dvc/cache", "data", "models", "plots"):
         shutil.rmtree(workspace / name)
     assert run_stage(workspace, "finetune", lambda _: None, whole=True).outcome == "restored"

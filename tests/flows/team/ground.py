@@ -1,5 +1,5 @@
-"""A team on one machine: a bare repository as origin, a folder as DVC remote, Prefect's and MLflow's servers, workers in
-checkouts of their own. Its stages are seconds of plain Python, under names that have pools.
+"""A team on one machine: a bare repository as origin, a folder as DVC remote, servers of Prefect and MLflow, workers
+in checkouts of their own. Its stages are seconds of plain Python, under names that have pools.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ stages:
     outs: [evaluation]
     metrics: [metrics.json]
 """
-STAGE = '''\
+STAGE = """\
 import json, os, pathlib, sys, time
 from videollava.params import load_params
 from videollava.tracking import log_metrics, track, write_curve
@@ -114,8 +114,14 @@ def evaluate():
 
 with track(name, params, root):
     globals()[name.partition("@")[0]]()
-'''
-POOLS = "local: {slots: 1}\nteam: {slots: 20, worker: 20}\ndata: {slots: 2, worker: 2}\ngpu: {slots: 1}\neval: {slots: 1}\n"
+"""
+POOLS = """\
+local: {slots: 1}
+team: {slots: 20, worker: 20}
+data: {slots: 2, worker: 2}
+gpu: {slots: 1}
+eval: {slots: 1}
+"""
 MACHINE = "gpus: 0\npush_to: origin\npools: {data: data, gpu: gpu, eval: gpu}\n"
 
 
@@ -137,7 +143,7 @@ class Ground:
         """A checkout of origin with the team's remote."""
         root = self.folder / name
         git(self.folder, "clone", "--quiet", *words, f"file://{self.origin}", str(root))
-        settings = f"[core]\n    remote = team\n[\'remote \"team\"\']\n    url = {self.folder / 'remote'}\n"
+        settings = f"[core]\n    remote = team\n['remote \"team\"']\n    url = {self.folder / 'remote'}\n"
         (root / ".dvc" / "config.local").write_text(settings)
         return root
 
@@ -145,7 +151,9 @@ class Ground:
         """Ask for a run as another program would; its id."""
         with httpx.Client(base_url=self.prefect, timeout=60) as client:
             found = client.get(f"/deployments/name/{deployment}").json()
-            made = client.post(f"/deployments/{found['id']}/create_flow_run", json={"parameters": dict(parameters)})
+            made = client.post(
+                f"/deployments/{found['id']}/create_flow_run", json={"parameters": dict(parameters)}
+            )
             return str(made.raise_for_status().json()["id"])
 
     def run(self, identity: str) -> dict[str, Any]:
@@ -190,7 +198,9 @@ def make_origin(folder: Path) -> None:
     """This repository's code with toy stages, as `origin`'s main."""
     root = folder / "made"
     for name in git(REPOSITORY, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
-        if (REPOSITORY / name).is_file() and not name.startswith(("tests/", "docs/", "bench/", "locks/", "dvc.lock")):
+        if (REPOSITORY / name).is_file() and not name.startswith(
+            ("tests/", "docs/", "bench/", "locks/", "dvc.lock")
+        ):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, root / name)
     (root / "locks").mkdir()
@@ -206,7 +216,9 @@ def make_origin(folder: Path) -> None:
 
 
 @contextmanager
-def team(folder: Path, workers: Sequence[str] = ("team", "data", "gpu"), base: Mapping[str, str] = os.environ) -> Iterator[Ground]:
+def team(
+    folder: Path, workers: Sequence[str] = ("team", "data", "gpu"), base: Mapping[str, str] = os.environ
+) -> Iterator[Ground]:
     """The servers and the workers, until the end; no process is left."""
     folder.mkdir(parents=True, exist_ok=True)
     make_origin(folder)
@@ -228,7 +240,9 @@ def team(folder: Path, workers: Sequence[str] = ("team", "data", "gpu"), base: M
         first = ground.clone("lead")
         for line in (["-m", "flows.pools"], ["-m", "prefect", "--no-prompt", "deploy", "--all"]):
             environment = {**ground.environment, "PYTHONPATH": str(first)}
-            done = subprocess.run([sys.executable, *line], cwd=first, env=environment, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, *line], cwd=first, env=environment, capture_output=True, text=True
+            )
             assert done.returncode == 0, done.stdout + done.stderr
         for pool in workers:
             root = ground.clone(f"worker-{pool}", *(["--depth=1"] if pool != "team" else []))
@@ -245,8 +259,24 @@ def _mlflow(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
     place = folder / "mlflow"
     place.mkdir()
     with reserve(0) as (host, port), (place / "log").open("ab") as log:
-        line = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-        line += ["--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}", "--artifacts-destination", str(place / "artifacts")]
+        line = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ]
+        line += [
+            "--backend-store-uri",
+            f"sqlite:///{place / 'mlflow.db'}",
+            "--artifacts-destination",
+            str(place / "artifacts"),
+        ]
         told = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with Supervised(line, place, told, log.fileno(), 3.0):
             url = own_address(host, port)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.stages.runcache import cache_key
 from flows.team.entries import put_entries, read_entries, take_entries
-from flows.team.keys import cache_key, group_key, open_inputs
+from flows.team.keys import group_key, open_inputs
 from flows.team.pools import Group, group_stages
 from videollava.errors import InputError
 from videollava.machine import Pools, load_machine
@@ -47,7 +48,10 @@ def test_a_key_is_of_what_stages_read_and_of_nothing_else(finished: Path) -> Non
     assert group_key(finished, both, entries) == key
     assert group_key(finished, ("finetune",), entries) != key
 
-    other = {**entries, "fetch": {**entries["fetch"], "outs": [{**entries["fetch"]["outs"][0], "md5": "0.dir"}]}}
+    other = {
+        **entries,
+        "fetch": {**entries["fetch"], "outs": [{**entries["fetch"]["outs"][0], "md5": "0.dir"}]},
+    }
     keys = {key, group_key(finished, both, other)}
     params = (finished / "params.yaml").read_text()
     (finished / "params.yaml").write_text(params.replace("epochs: 2", "epochs: 3"))
@@ -80,6 +84,8 @@ def test_entries_go_from_one_lock_into_anothers(finished: Path, tmp_path: Path) 
     assert take_entries(there) == mine
     assert (there / "dvc.lock").read_bytes() == (finished / "dvc.lock").read_bytes()
     assert take_entries(there, ["fetch", "none"]) == {"fetch": mine["fetch"]}
-    (there / "dvc.lock").write_text("schema: '2.0'\nstages:\n  one:\n    params: {params.yaml: {rate: 1e-05}}\n")
+    (there / "dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n  one:\n    params: {params.yaml: {rate: 1e-05}}\n"
+    )
     put_entries(there, {})
     assert read_entries((there / "dvc.lock").read_text())["one"]["params"]["params.yaml"]["rate"] == 1e-05
