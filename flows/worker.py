@@ -62,7 +62,7 @@ def worker_environment(root: Path) -> dict[str, str]:
 
 
 def check(root: Path) -> None:
-    """InputError names what this checkout lacks to work for others: servers of Prefect and MLflow, `origin`, a remote."""
+    """InputError names what this checkout lacks to work for others: servers of Prefect and MLflow, origin, a remote."""
     if not find_configured():
         raise InputError("PREFECT_API_URL is not set: it names the team's Prefect server")
     if "origin" not in run_git(root, "remote").split():

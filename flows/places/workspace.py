@@ -118,6 +118,9 @@ def settle_clone(home: Path, root: Path) -> None:
     (home / "runs").mkdir(exist_ok=True)
     if not (root / "runs").exists():
         (root / "runs").symlink_to(home / "runs")
+    exclude = root / ".git" / "info" / "exclude"
+    exclude.parent.mkdir(exist_ok=True)
+    exclude.write_text("/runs\n")  # .gitignore's /runs/ is no link
     drop_old_clones(home)
 
 

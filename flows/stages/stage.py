@@ -219,9 +219,10 @@ def _dvc(
     lines = OutputLines(reading.take, terminal, NOISE)
     crawls = expect_progress(workspace, lambda: reading.begun) if remote else None
     looks = [one for one in (crawls, watch) if one]
+    look = _all(looks) if looks else None
     environment = stage_environment(workspace, env)
     try:
-        return run_streamed(command, workspace, environment, lines, keep, grace, bool(terminal), _all(looks))
+        return run_streamed(command, workspace, environment, lines, keep, grace, bool(terminal), look)
     except Crawling as error:
         reading.error = str(error)
         return 1
