@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -34,7 +35,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     parser = argparse.ArgumentParser(prog="python -m flows.worker", description=__doc__)
     parser.add_argument("pool", help="the work pool, as pools.yaml names it")
     parser.add_argument("--limit", type=int, help=f"runs at once (default: the pool's `worker` in {FILE})")
-    parser.add_argument("--name", default="", help="the worker's name on the page")
+    own = f"{socket.gethostname()}-{os.getpid()}"
+    parser.add_argument(
+        "--name", default=own, help="the worker's name on the page (default: host and process)"
+    )
     options = parser.parse_args(arguments)
     try:
         root = checkout(".")
@@ -45,7 +49,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         raise SystemExit(2) from error
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", options.pool]
     command += ["--type", pool.type, "--limit", str(options.limit or pool.worker)]
-    command += ["--name", options.name] if options.name else []
+    command += ["--name", options.name]
     command += ["--with-healthcheck"] if os.environ.get(HEALTH) else []
     os.chdir(root)
     os.execve(sys.executable, command, worker_environment(root))

@@ -177,7 +177,8 @@ def where(made: MadeStage) -> str:
     devices = f"{made.ranks or 1} x {'GPU' if made.device == 'cuda' else made.device or 'cpu'}"
     sent = f"pool {made.pool}" if made.pool else ""
     worker = f"worker {made.worker}" if made.worker else ""
-    return ", ".join(filter(None, (sent, worker, made.host, devices)))
+    host = "" if made.host and made.host in made.worker else made.host
+    return ", ".join(filter(None, (sent, worker, host, devices)))
 
 
 def _some(texts: Sequence[str]) -> str:
