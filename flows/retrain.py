@@ -36,6 +36,7 @@ from flows.shown import hide_in_failures
 from flows.stages.stage import push_stages
 from flows.stages.tasks import may_pass_later
 from flows.storage import stores
+from flows.team.carry import see_branches
 from flows.team.course import Course, do_stages
 from flows.team.trigger import settle_trigger
 from flows.telling import tell, telling_failure
@@ -43,7 +44,7 @@ from flows.triggered import triggered_by
 from videollava import registry
 from videollava.errors import InputError
 from videollava.gate import Decision
-from videollava.machine import VARIABLE, find_machine, load_machine
+from videollava.machine import VARIABLE, Pools, find_machine, load_machine
 from videollava.machine.pools import Priority
 from videollava.needs import find_lacks
 from videollava.params import load_params
@@ -118,6 +119,8 @@ def work(
         version = register_version(session, saved, manifest)
         name = tag_version(session, keeper, version["number"], saved) if saved else ""
         answer_as_champion(root, params, version["number"], lock, stores(root))
+        if load_machine(root).pools != Pools():
+            see_branches(home, _warn)
         decision = judge_version(session, version["number"])
         moved = promote_version(session, version["number"], person) if promote else None
         _tell(session, decision, version["number"], moved, person, version["new"] and not promote)

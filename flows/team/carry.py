@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.history.plumbing import commit_tree
@@ -16,7 +17,7 @@ from flows.history.snapshot import Snapshot
 from flows.places.git import ask_git, run_git, settings_for_remotes
 from videollava.errors import InputError
 
-__all__ = ["ORIGIN", "RUNS", "bring", "fetch_commit", "publish", "take_back"]
+__all__ = ["ORIGIN", "RUNS", "bring", "fetch_commit", "publish", "see_branches", "take_back"]
 
 ORIGIN = "origin"
 RUNS = "refs/videollava/runs"
@@ -80,6 +81,16 @@ def fetch_commit(home: Path, name: str = "") -> str:
     commit = run_git(home, "rev-parse", f"{ref}^{{commit}}")
     run_git(home, "update-ref", "-d", ref)
     return commit
+
+
+def see_branches(home: Path, warn: Callable[[str], None]) -> None:
+    """Have `home` know the branches of `origin` as they are now: the gate's rules are those of its main branch, and who
+    works for others fetches no branch by hand. A warning where it does not answer: the rules known here count.
+    """
+    try:
+        run_git(home, "fetch", *QUIET, ORIGIN, settings=settings_for_remotes(home))
+    except InputError as error:
+        warn(f"gate: {ORIGIN} does not say what its rules are now, so those of the last look count: {error}")
 
 
 def ref_of(key: str, commit: str) -> str:
