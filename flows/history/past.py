@@ -218,19 +218,12 @@ def _with_tracker(root: Path, params: Params, rows: list[Retraining], most: int)
 
 def _of_run(run: Run, row: Retraining | None, children: Sequence[Run]) -> Retraining:
     """A run of MLflow's; beside what git knows of it already."""
-    outcomes = {
-        name.removeprefix("outcome."): value
-        for name, value in run.tags.items()
-        if name.startswith("outcome.")
-    }
-    ran = tuple(name for name, outcome in outcomes.items() if outcome == "ran")
     state = STATES.get(run.status, run.status.lower())
     if row is not None:
         return replace(
             row,
             when=run.began,
             state=state,
-            ran=ran or row.ran,
             params=run.params,
             baseline=run.tags.get("commit", ""),
         )
@@ -241,7 +234,7 @@ def _of_run(run: Run, row: Retraining | None, children: Sequence[Run]) -> Retrai
         state=state,
         who=run.tags.get("who", ""),
         baseline=run.tags.get("commit", ""),
-        ran=ran or tuple(child.name for child in children if child.status != "RUNNING"),
+        ran=tuple(child.name for child in reversed(children)),
         hours=_hours(made),
         cost=_cost(made),
         version=int(version) if version.isdigit() else 0,

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
-__all__ = ["Kind", "Reason", "can_restore", "in_words", "is_absent", "open_repo", "own_reasons", "pipeline"]
+__all__ = [
+    "Kind",
+    "Reason",
+    "can_restore",
+    "fill_in",
+    "in_words",
+    "is_absent",
+    "open_repo",
+    "own_reasons",
+    "pipeline",
+]
 
 Kind = Literal["never", "command", "parameter", "package", "code", "data", "output", "earlier"]
 GONE = {"deleted": "is gone", "not in cache": "is not in the cache"}
@@ -87,6 +97,15 @@ def pipeline(repo: Repo) -> dict[str, PipelineStage]:
     return {
         stage.name: stage for stage in repo.index.stages if isinstance(stage, PipelineStage) and stage.name
     }
+
+
+def fill_in(stage: PipelineStage, entry: dict[str, Any] | None) -> None:
+    """Have a stage that never ran here be as this entry of another dvc.lock has it."""
+    from dvc.stage.loader import StageLoader
+
+    if entry and not any(item.hash_info for item in (*stage.deps, *stage.outs)):
+        StageLoader.fill_from_lock(stage, entry)
+        stage.cmd_changed = entry.get("cmd") != stage.cmd
 
 
 def own_reasons(stage: PipelineStage, made: Mapping[str, Output]) -> list[Reason]:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from flows.history.reasons import Reason, can_restore, is_absent, open_repo, own_reasons, pipeline
+from flows.history.reasons import Reason, can_restore, fill_in, is_absent, open_repo, own_reasons, pipeline
 from flows.stages.graph import check_params, stage_order
 from videollava.data.prepare.listed import check_listed
 from videollava.params import load_params, read_mapping
@@ -40,6 +40,7 @@ TOLD: Mapping[State, str] = {
     "absent": "nothing changed, and its outputs lie elsewhere: a DVC remote brings them, else it runs",
     "restored": "it need not run: DVC's cache has what these inputs give",
 }
+NOTHING: Mapping[str, Any] = {}
 STATE = 12
 SHORT = 8
 WIDTH = 110
@@ -78,10 +79,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def look(root: Path, target: str = "") -> list[StageState]:
+def look(root: Path, target: str = "", before: Mapping[str, Any] = NOTHING) -> list[StageState]:
     """The state of each stage, in the order they run; only `target` and what it needs where one is named.
 
-    InputError where params.yaml, dvc.yaml or dvc.lock cannot be read.
+    before: entries of dvc.lock that a stage is held against which never ran here. InputError where params.yaml,
+    dvc.yaml or dvc.lock cannot be read.
     """
     params = load_params(root / "params.yaml")
     check_params(root, read_mapping(root / "params.yaml"))
@@ -89,11 +91,13 @@ def look(root: Path, target: str = "") -> list[StageState]:
     if "index" in order:
         check_listed(root, params.sources)
     with open_repo(root) as repo:
-        return list(_states(repo, root, order))
+        return list(_states(repo, root, order, before))
 
 
-def _states(repo: Repo, root: Path, order: Sequence[str]) -> Iterator[StageState]:
+def _states(repo: Repo, root: Path, order: Sequence[str], before: Mapping[str, Any]) -> Iterator[StageState]:
     stages = pipeline(repo)
+    for name, stage in stages.items():
+        fill_in(stage, before.get(name))
     made = {out.def_path: out for stage in stages.values() for out in stage.outs}
     unsettled: dict[str, str] = {}  # by path: what its stage, of which other outputs may come, is said to do
     for name in order:

@@ -20,7 +20,7 @@ from prefect.utilities.urls import url_for
 from flows.history.gather import describe
 from flows.history.past import read_past
 from flows.history.retrainings import as_html, as_page
-from flows.history.save import Saved
+from flows.history.save import SAVED, Saved
 from flows.history.status import look
 from flows.page.addresses import commit_page, run_page
 from flows.page.text import as_markdown
@@ -30,6 +30,7 @@ from flows.session import Session
 from flows.shown import Page
 from flows.stages.graph import stage_order
 from flows.stages.stage import StageFailed
+from flows.team.entries import read_entries
 from flows.team.runs import GroupFailed
 from videollava.errors import InputError
 from videollava.gate import Decision
@@ -168,7 +169,7 @@ def _run_address(run: str) -> str:
 @contextmanager
 def open_report(session: Session, home: Path, who: str, changes: Sequence[str] = ()) -> Iterator[Report]:
     """Write the page of what is about to run and why; within, it is kept up to date, and at the end it says which."""
-    report = Report(session, home, _begin(session, who, changes))
+    report = Report(session, home, _begin(session, home, who, changes))
     report.write()
     try:
         yield report
@@ -185,7 +186,7 @@ def open_report(session: Session, home: Path, who: str, changes: Sequence[str] =
     report.list_all()
 
 
-def _begin(session: Session, who: str, changes: Sequence[str]) -> Told:
+def _begin(session: Session, home: Path, who: str, changes: Sequence[str]) -> Told:
     root = session.root
     lineage = read_lineage(root)
     context = FlowRunContext.get()
@@ -202,25 +203,36 @@ def _begin(session: Session, who: str, changes: Sequence[str]) -> Told:
         edits=tuple(edits.split("\n")) if edits and not changes else (),
         pool=(run.work_pool_name or "") if run else "",
         host=platform.node(),
-        steps=tuple(_steps(session)),
+        steps=tuple(_steps(session, home)),
         tracker=scrub(tracking_uri(root, session.params.tracking)),
     )
 
 
-def _steps(session: Session) -> Iterator[Step]:
-    """Every stage, with the reasons for it to run that there are before anything did."""
+def _steps(session: Session, home: Path) -> Iterator[Step]:
+    """Every stage, with the reasons for it to run that there are before anything did: against what lies here, or, of a
+    stage that never ran here, against the last retraining that was saved.
+    """
     try:
-        states = look(session.root)
+        states = look(session.root, before=_last_entries(home))
     except InputError as error:  # a page with fewer reasons is no reason to train nothing
         get_run_logger().warning("why stages run is not known: %s", error)
         yield from (Step(stage) for stage in stage_order(session.root))
         return
     for state in states:
         earlier = [reason.what for reason in state.reasons if reason.kind == "earlier"]
-        why = [reason.text for reason in state.reasons if reason.kind != "earlier"]
+        own = [reason for reason in state.reasons if reason.kind != "earlier"]
+        why = [reason.text for reason in own if reason.kind != "output"] or [reason.text for reason in own]
         if earlier and not why:
             why = [f"after {', '.join(earlier)}"]
         yield Step(state.stage, tuple(scrub(text) for text in why))
+
+
+def _last_entries(home: Path) -> dict[str, Any]:
+    """dvc.lock of the retraining that was saved last; empty where there is none."""
+    last = ("--sort=-committerdate", "--count=1", "--format=%(objectname)")
+    commit = ask_git(home, "for-each-ref", *last, *SAVED)
+    text = ask_git(home, "cat-file", "blob", f"{commit}:dvc.lock") if commit else None
+    return read_entries(text) if text else {}
 
 
 def _failure(error: Exception, told: Told) -> Failure:

@@ -164,7 +164,7 @@ def _row(step: Step, told: Told) -> Sequence[str]:
     return (
         name,
         f"{result.outcome}{note}",
-        _some(step.why) or ("DVC had these inputs' outputs" if result.outcome == "restored" else ""),
+        "what these inputs give was made before" if result.outcome == "restored" else _some(step.why),
         where(mine) if mine is not None else "",
         span(result.seconds),
         hours,

@@ -13,6 +13,7 @@ import pytest
 from flows.history.status import StageState, look
 from flows.places.git import run_git
 from flows.stages.stage import run_stage
+from flows.team.entries import take_entries
 from videollava.cli import main
 from videollava.errors import InputError
 from videollava.tracking.journal import Journal
@@ -186,3 +187,21 @@ def test_in_this_repository_no_stage_ever_ran(tmp_path: Path) -> None:
     states: list[StageState] = look(tmp_path)
     assert {one.state for one in states} == {"runs"}
     assert {one.reasons[0].kind for one in states} == {"never"}
+
+
+def test_what_never_ran_here_is_held_against_another_lock(finished: Path) -> None:
+    entries = take_entries(finished)
+    (finished / "dvc.lock").unlink()
+    file = finished / "params.yaml"
+    file.write_text(file.read_text().replace("epochs: 2", "epochs: 3"))
+    never = {state.stage: [reason.kind for reason in state.reasons] for state in look(finished)}
+    assert never["finetune"] == ["never", "earlier"]
+    told = {
+        state.stage: [reason.text for reason in state.reasons] for state in look(finished, before=entries)
+    }
+    assert told == {
+        "fetch": [],
+        "finetune": ["finetune.epochs: 2 -> 3"],
+        "evaluate": ["finetune runs"],
+    }
+    assert not (finished / "dvc.lock").exists()

@@ -100,7 +100,7 @@ def test_a_refused_retraining_answers_a_lead_in_one_place() -> None:
         "- a note | of &lt;the> gate",
         "- the gate: easy_vqa: -1.50 against the champion, at most -1.00 allowed",
         "| index | ran | data data/shards/clips changed | box, 1 x cpu | 30 s | 0.250 |  |",
-        "| align | restored | DVC had these inputs' outputs |  | 4 s |  |  |",
+        "| align | restored | what these inputs give was made before |  | 4 s |  |  |",
         "Unchanged, so not run: fetch@clips.",
         "- version: [models:/videollava/4](http://ml/#/models/videollava/versions/4)",
         "- MLflow run: [run1](http://ml/#/experiments/1/runs/run1)",
