@@ -34,6 +34,12 @@ def main(words: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: what was started stays, `make up` goes on and `make down` ends it",
+            file=sys.stderr,
+        )
+        return 130
 
 
 def _do(stack: Stack, options: argparse.Namespace) -> int:
