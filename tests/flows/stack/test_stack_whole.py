@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from ground import git, make_origin
 
-from flows.stack import programs
+from flows.stack import asking, programs
 from flows.stack.ground import lay_ground
+from flows.stack.orchestrator import api, login
 from flows.stack.part import Place
 from flows.stack.stack import Stack, running_stack
 from videollava.errors import InputError
@@ -70,6 +71,19 @@ def made_by(home: Path) -> list[str]:
     ]
 
 
+def scheduled(stack: Stack) -> int:
+    """Runs that the server made of a schedule, for later."""
+    body = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    return int(asking.ask(f"{api(stack.ground)}/flow_runs/count", login(stack.ground), body))
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 180.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
 def check_keys(stack: Stack) -> None:
     """No key is on a command line or in a log."""
     keys = [key.encode() for key in stack.ground.keys.values()]
@@ -111,6 +125,7 @@ def test_a_team_works_in_it_and_it_is_mended_whatever_is_killed(
         assert "models/videollava" not in made["coordinator"]
         assert run([sys.executable, "-c", LEAD], third, told).split() == ["1", "FINISHED"]
         check_keys(stack)
+        wait_until(lambda: scheduled(stack) > 0)  # the nightly look at the sources
 
         # Nothing is done twice; a third clone has what was made without making it.
         assert "Completed" in run(ask, third, told)
