@@ -143,7 +143,7 @@ class Part:
     prepare: Callable[[], None] = lambda: None
     settle: Callable[[], None] = lambda: None
     after: tuple[str, ...] = ()
-    patience: float = 120.0
+    patience: float = 300.0
     grace: float = 10.0
     serves: bool = True  # others ask it, so that it can hang; one that asks others is up while it runs
 
