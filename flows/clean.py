@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from flows.places.clones import CLONES, drop_old_clones
+from flows.places.clones import CLONES, drop_old_clones, drop_sync
 from flows.places.lock import hold
 from videollava.errors import InputError
 
@@ -52,6 +52,7 @@ def clean(root: Path) -> None:
     """
     with hold(root, wait=0.0):
         drop_old_clones(root, keep=0)
+        drop_sync(root)
         freed = sum(_remove(root, path) for path in _working(root))
     print(f"removed {_size(freed)}: checkpoints, clones, temporary files, caches of tools\n{KEPT}")
     for place in _places(root):

@@ -157,11 +157,10 @@ def _retrain(outcome: Outcome, trigger: str, who: str) -> Asked | None:
 
 def _say(outcome: Outcome, asked: Asked | None, main: str) -> str:
     start = outcome.start
-    count = len(outcome.looks)
     if not outcome.commit:
-        looked = (
-            f"nothing changed: {count} source{'s' if count != 1 else ''} as {start.waiting or main} has them"
-        )
+        count = len(outcome.looks)
+        looked = "1 source as {} has it" if count == 1 else f"{count} sources as {{}} has them"
+        looked = f"nothing changed: {looked.format(start.waiting or main)}"
         waits = f", which {main} lacks ({_how(start.waiting)})" if start.waiting else ""
         late = (
             f"; {asked.name} retrains, which a sync before was kept from asking for"

@@ -22,9 +22,10 @@ from flows.places.git import ask_git, owns, run_git
 from flows.places.lock import hold, hold_file
 from videollava.errors import InputError
 
-__all__ = ["CLONES", "drop_old_clones", "have_clone"]
+__all__ = ["CLONES", "SYNC", "drop_old_clones", "drop_sync", "have_clone", "hold_sync"]
 
 CLONES = ".prefect/workspaces"
+SYNC = ".prefect/sync"  # the clone in which sources are looked at
 KEEP_CLONES = 3
 STALE_SECONDS = 86400.0
 LEFTOVER = ("cloning-", "removing-")
@@ -76,6 +77,25 @@ def drop_old_clones(home: Path, keep: int | None = None) -> None:
         stale = path.name.startswith(LEFTOVER) and path.is_dir() and not path.is_symlink()
         if stale and time.time() - path.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def hold_sync(home: Path, wait: float) -> Iterator[Path]:
+    """Have the folder of syncs (SYNC) to oneself; InputError after `wait` seconds. It may not be there yet."""
+    root = home / SYNC
+    root.parent.mkdir(exist_ok=True)
+    with hold_file(_lock(root), f"{root}: another sync is running here", wait):
+        yield root
+
+
+def drop_sync(home: Path) -> None:
+    """Remove the clone of syncs, unless one is at work in there: the next makes it again."""
+    if (home / SYNC).is_dir() and not (home / SYNC).is_symlink():
+        try:
+            with hold_sync(home, 0.0) as root:
+                shutil.rmtree(root, ignore_errors=True)
+        except InputError:
+            return
 
 
 def _lock(root: Path) -> Path:

@@ -15,13 +15,12 @@ from pathlib import Path
 
 from flows.history.plumbing import commit_tree, identity
 from flows.history.snapshot import LOCKS
+from flows.places.clones import hold_sync
 from flows.places.git import ask_git, owns, run_git, settings_for_remotes
-from flows.places.lock import hold_file
 from videollava.errors import InputError
 
-__all__ = ["CLONE", "Moved", "Place", "Start", "open_place"]
+__all__ = ["Moved", "Place", "Start", "open_place"]
 
-CLONE = ".prefect/sync"
 SYNCED = "Synced"  # the trailer of a sync's commits
 WAIT_SECONDS = 600.0  # for another sync of this checkout
 _DAY = re.compile(r"data/\d{4}-\d\d-\d\d")
@@ -161,9 +160,7 @@ def open_place(home: Path, remote: str = "origin", main: str = "main") -> Iterat
         raise InputError(
             f"{home}: git has no remote {remote!r}, where data/<date> would go; `git remote add {remote} ADDRESS`"
         )
-    root = home / CLONE
-    root.parent.mkdir(exist_ok=True)
-    with hold_file(root.with_name("sync.lock"), f"{root}: another sync is running here", WAIT_SECONDS):
+    with hold_sync(home, WAIT_SECONDS) as root:
         if not owns(root):
             shutil.rmtree(root, ignore_errors=True)
             root.mkdir()

@@ -82,6 +82,9 @@ def _read(held: Any) -> Iterator[Thing]:
         yield Thing(_text(repo["type"]), _text(repo["name"]), "repository")
     elif "event_type" in held:  # SeaweedFS' filer
         yield from _read_path(_text(held["key"]))
+        if held["event_type"] == "rename":
+            told = held["message"]
+            yield from _read_path(f"{_text(told['new_parent_path'])}/{_text(told['new_entry']['name'])}")
     elif "EventName" in held:  # MinIO, in short
         bucket, _, key = unquote_plus(_text(held["Key"])).partition("/")
         yield Thing(bucket, key)

@@ -128,7 +128,7 @@ def test_a_stage_s_own_last_words_are_told() -> None:
         "ceiling",
         "videollava: retraining reached its cost ceiling: stage finetune failed (exit status 77)",
     )
-    told = news.failed(Tracking(), RuntimeError("key=hunter2secret\nmore"), "Ann", "sync")
+    told = news.failed(Tracking(), RuntimeError("token=hunter2secret\nmore"), "Ann", "sync")
     assert (told.event, "hunter2" in told.text, told.text[:25]) == (
         "failed",
         False,

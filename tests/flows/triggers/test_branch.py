@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.places.clones import drop_sync
 from flows.triggers.branch import Moved, Place, open_place
 from videollava.errors import InputError
 
@@ -179,3 +180,14 @@ def test_without_a_remote_or_its_branch_it_says_so(home: Path) -> None:
         open_place(home, "upstream").__enter__()
     with open_place(home, main="trunk") as place, pytest.raises(InputError, match="refs/heads/trunk"):
         place.begin("2026-11-28")
+
+
+def test_make_clean_removes_the_clone_unless_a_sync_is_at_work(home: Path) -> None:
+    with open_place(home) as place:
+        place.begin("2026-11-28")
+        drop_sync(home)
+        assert (place.root / "locks").is_dir()
+    drop_sync(home)
+    assert not (home / ".prefect/sync").exists()
+    with open_place(home) as place:
+        assert change(place, "2026-11-28", a="a 2")

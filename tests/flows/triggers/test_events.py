@@ -36,10 +36,16 @@ EVENTBRIDGE = {
 }
 SNS = {"Type": "Notification", "TopicArn": "arn:aws:sns:x", "Message": json.dumps(AWS)}
 MINIO = {"EventName": "s3:ObjectCreated:Put", "Key": "clips/new/a+b%2Bc%C3%A4.tar", **AWS}
+# As SeaweedFS 4.48 posts it, without the entry's chunks.
 SEAWEED = {
-    "key": "/buckets/clips/new/a b+cä.tar",
     "event_type": "create",
-    "message": {"newEntry": {"name": "a b+cä.tar"}},
+    "key": "/buckets/clips/new/a b+cä.tar",
+    "message": {
+        "new_entry": {"name": "a b+cä.tar", "attributes": {"file_size": 10, "mtime": 1795900060}},
+        "delete_chunks": True,
+        "new_parent_path": "/buckets/clips/new",
+        "signatures": [-1303326088],
+    },
 }
 HUB = {
     "event": {"action": "update", "scope": "repo.content"},
@@ -111,6 +117,8 @@ def test_the_hub_and_names() -> None:
 def test_what_touches_nothing() -> None:
     assert read_body('{"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "clips"}') == []
     assert read_body('{"key": "/topics/x", "event_type": "create", "message": {}}') == []
+    moved = {**SEAWEED, "event_type": "rename", "key": "/buckets/clips/old/a.tar"}
+    assert read_body(json.dumps(moved)) == [Thing("clips", "old/a.tar"), KEY]
     far = {"detail": {"bucket": {"name": "nobody"}, "object": {"key": "new/a.tar"}}}
     things = read_body(json.dumps(far))
     assert (things, str(things[0])) == ([Thing("nobody", "new/a.tar")], "s3://nobody/new/a.tar")
