@@ -44,10 +44,10 @@ OF_DVC = ("ERROR:", "Running stage", "> ", "Stage '")  # lines that DVC writes a
 
 
 class StageFailed(RuntimeError):
-    """A stage ended badly; its text ends with the last lines the stage wrote.
+    """A stage ended badly; its text begins with the last that the stage said, and ends with its last lines.
 
     status: the exit status of the stage's command, DVC's own where it never came to that. lasting: whether another
-    try would end the same. reason: the last that the stage itself said, "" where that is nothing.
+    try would end the same.
     """
 
     def __init__(self, stage: str, status: int, tail: Iterable[str], lasting: bool = False) -> None:
@@ -56,8 +56,8 @@ class StageFailed(RuntimeError):
         self.lasting = lasting
         lines = list(tail)
         own = [line.strip() for line in lines if line.strip() and not line.startswith(OF_DVC)]
-        self.reason = scrub(own[-1]) if own else ""
-        super().__init__(scrub(f"stage {stage} failed (exit status {status})\n" + "\n".join(lines)))
+        reason = f": {own[-1]}" if own else ""
+        super().__init__(scrub(f"stage {stage} failed (exit status {status}){reason}\n" + "\n".join(lines)))
 
 
 @dataclass(frozen=True)

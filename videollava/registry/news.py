@@ -62,12 +62,11 @@ def passed(workspace: Path, tracking: Tracking, number: int, decision: Decision,
 def failed(tracking: Tracking, error: BaseException, who: str, what: str = "retraining") -> Notice:
     """A retraining ended without a version, for good or at its cost ceiling; or something else that people count on."""
     first = (scrub(str(error)).splitlines() or [type(error).__name__])[0]
-    reason = scrub(str(getattr(error, "reason", "")))  # a stage's own last words
     costly = getattr(error, "status", 0) == BUDGET
     came = "reached its cost ceiling" if costly else "failed"
     return Notice(
         "ceiling" if costly else "failed",
-        f"{tracking.model}: {what} {came}: {first}{f': {reason}' if reason else ''}",
+        f"{tracking.model}: {what} {came}: {first}",
         tracking.model,
         who=who,
     )
