@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.history.keep import is_kept
 from flows.places.lock import hold
 from flows.places.scm import settle_scm
+from flows.places.workspace import occupy
 from flows.shown import hide_in_failures, show_table
 from flows.stages.reading import Reading
 from flows.stages.remote import why_unreached
@@ -26,6 +30,7 @@ from videollava.errors import InputError
 from videollava.gate import primary
 from videollava.params import Params, load_params
 from videollava.process import OutputLines, run_streamed
+from videollava.tracking.store import tracking_uri
 
 __all__ = ["answer_as_champion", "evaluate"]
 
@@ -46,9 +51,26 @@ def evaluate(root: Path, model: str, benchmarks: Sequence[str] = ()) -> dict[str
         bring(root, version.reference)  # also from remotes that DVC alone reads
         name = f"version-{version.number}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:4]}"
         out = root / "runs" / "evaluate" / name
-        scores = score_version(root, version.reference, out, benchmarks, lock)
+        with _find_place(root, version, lock) as (place, held):
+            scores = score_version(place, version.reference, out, benchmarks, held)
         log_scores(root, version, scores, out)
     return scores
+
+
+@contextmanager
+def _find_place(root: Path, version: registry.Version, lock: int) -> Iterator[tuple[Path, int]]:
+    """(folder, lock) whose questions are asked: `root`, or where that never held any (its retrainings are done in
+    clones, by workers) a clone of it at the commit that was saved with the version.
+    """
+    if (root / DATA).is_dir() or (root / "dvc.lock").is_file() or not is_kept(root, version.saved):
+        yield root, lock
+        return
+    get_run_logger().info("%s: its own questions, of %s, are asked", version.reference, version.saved[:12])
+    os.environ.setdefault(
+        "MLFLOW_TRACKING_URI", tracking_uri(root, load_params(root / "params.yaml").tracking)
+    )
+    with occupy(root, commit=version.saved) as (clone, held):
+        yield clone, held
 
 
 @task(name="score", task_run_name="score", cache_policy=NO_CACHE, persist_result=False)
@@ -105,16 +127,17 @@ def answer_as_champion(
 
 
 def have_questions(root: Path, say: Callable[[str], None]) -> None:
-    """Have what `index` made here, from the DVC remote where need be; InputError where that has it not either."""
+    """Have what `index` made here, from DVC's cache or remote where need be; InputError where those have it not."""
     if (root / DATA).is_dir():
         return
-    reason = why_unreached(root) if has_remote(root) else "no default remote is set"
-    if not reason:
+    lacking = why_unreached(root) if has_remote(root) else "no default remote is set"
+    reason = lacking
+    if not lacking or (root / "dvc.lock").is_file():
         reading = Reading("index", say)
-        command = [sys.executable, "-m", "dvc", "pull", DATA]
+        command = [sys.executable, "-m", "dvc", "checkout" if lacking else "pull", DATA]
         if not run_streamed(command, root, stage_environment(root), OutputLines(reading.take, noise=NOISE)):
             return
-        reason = reading.error
+        reason = lacking or reading.error
     raise InputError(
         f"{root / DATA}: the questions are not here, and DVC cannot bring them ({reason}); "
         "`dvc repro index` makes them"

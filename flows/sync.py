@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed
 
 from flows.shown import hide_in_failures, show_text
+from flows.team.carry import see_branches
 from flows.telling import tell, telling_failure
 from flows.triggered import triggered_by
 from flows.triggers.branch import Moved, Place, Start, open_place
@@ -70,6 +71,7 @@ def sync(home: Path, sources: Sequence[str], trigger: str, main: str, who: str =
     The run fails where the remote or Prefect's server refuses, and, when all else is done, where a source is silent.
     """
     tracking, person = load_params(home / "params.yaml").tracking, triggered_by(home, who)
+    see_branches(home, get_run_logger().warning)  # who is told stands in gate.yaml of its main
     try:
         with telling_failure(home, tracking, person, "sync"):
             if trigger:

@@ -50,6 +50,15 @@ def test_what_the_remote_has_is_brought(finished: Path, monkeypatch: pytest.Monk
     assert (finished / "data" / "raw" / "toy").is_file()
 
 
+def test_what_the_cache_has_is_taken_without_a_remote(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(finished / "data")
+    monkeypatch.setattr(flows.evaluate, "DATA", "data/raw")
+    have_questions(finished, lambda _: None)
+    assert (finished / "data" / "raw" / "toy").is_file()
+
+
 @pytest.mark.parametrize("git", [True, False])
 def test_it_runs_without_git_and_never_beside_a_retraining(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, git: bool
@@ -64,7 +73,7 @@ def test_it_runs_without_git_and_never_beside_a_retraining(
     log, busy = Log(), []
 
     class Version:
-        number, reference = 3, "models:/videollava/3"
+        number, reference, saved = 3, "models:/videollava/3", ""
 
     def score(root: Path, folder: Path, out: Path, benchmarks: Lines, lock: int) -> dict[str, object]:
         with pytest.raises(InputError, match="or an evaluation"), hold(root, wait=0.0):
