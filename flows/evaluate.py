@@ -32,7 +32,7 @@ from videollava.params import Params, load_params
 from videollava.process import OutputLines, run_streamed
 from videollava.tracking.store import tracking_uri
 
-__all__ = ["answer_as_champion", "evaluate"]
+__all__ = ["answer", "answer_as_champion", "evaluate", "find_unanswered"]
 
 DATA = "data/index"
 
@@ -97,15 +97,40 @@ def score_version(root: Path, model: str, out: Path, benchmarks: Sequence[str], 
 def answer_as_champion(
     root: Path, params: Params, number: int, lock: int, places: Sequence[registry.Store]
 ) -> None:
-    """Let the champion answer those questions of version `number` that it was never asked, before the gate compares;
-    the answers stay with it. Nothing where all are answered, or this folder's questions are not the version's.
+    """Let the champion answer, here, those questions of version `number` that it was never asked, before the gate
+    compares; the answers stay with it.
 
     What goes wrong is a warning: the gate then refuses, and says for want of what.
+    """
+    live, asked = find_unanswered(root, params, number, places)
+    if not asked:
+        return
+    log = get_run_logger()
+    log.info("%s: answers %s first, for a fair gate", live, ", ".join(asked))
+    try:
+        answer(root, params, live, asked, lock)
+    except (InputError, StageFailed) as error:
+        log.warning("%s could not answer %s: %s", live, ", ".join(asked), error)
+
+
+def answer(root: Path, params: Params, model: str, benchmarks: Sequence[str], lock: int) -> None:
+    """Let a version (models:/...) answer this folder's questions; its scores and answers stay with it."""
+    version = registry.find_version(root, params.tracking, model)
+    out = root / "runs" / "evaluate" / f"version-{version.number}-asked-{uuid.uuid4().hex[:8]}"
+    bring(root, version.reference)
+    log_scores(root, version, score_version(root, version.reference, out, benchmarks, lock), out)
+
+
+def find_unanswered(
+    root: Path, params: Params, number: int, places: Sequence[registry.Store]
+) -> tuple[str, list[str]]:
+    """(the champion, benchmarks whose questions of version `number` it was never asked). None of them where this
+    folder's questions are not the version's.
     """
     version = registry.find_version(root, params.tracking, str(number))
     live = registry.champion(root, params.tracking)
     if live is None or live.number == number or not (root / "metrics.json").is_file():
-        return
+        return "", []
     here = registry.read_metrics(root)
     asked = [
         name
@@ -113,17 +138,7 @@ def answer_as_champion(
         if (told := version.metrics[name].get("questions"))
         and told == (here.get(name) or {}).get("questions")
     ]
-    if not asked:
-        return
-    log = get_run_logger()
-    log.info("%s: answers %s first, for a fair gate", live.reference, ", ".join(asked))
-    out = root / "runs" / "evaluate" / f"version-{live.number}-for-{number}-{uuid.uuid4().hex[:4]}"
-    try:
-        bring(root, live.reference)
-        scores = score_version(root, live.reference, out, asked, lock)
-        log_scores(root, live, scores, out)
-    except (InputError, StageFailed) as error:
-        log.warning("%s could not answer %s: %s", live.reference, ", ".join(asked), error)
+    return live.reference, asked
 
 
 def have_questions(root: Path, say: Callable[[str], None]) -> None:

@@ -23,7 +23,6 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
-from flows.evaluate import answer_as_champion
 from flows.history.keep import keep, push_refs, tie
 from flows.history.lineage import write_pages
 from flows.history.save import Saved
@@ -37,7 +36,7 @@ from flows.stages.stage import push_stages
 from flows.stages.tasks import may_pass_later
 from flows.storage import stores
 from flows.team.carry import see_branches
-from flows.team.course import Course, do_stages
+from flows.team.course import Course, answer_first, do_stages
 from flows.team.trigger import settle_trigger
 from flows.telling import tell, telling_failure
 from flows.triggered import triggered_by
@@ -114,11 +113,12 @@ def work(
         )  # a clone is dropped one day: what is saved goes to the checkout it is of
         report = stack.enter_context(open_report(session, keeper, person, overrides))
         before = _note_code(root)
-        stages, manifest = do_stages(session, home, Course(lock, push, _warn, echo, priority))
+        course = Course(lock, push, _warn, echo, priority)
+        stages, manifest = do_stages(session, home, course)
         saved = save_retraining(session, keeper, before, person) if before else None
         version = register_version(session, saved, manifest)
         name = tag_version(session, keeper, version["number"], saved) if saved else ""
-        answer_as_champion(root, params, version["number"], lock, stores(root))
+        answer_first(session, home, course, version["number"])
         if load_machine(root).pools != Pools():
             see_branches(home, _warn)
         decision = judge_version(session, version["number"])

@@ -6,19 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.evaluate import answer_as_champion
 from flows.session import Session
 from flows.stages.graph import stage_order
 from flows.stages.sending import Sending
 from flows.stages.stage import StageResult
 from flows.stages.tasks import stage_task
+from flows.storage import stores
 from flows.team.pools import group_stages
 from flows.team.results import bring_results
-from flows.team.send import join, send, take_known
+from flows.team.send import join, send, send_questions, take_known
 from videollava.machine import load_machine
 from videollava.machine.pools import Priority
 from videollava.registry.manifest import Manifest
 
-__all__ = ["Course", "do_stages"]
+__all__ = ["Course", "answer_first", "do_stages"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,15 @@ def do_stages(session: Session, home: Path, course: Course) -> tuple[list[StageR
         results = {name: sending.tell(result) for name, result in results.items()}
     manifest = bring_results(session.root) if team else None
     return [results[name] for name in order], manifest
+
+
+def answer_first(session: Session, home: Path, course: Course, number: int) -> None:
+    """Let the champion answer what version `number` was asked and it was not, on the pool for evaluations or here."""
+    pool = load_machine(session.root).pools.eval
+    if pool:
+        send_questions(session, lambda: join(session, home, course.priority), pool, number, course.warn)
+    else:
+        answer_as_champion(session.root, session.params, number, course.lock, stores(session.root))
 
 
 def _do_here(

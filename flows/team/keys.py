@@ -17,7 +17,7 @@ from videollava.tracking.lineage import digest
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-__all__ = ["Inputs", "group_key", "open_inputs"]
+__all__ = ["DIGITS", "Inputs", "group_key", "open_inputs"]
 
 DIGITS = 24  # of a key: in names of refs and runs
 

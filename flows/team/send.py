@@ -11,24 +11,27 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.evaluate import find_unanswered
 from flows.history.snapshot import take_snapshot
 from flows.session import Session
 from flows.shown import hide_in_failures
 from flows.stages.stage import StageResult
+from flows.storage import stores
 from flows.team.carry import publish, take_back
 from flows.team.entries import put_entries, take_entries
-from flows.team.keys import group_key
+from flows.team.keys import DIGITS, group_key
 from flows.team.known import recall
 from flows.team.parcel import unpack
 from flows.team.pools import Group
-from flows.team.runs import Done, run_group
+from flows.team.runs import Done, GroupFailed, run_group
 from flows.team.shelf import open_shelf
 from flows.team.stage import Order
 from videollava.errors import InputError
 from videollava.machine.pools import Priority
+from videollava.tracking.lineage import digest, locked_outputs
 from videollava.tracking.store import tracking_uri
 
-__all__ = ["Team", "join"]
+__all__ = ["Team", "join", "send", "send_questions", "take_known"]
 
 
 @dataclass(frozen=True)
@@ -66,26 +69,58 @@ def take_known(session: Session, team: Team, done: Sequence[str], todo: Sequence
 
 def send(session: Session, team: Team, group: Group, warn: Callable[[str], None]) -> list[StageResult]:
     """Have a group done on its pool; what became of its stages, with dvc.lock, locks and journals as if done here."""
+    root = session.root
+    key = group_key(root, group.stages, take_entries(root))
+    asked = {"stages": group.stages}
+    done = _go(session, team, group, key, asked, lambda answer: _there(root, answer), warn)
+    return _take(session, done)
 
+
+def send_questions(
+    session: Session, find_team: Callable[[], Team], pool: str, number: int, warn: Callable[[str], None]
+) -> None:
+    """As `answer_as_champion`, on a pool."""
+    root, params = session.root, session.params
+    find = partial(find_unanswered, root, params, number, stores(root))
+    model, benchmarks = find()
+    if not benchmarks:
+        return
+    key = digest({"answers of": model, "to": benchmarks, "in": locked_outputs(root)})[:DIGITS]
+    group = Group(pool, (f"answers of {model.partition('/')[2]}",))
+    try:
+        _go(
+            session,
+            find_team(),
+            group,
+            key,
+            {"stages": (), "model": model, "benchmarks": benchmarks},
+            lambda _: not find()[1],
+            warn,
+        )
+    except (InputError, GroupFailed) as error:
+        warn(f"{model} could not answer {', '.join(benchmarks)}: {error}")
+
+
+def _go(
+    session: Session,
+    team: Team,
+    group: Group,
+    key: str,
+    asked: dict[str, Any],
+    usable: Callable[[dict[str, Any]], bool],
+    warn: Callable[[str], None],
+) -> Done:
     @task(name=group.title, task_run_name=group.title, cache_policy=NO_CACHE, persist_result=False)
     @hide_in_failures
-    def go() -> list[StageResult]:
-        root = session.root
-        key = group_key(root, group.stages, take_entries(root))
-        commit = publish(team.home, root, take_snapshot(root), key)
-        order = Order(
-            key=key,
-            stages=group.stages,
-            commit=commit,
-            parent=session.journal.identity,
-            run=team.run,
-            mark=team.mark,
-        )
+    def go() -> Done:
+        commit = publish(team.home, session.root, take_snapshot(session.root), key)
+        shared = {"commit": commit, "parent": session.journal.identity, "run": team.run, "mark": team.mark}
+        order = Order.model_validate({"key": key, **shared, **asked})
         get_run_logger().info("%s: sent to pool %s, key %s", group.title, group.pool, key)
-        begun = partial(session.send, group.stages)
-        done = run_group(group, order, lambda answer: _there(root, answer), warn, team.priority, begun)
+        begun = partial(session.send, asked["stages"])
+        done = run_group(group, order, usable, warn, team.priority, begun)
         take_back(team.home, key, commit)
-        return _take(session, done)
+        return done
 
     return go()
 

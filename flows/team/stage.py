@@ -18,6 +18,7 @@ from prefect.artifacts import Artifact
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict
 
+from flows.evaluate import answer
 from flows.placed import note_place
 from flows.places.clones import have_clone
 from flows.places.git import run_git
@@ -50,7 +51,8 @@ LOCK_ARTIFACT = "lock"
 
 class Order(BaseModel):
     """A group, as a coordinator orders it. key: of the work. commit: published under it. parent: the identity of the
-    retraining's journal; run: its MLflow run, "" where MLflow did not answer. mark: of the DVC remote.
+    retraining's journal; run: its MLflow run, "" where MLflow did not answer. mark: of the DVC remote. model,
+    benchmarks: a version that is to answer the commit's questions, and which.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +63,8 @@ class Order(BaseModel):
     parent: str
     run: str = ""
     mark: str = ""
+    model: str = ""
+    benchmarks: tuple[str, ...] = ()
 
 
 def do_group(home: Path, order: Order) -> None:
@@ -81,6 +85,8 @@ def do_group(home: Path, order: Order) -> None:
         pulse = stack.enter_context(beating(log.info))
         with _followed(root, params, order):
             results = _do(root, home, order, lock, pulse)
+            if order.model:
+                answer(root, params, order.model, order.benchmarks, lock)
         _hand_back(root, order, results)
 
 

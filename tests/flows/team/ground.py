@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -149,12 +150,16 @@ class Ground:
 
     def trigger(self, parameters: Mapping[str, Any] = {}, deployment: str = "retrain/team") -> str:
         """Ask for a run as another program would; its id."""
+        body = {"parameters": dict(parameters), "idempotency_key": uuid.uuid4().hex}
         with httpx.Client(base_url=self.prefect, timeout=60) as client:
             found = client.get(f"/deployments/name/{deployment}").json()
-            made = client.post(
-                f"/deployments/{found['id']}/create_flow_run", json={"parameters": dict(parameters)}
-            )
-            return str(made.raise_for_status().json()["id"])
+            while True:
+                made = client.post(f"/deployments/{found['id']}/create_flow_run", json=body)
+                if (
+                    made.status_code != 503
+                ):  # what a server on SQLite says while others write; clients ask again
+                    return str(made.raise_for_status().json()["id"])
+                time.sleep(0.5)
 
     def run(self, identity: str) -> dict[str, Any]:
         """A flow run as the server has it."""
