@@ -240,7 +240,7 @@ def _of_run(run: Run, row: Retraining | None, children: Sequence[Run]) -> Retrai
         version=int(version) if version.isdigit() else 0,
         run=run.id,
         reasons=tuple(run.tags.get("error", "").splitlines()[:1]),
-        edits=("edits that are in no commit",) if run.tags.get("dirty") == "true" else (),
+        edits=("edits that are in no commit",) if made and run.tags.get("dirty") == "true" else (),
         params=run.params,
     )
 

@@ -32,10 +32,17 @@ def test_everything_arrives(workspace: Path) -> None:
     parent = Journal(workspace / "runs" / "retrain" / "p-001.jsonl", "the-parent")
     parent.start("retrain", {}, {})
     journal = write_run(workspace, parent="the-parent")
+    parent.tags({"outcome.fetch@clips": "ran"})  # a letter that MLflow takes in no name
+    parent.metrics(0, {"seconds.fetch@clips": 2.5})
+    parent.link("fetch@clips", "k", "i")
     parent.end()
     done = replay(workspace, AT)
     assert (done.runs, done.pending, done.skipped, done.error) == (2, 0, 0, "")
     store = connect(workspace, AT)
+    whole = store.client.get_run(find_run(store, journal="the-parent")).data
+    assert whole.tags["outcome.fetch:clips"] == "ran"
+    assert whole.tags["from_cache.fetch:clips"] == "unknown"
+    assert whole.metrics["seconds.fetch:clips"] == 2.5
     run = store.client.get_run(find_run(store, journal=journal.identity))
     assert run.data.params == {"finetune.epochs": "2"}
     assert run.data.tags["commit"] == "c0"

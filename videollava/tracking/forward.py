@@ -248,7 +248,7 @@ def _apply(store: Store, state: _State, events: Sequence[dict[str, Any]]) -> Non
     metrics: list[Metric] = []
     for event in events:
         if event["event"] == "metric":
-            metrics += [Metric(k, v, event["time"], event["step"]) for k, v in event["values"].items()]
+            metrics += [Metric(_key(k), v, event["time"], event["step"]) for k, v in event["values"].items()]
             continue
         _log(store, state, metrics=metrics)
         metrics = []
@@ -268,13 +268,13 @@ def _apply_one(store: Store, state: _State, event: dict[str, Any]) -> None:
         case "data":
             client.log_inputs(run_id, [_data_set(one) for one in event["sets"]])
         case "tags":
-            _log(store, state, tags=[RunTag(k, v) for k, v in event["values"].items()])
+            _log(store, state, tags=[RunTag(_key(k), v) for k, v in event["values"].items()])
         case "artifact":
             state.owed.append((event["path"], event["folder"]))
             _pay(store, state)
         case "link":
             made_by = find_run(store, stage_key=event["key"]) or find_run(store, input_key=event["inputs"])
-            _log(store, state, tags=[RunTag(f"from_cache.{event['stage']}", made_by or "unknown")])
+            _log(store, state, tags=[RunTag(_key(f"from_cache.{event['stage']}"), made_by or "unknown")])
         case "end":
             ended = {name: event[name] for name in ("seconds", "peak_rss_mib") if name in event}
             _log(store, state, metrics=[Metric(k, v, event["time"], 0) for k, v in ended.items()])
@@ -283,6 +283,11 @@ def _apply_one(store: Store, state: _State, event: dict[str, Any]) -> None:
             client.set_terminated(run_id, event["status"], event["time"])
         case _:
             state.skipped += 1
+
+
+def _key(name: str) -> str:
+    """As MLflow takes it: a source's stage (fetch@clips) has a letter that names may not."""
+    return name.replace("@", ":")
 
 
 def _data_set(told: dict[str, str]) -> Any:
