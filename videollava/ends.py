@@ -1,16 +1,17 @@
 """How a run ends before its end, and what its exit status says to whoever started it.
 
-75 (EX_TEMPFAIL): start it again, it goes on from its checkpoint. 77: it has cost what it may cost, so that a person
-has to decide. 130: a person stopped it.
+75 (EX_TEMPFAIL): start it again, it goes on from its checkpoint. 76: it hung and was ended: once more may help. 77: it
+has cost what it may cost, so that a person has to decide. 130: a person stopped it.
 """
 
 from __future__ import annotations
 
-__all__ = ["AGAIN", "BUDGET", "INTERRUPTED", "TRAINING", "Ended"]
+__all__ = ["AGAIN", "BUDGET", "INTERRUPTED", "STALLED", "TRAINING", "Ended"]
 
 TRAINING = ("bases", "align", "pretrain", "finetune")  # stages that end so; the others end as any program
 
 AGAIN = 75
+STALLED = 76
 BUDGET = 77
 INTERRUPTED = 130
 

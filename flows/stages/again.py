@@ -1,4 +1,4 @@
-"""A stage that ended early, with a checkpoint, is started again: as long as it gets on."""
+"""A stage that ended early, with a checkpoint, is started again as long as it gets on; one that hung, once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flows.stages.stage import StageFailed
-from videollava.ends import AGAIN
+from videollava.ends import AGAIN, STALLED
 
 __all__ = ["run_on"]
 
@@ -16,13 +16,19 @@ Result = TypeVar("Result")
 
 
 def run_on(workspace: Path, stage: str, run: Callable[[], Result], say: Callable[[str], None]) -> Result:
-    """What `run` gives; where its stage says "again" (status 75) it is called again, unless TRIES did no step."""
-    fruitless = 0
+    """What `run` gives; where its stage says "again" (status 75) it is called again, unless TRIES did no step; where it
+    was ended since it hung (76), once.
+    """
+    fruitless, hung = 0, False
     while True:
         before = _steps_done(workspace, stage)
         try:
             return run()
         except StageFailed as error:
+            if error.status == STALLED and not hung:
+                hung = True
+                say(f"{error}; it is tried again, once")
+                continue
             if error.status != AGAIN:
                 raise
             fruitless = 0 if _steps_done(workspace, stage) > before else fruitless + 1

@@ -187,7 +187,11 @@ class Work(Section):
         description='where checkpoints stand: a folder, or s3://bucket/prefix; "": checkpoints/ of the checkout',
     )
     slow_minutes: Positive = Field(5.0, description="without a step before a rank is named in a warning")
-    stall_minutes: Positive = Field(30.0, description="without a step before the run is ended")
+    stall_minutes: Positive = Field(
+        30.0,
+        description="without a step (in a stage without steps: without any work) before the run is ended, and tried "
+        "again once",
+    )
     time_limit_hours: Amount = Field(0.0, description="of the whole stage; 0: none")
     ending_seconds: Positive = Field(
         20.0, description="that a stage has for a last checkpoint when it is told to end; then it is killed"

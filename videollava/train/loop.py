@@ -142,6 +142,7 @@ def _learn_all(
     engine, settings, done = job.engine, job.settings, start
     bar = Progress(job.name, job.steps, start, engine.first)
     teller, coming = Teller(job, bar, dropped), _steps(job, start, wishes)
+    log_tags(steps=str(job.logged_before + job.steps))
     taken = next(coming, None)
     # Before any step: what a checkpoint has learned may be all that is wished for.
     decision = decide(taken.wishes if taken else None, learned=start > 0)

@@ -1,12 +1,101 @@
-"""What is left over: runs whose coordinator is gone, runs without a sign of life."""
+"""What is left over: runs that nobody works at (their worker, or its machine, is lost), and runs that nobody waits for.
+
+Clones and the processes of killed ones are no part of it: whoever works in a folder next ends and clears them up
+(flows/places), and a run that lives sees itself that it is closed or waited for by nobody (pulse.py).
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+
+from flows.team.life.claims import waiting_for, was_claimed
+from flows.team.life.server import AWAY, impatient_client
+from flows.team.life.signs import Signs, read_signs
+from flows.team.life.watch import UNWANTED, cancel_run, close_lost
 
 __all__ = ["sweep"]
 
+FLOWS = ["retrain", "stage"]  # those that beat
+AT_WORK = [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING]
+LOOK = 5.0
+PATIENCE = 600.0  # for a server that is away in between
+MOST = 200  # runs at once, the longest at work first
 
-def sweep(say: Callable[[str], None]) -> int:
-    """Close and cancel what nobody works at or waits for; how many runs."""
-    return 0
+
+def sweep(say: Callable[[str], None]) -> list[str]:
+    """Close and cancel such runs, wherever they are; their names. Takes PULSE_LOST seconds where any seems lost.
+
+    A server that was away, or is slow, makes no run look lost (signs.py).
+    """
+    swept: list[str] = []
+    signs: dict[object, Signs] = {}
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        try:
+            with impatient_client() as client:
+                if not signs:
+                    swept += _cancel_unwanted(client, say)
+                closed, doubtful = _close_lost(client, signs, say)
+        except AWAY:
+            time.sleep(LOOK)
+            continue
+        swept += closed
+        if not doubtful:
+            break
+        time.sleep(LOOK)
+    return swept
+
+
+def _close_lost(
+    client: SyncPrefectClient, signs: dict[object, Signs], say: Callable[[str], None]
+) -> tuple[list[str], bool]:
+    """Closed ones, by name; whether there are some of which it is not known yet."""
+    runs = _read_runs(client, AT_WORK)
+    told = read_signs(client, runs) if runs else {}
+    closed, doubtful = [], False
+    for run in runs:
+        known = signs.setdefault(run.id, Signs())
+        known.take(told[run.id])
+        if known.are_lost(run):
+            close_lost(client, run)
+            say(f"{run.name}: nobody works at it any more; it is closed")
+            closed.append(run.name)
+        elif not known.changed and run.state and run.state.type != StateType.PENDING:
+            doubtful = True
+    return closed, doubtful
+
+
+def _cancel_unwanted(client: SyncPrefectClient, say: Callable[[str], None]) -> list[str]:
+    """Runs that wait for a worker, while nobody waits for them any more."""
+    found = [
+        run
+        for run in _read_runs(client, [StateType.SCHEDULED])
+        if was_claimed(run) and not waiting_for(client, run)
+    ]
+    for run in found:
+        cancel_run(client, run, UNWANTED)
+        say(f"{run.name}: {UNWANTED}; it is cancelled")
+    return [run.name for run in found]
+
+
+def _read_runs(client: SyncPrefectClient, states: list[StateType]) -> list[FlowRun]:
+    return client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=FLOWS)),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
+        ),
+        sort=FlowRunSort.START_TIME_ASC,
+        limit=MOST,
+    )

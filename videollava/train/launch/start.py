@@ -22,7 +22,7 @@ from typing import Any
 
 import videollava
 from videollava.alarms import alarm
-from videollava.ends import AGAIN, INTERRUPTED, TRAINING, Ended
+from videollava.ends import AGAIN, INTERRUPTED, STALLED, TRAINING, Ended
 from videollava.environment import RANKS
 from videollava.machine import Machine, Work
 from videollava.params import Params
@@ -46,7 +46,6 @@ SAME = 1.0  # seconds between two signals of one sender
 LOOK = 1.0
 STOPPED = 143
 OVERTIME = 124
-STALLED = 1
 
 
 def wants_ranks(work: Work, environment: Mapping[str, str] = os.environ) -> bool:
