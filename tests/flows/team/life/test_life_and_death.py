@@ -55,7 +55,8 @@ class Team:
         self.server.wait()
 
     def kill_server(self) -> None:
-        assert self.server and self.server.running
+        assert self.server
+        assert self.server.running
         for pid in _below(self.server.running.process.pid):
             os.kill(pid, signal.SIGKILL)
         self.stack.close()
