@@ -6,7 +6,7 @@ They work in clones of this checkout, or in it: nobody names a folder from afar,
 # Annotations are values here: Prefect looks for what they name beside what wraps the flow.
 from typing import TYPE_CHECKING, Any, Literal
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows.evaluate import evaluate as score_again
 from flows.places.workspace import repository
@@ -15,12 +15,13 @@ from flows.retrain import work
 from flows.shown import hide_in_failures
 from flows.sync import sync as look_at_sources
 from flows.team.life.ends import as_state
+from flows.team.life.sweep import sweep as sweep_up
 from flows.team.stage import Order, do_group
 from videollava.machine.pools import Priority
 from videollava.params import profile_names
 from videollava.params.changes import Changes, as_overrides
 
-__all__ = ["evaluate", "promote", "retrain", "stage", "sync"]
+__all__ = ["evaluate", "promote", "retrain", "stage", "sweep", "sync"]
 
 if TYPE_CHECKING:
     Profile = str
@@ -96,3 +97,10 @@ def stage(order: Order) -> Any:
         return do_group(repository(), order)
     except Exception as error:
         return as_state(error)
+
+
+@flow(name="sweep", log_prints=False)
+@hide_in_failures
+def sweep() -> list[str]:
+    """Close runs that nobody works at any more, and cancel what waits for a worker while nobody waits for it."""
+    return sweep_up(get_run_logger().warning)

@@ -37,6 +37,7 @@ from flows.stages.tasks import may_pass_later
 from flows.storage import stores
 from flows.team.carry import see_branches
 from flows.team.course import Course, answer_first, do_stages
+from flows.team.life.pulse import beating
 from flows.team.trigger import settle_trigger
 from flows.telling import tell, telling_failure
 from flows.triggered import triggered_by
@@ -88,6 +89,7 @@ def work(
     home = repository()
     note_place()
     with ExitStack() as stack:
+        pulse = stack.enter_context(beating(get_run_logger().info))
         clone = ""
         if not workspace:
             commit, clone = settle_trigger(home, commit, profile, overrides, _warn)
@@ -113,7 +115,7 @@ def work(
         )  # a clone is dropped one day: what is saved goes to the checkout it is of
         report = stack.enter_context(open_report(session, keeper, person, overrides))
         before = _note_code(root)
-        course = Course(lock, push, _warn, echo, priority)
+        course = Course(lock, push, pulse, _warn, echo, priority)
         stages, manifest = do_stages(session, home, course)
         saved = save_retraining(session, keeper, before, person) if before else None
         version = register_version(session, saved, manifest)

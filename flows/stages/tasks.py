@@ -48,12 +48,14 @@ def stage_task(name: str) -> Callable[..., StageResult]:
         warn: Callable[[str], None],
         echo: Callable[[str], None] | None = None,
         look: Callable[[Supervised], object] | None = None,
+        heard: Callable[[Callable[[str], None]], Callable[[str], None]] = lambda say: say,
         recalled: bool = False,
     ) -> StageResult:
         log = get_run_logger()
         whole = stage in kept_stages(root) and not recalled
+        say = heard(log.info)
         once = partial(
-            run_stage, root, stage, log.info, environment, keep, echo, whole, look=look, recalled=recalled
+            run_stage, root, stage, say, environment, keep, echo, whole, look=look, recalled=recalled
         )
         result = run_on(root, stage, once, warn)
         log.info("%s: %s in %.1f s", stage, result.outcome, result.seconds)

@@ -13,6 +13,7 @@ from flows.stages.sending import Sending
 from flows.stages.stage import StageResult
 from flows.stages.tasks import stage_task
 from flows.storage import stores
+from flows.team.life.pulse import Pulse
 from flows.team.pools import group_stages
 from flows.team.results import bring_results
 from flows.team.send import join, send, send_questions, take_known
@@ -26,11 +27,13 @@ __all__ = ["Course", "answer_first", "do_stages"]
 @dataclass(frozen=True)
 class Course:
     """How stages are done. lock: on the workspace, held by their processes too. push: send what is made here to the DVC
-    remote; what a pool is to read is sent in any case. warn, echo: for a person. priority: of what pools do.
+    remote; what a pool is to read is sent in any case. pulse: of the flow run. warn, echo: for a person. priority: of
+    what pools do.
     """
 
     lock: int
     push: bool
+    pulse: Pulse
     warn: Callable[[str], None]
     echo: Callable[[str], None] | None = None
     priority: Priority = "default"
@@ -77,8 +80,17 @@ def answer_first(session: Session, home: Path, course: Course, number: int) -> N
 def _do_here(
     session: Session, stage: str, course: Course, sending: Sending | None, recalled: bool
 ) -> StageResult:
-    words = (session.root, stage, session.environment, [course.lock], course.warn, course.echo)
-    result = stage_task(stage)(*words, recalled=recalled)
+    words = (
+        session.root,
+        stage,
+        session.environment,
+        [course.lock],
+        course.warn,
+        course.echo,
+        course.pulse.look,
+    )
+    with course.pulse.over(session.root, stage, session.journal.identity) as heard:
+        result = stage_task(stage)(*words, heard=heard, recalled=recalled)
     if sending:
         sending.add(result)
     return result

@@ -73,16 +73,16 @@ def do_group(home: Path, order: Order) -> None:
     InputError, before any work, where this checkout shares no remote or no MLflow with the coordinator.
     """
     log = get_run_logger()
-    note_place()
-    _check_remote(home, order)
     with ExitStack() as stack:
+        pulse = stack.enter_context(beating(log.info))
+        note_place()
+        _check_remote(home, order)
         root, lock = stack.enter_context(_occupy(home, order))
         params = load_params(root / "params.yaml")
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(home, params.tracking))
         if file := find_machine(home).file:
             os.environ[VARIABLE] = str(file)
         _check_tracking(root, params, order)
-        pulse = stack.enter_context(beating(log.info))
         with _followed(root, params, order):
             results = _do(root, home, order, lock, pulse)
             if order.model:
@@ -105,9 +105,9 @@ def _do(root: Path, home: Path, order: Order, lock: int, pulse: Pulse) -> list[S
             log.info("%s: %s", name, outcome)
             results.append(StageResult(name, outcome, 0.0))
         else:
-            with pulse.over(root, name):
-                words = (root, name, environment, [lock], log.warning)
-                results.append(stage_task(name)(*words, look=pulse.look, recalled=True))
+            with pulse.over(root, name, order.parent) as heard:
+                words = (root, name, environment, [lock], log.warning, None, pulse.look)
+                results.append(stage_task(name)(*words, heard=heard, recalled=True))
             sending.add(results[-1])  # what is recalled is there
         done.append(name)
     sending.flush()

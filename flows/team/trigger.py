@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flows.team.carry import fetch_commit
+from flows.team.life.sweep import sweep_beside
 from flows.team.turns import take_turn
 from videollava.machine import Pools, load_machine
 from videollava.tracking.lineage import digest
@@ -25,5 +26,6 @@ def settle_trigger(
     asked = [profile, list(overrides)]
     if load_machine(home).pools != Pools():
         commit = fetch_commit(home, commit)
+        sweep_beside(say)
         take_turn(digest([commit, *asked]), say)
     return commit, digest([commit, *asked])[:12] if any(asked) else ""

@@ -17,9 +17,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from uuid import UUID
 
@@ -32,7 +31,7 @@ from prefect.states import Cancelled
 
 from flows.team.life.claims import Claims
 from flows.team.life.progress import Progress
-from flows.team.life.server import AWAY, impatient_client
+from flows.team.life.server import AWAY, Away, impatient_client
 from flows.team.life.stalls import Vigil
 from videollava.machine import load_machine
 from videollava.process import Supervised
@@ -45,7 +44,7 @@ LOOK = 5.0  # between two looks at the run's state
 WORKER_SECONDS = 5.0  # in which a worker that lives ends a cancelled run itself
 LOST_SECONDS = 60.0  # how long a run that the server does not know is none of its
 ENDING_SECONDS = 120.0  # that this process has to end once it is told to, beside the stages' own time
-AWAY_SECONDS = 3600.0  # how long an end is kept for a server that is away
+AWAY_SECONDS = 7200.0  # how long an end is kept for a server that is away
 
 
 class Pulse:
@@ -53,7 +52,7 @@ class Pulse:
 
     def __init__(self, run_id: UUID | None, say: Callable[[str], None]) -> None:
         self.closed = ""  # why this run is not ours any more
-        self.ending = False
+        self.terms = Terms()
         self._cancelling = False
         self._run_id = run_id
         self._say = say
@@ -97,11 +96,13 @@ class Pulse:
 
     def run(self) -> None:
         """Beat until the end: in a thread of its own."""
+        away = Away(self._say)
         while not self._stop.is_set():
             try:
                 with impatient_client() as client:
-                    self._beat_with(client)
-            except AWAY:
+                    self._beat_with(client, away)
+            except AWAY as error:
+                away.failed(error)
                 self._stop.wait(LOOK)
             except Exception as error:  # whatever it is, a training does not end of it
                 self._say(f"pulse: {type(error).__name__}: {error}")
@@ -122,9 +123,10 @@ class Pulse:
                 said = True
             time.sleep(1)
 
-    def _beat_with(self, client: SyncPrefectClient) -> None:
+    def _beat_with(self, client: SyncPrefectClient, away: Away) -> None:
         while not self._stop.is_set():
             self._read_back(client)
+            away.answered()
             now = time.monotonic()
             if not self.closed and now - self._written >= BEAT:
                 self._write(client)
@@ -146,8 +148,8 @@ class Pulse:
             return
         if run.state is None or not run.state.is_running() or self._state not in (None, run.state.id):
             self._cancelling = bool(run.state and run.state.is_cancelling())
-            if self._cancelling and not self._stop.wait(WORKER_SECONDS) and self.ending:
-                return  # its worker does
+            if self._cancelling and (self._stop.wait(WORKER_SECONDS) or self.terms.told):
+                return  # its worker does it
             self._leave(f"this run was closed by somebody else: {_words(run.state)}")
             return
         self._state = run.state.id
@@ -172,7 +174,7 @@ class Pulse:
         """End this process by way of all that it started; by force where that takes too long."""
         self.closed = why
         self._say(f"{why}: what it started is ended")
-        if not self.ending:
+        if not self.terms.told:  # a second one would take a stage the time for a last checkpoint
             os.kill(os.getpid(), signal.SIGTERM)
         if not self._stop.wait(self._grace + ENDING_SECONDS):
             os._exit(1)  # what it started ends with it
@@ -203,7 +205,7 @@ def beating(say: Callable[[str], None]) -> Iterator[Pulse]:
         yield pulse
         return
     thread = threading.Thread(target=pulse.run, name="pulse", daemon=True)
-    with _ended_once(pulse):
+    with pulse.terms:
         thread.start()
         try:
             yield pulse
@@ -222,26 +224,38 @@ def beating(say: Callable[[str], None]) -> Iterator[Pulse]:
             thread.join(LOOK)
 
 
-@contextmanager
-def _ended_once(pulse: Pulse) -> Iterator[None]:
-    """Inside, SIGTERM does what it did, the first time: a worker and the pulse may both send it, and a second one takes
-    a stage the time for a last checkpoint.
+class Terms:
+    """Whether this process was told to end (SIGTERM), by whomever. A context.
+
+    Prefect's own handler stays where it is: it takes a cancellation for one only while it is there.
     """
-    before: Any = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        if not pulse.ending:
-            pulse.ending = True
-            before(number, frame)
+    def __init__(self) -> None:
+        self._told = False
+        self._before = -1
+        self._read = self._write = -1
 
-    signal.signal(signal.SIGTERM, hear)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __enter__(self) -> Terms:
+        if threading.current_thread() is threading.main_thread():
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._read, False)
+            os.set_blocking(self._write, False)
+            self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._write >= 0:
+            signal.set_wakeup_fd(self._before)
+            numbers, self._read, self._write = (self._read, self._write), -1, -1
+            for number in numbers:
+                os.close(number)
+
+    @property
+    def told(self) -> bool:
+        """Until now."""
+        with suppress(OSError):  # nothing new, or not in a main thread
+            self._told = self._told or signal.SIGTERM in os.read(self._read, 4096)
+        return self._told
 
 
 def _words(state: State[Any] | None) -> str:

@@ -6,8 +6,11 @@ Clones and the processes of killed ones are no part of it: whoever works in a fo
 
 from __future__ import annotations
 
+import contextvars
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -19,13 +22,15 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
 
 from flows.team.life.claims import waiting_for, was_claimed
 from flows.team.life.server import AWAY, impatient_client
 from flows.team.life.signs import Signs, read_signs
 from flows.team.life.watch import UNWANTED, cancel_run, close_lost
+from videollava.scrub import scrub
 
-__all__ = ["sweep"]
+__all__ = ["sweep", "sweep_beside"]
 
 FLOWS = ["retrain", "stage"]  # those that beat
 AT_WORK = [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING]
@@ -56,6 +61,20 @@ def sweep(say: Callable[[str], None]) -> list[str]:
             break
         time.sleep(LOOK)
     return swept
+
+
+def sweep_beside(say: Callable[[str], None]) -> None:
+    """Have it swept beside the work: a coordinator that begins may wait for the place of one that is lost."""
+    if FlowRunContext.get() is not None:
+        run = partial(contextvars.copy_context().run, _sweep_quietly, say)  # `say` may ask which flow this is
+        threading.Thread(target=run, name="sweep", daemon=True).start()
+
+
+def _sweep_quietly(say: Callable[[str], None]) -> None:
+    try:
+        sweep(say)
+    except Exception as error:  # the deployment `sweep` does what is left
+        say(scrub(f"sweep: {type(error).__name__}: {error}"))
 
 
 def _close_lost(

@@ -15,12 +15,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from flows.team.life.claims import claim, drop_claim, waiting_for
-from flows.team.life.server import AWAY, impatient_client
+from flows.team.life.server import AWAY, Away, impatient_client
 from flows.team.life.signs import PULSE_LOST, Signs, read_signs
 
 __all__ = ["UNWANTED", "cancel_run", "close_lost", "wait_for_run"]
 
-LOOK = 3.0  # seconds between two looks
+LOOK = 1.0  # seconds between two looks at its state
+SIGN_LOOK = 5.0  # between two looks for a sign of life
 UNWANTED = "nobody waits for it any more"
 GONE_SECONDS = 25.0  # that an interrupted coordinator has to see its runs end: its worker kills it after 30
 
@@ -54,32 +55,29 @@ def close_lost(client: SyncPrefectClient, run: FlowRun) -> State[Any]:
 
 
 def _wait(run_id: UUID, waiter: UUID | None, say: Callable[[str], None]) -> State[Any]:
-    signs, away = Signs(), False
+    signs, away, looked = Signs(), Away(say), 0.0
     while True:
         try:
             with impatient_client() as client:
                 while True:
-                    state = _look(client, run_id, waiter, signs, say)
-                    if away:
-                        say("Prefect's server answers again")
-                        away = False
-                    if state:
-                        return state
+                    run = client.read_flow_run(run_id)
+                    if run.state and run.state.is_final():
+                        return run.state
+                    away.answered()
+                    if time.monotonic() - looked >= SIGN_LOOK:
+                        looked = time.monotonic()
+                        if state := _look(client, run, waiter, signs, say):
+                            return state
                     time.sleep(LOOK)
         except AWAY as error:
-            if not away:
-                say(f"Prefect's server does not answer ({type(error).__name__}): it is waited for")
-            away = True
+            away.failed(error)
             time.sleep(LOOK)
 
 
 def _look(
-    client: SyncPrefectClient, run_id: UUID, waiter: UUID | None, signs: Signs, say: Callable[[str], None]
+    client: SyncPrefectClient, run: FlowRun, waiter: UUID | None, signs: Signs, say: Callable[[str], None]
 ) -> State[Any] | None:
-    """The final state, once it has one."""
-    run = client.read_flow_run(run_id)
-    if run.state and run.state.is_final():
-        return run.state
+    """Say that it is waited for; the state it is closed with, where it gives no sign of life."""
     if waiter:
         claim(client, run, waiter)
     signs.take(read_signs(client, [run])[run.id])

@@ -76,7 +76,11 @@ class Team:
             )
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        reply = self.client.request(method, path, json=body)
+        for _ in range(10):  # SQLite has one writer, and answers 503 where it is kept waiting
+            reply = self.client.request(method, path, json=body)
+            if reply.status_code != 503:
+                break
+            time.sleep(1)
         reply.raise_for_status()
         return reply.json() if reply.content else None
 
