@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.places.git import ask_git, owns, run_git
-from flows.places.lock import hold, hold_file
+from flows.places.lock import WAIT_SECONDS, hold, hold_file
 from videollava.errors import InputError
 
 __all__ = ["CLONES", "SYNC", "drop_old_clones", "drop_sync", "have_clone", "hold_sync"]
@@ -33,10 +33,13 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def have_clone(home: Path, commit: str, name: str = "") -> Iterator[tuple[Path, int]]:
+def have_clone(
+    home: Path, commit: str, name: str = "", wait: float = WAIT_SECONDS
+) -> Iterator[tuple[Path, int]]:
     """(folder, lock): a clone of `home` at `commit` (all 40 digits), this process's alone while it is open.
 
-    name: of the folder, 12 hexadecimal digits, where one commit has several clones; by default the commit's.
+    name: of the folder, 12 hexadecimal digits, where one commit has several clones; by default the commit's. wait:
+    seconds, for somebody who is at work there.
 
     Tracked files are as committed; what else an earlier run left stays, to resume from. Something else in the
     clone's place (a folder without .git, a link, a broken repository) is renamed and kept.
@@ -45,13 +48,13 @@ def have_clone(home: Path, commit: str, name: str = "") -> Iterator[tuple[Path, 
     folder.mkdir(parents=True, exist_ok=True)
     root = folder / (name or commit[:12])
     busy = f"{root}: another retraining is running here"
-    with hold_file(_lock(root), busy):
+    with hold_file(_lock(root), busy, wait):
         _follow(home, root)
         if not _usable(root, commit):
             _set_aside(root)
             _clone(home, root)
             _follow(home, root)
-        with hold(root) as lock:
+        with hold(root, wait) as lock:
             _check_out(root, commit)
             os.utime(root)
             yield root, lock

@@ -17,7 +17,7 @@ from pathlib import Path
 from videollava.errors import InputError
 from videollava.process import end_orphans
 
-__all__ = ["LOCK", "hold", "hold_file"]
+__all__ = ["LOCK", "WAIT_SECONDS", "hold", "hold_file"]
 
 LOCK = ".prefect/retrain.lock"
 WAIT_SECONDS = 30.0

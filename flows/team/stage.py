@@ -47,6 +47,7 @@ from videollava.tracking.troubles import is_from_store
 __all__ = ["LOCK_ARTIFACT", "Order", "do_group"]
 
 LOCK_ARTIFACT = "lock"
+LEAVING_SECONDS = 180.0  # that an earlier attempt, which was closed, may need to end here
 
 
 class Order(BaseModel):
@@ -153,7 +154,7 @@ def _check_tracking(root: Path, params: Params, order: Order) -> None:
 def _occupy(home: Path, order: Order) -> Iterator[tuple[Path, int]]:
     """A clone for work of this key, at the commit that was published: what an earlier attempt left is gone on from."""
     bring(home, order.key, order.commit)
-    with have_clone(home, order.commit, order.key[:12]) as (root, lock):
+    with have_clone(home, order.commit, order.key[:12], LEAVING_SECONDS) as (root, lock):
         run_git(root, "reset", "--quiet", "--soft", f"{order.commit}^")  # what runs are said to be made from
         settle_clone(home, root)
         yield root, lock

@@ -12,12 +12,14 @@ nothing.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -204,7 +206,9 @@ def beating(say: Callable[[str], None]) -> Iterator[Pulse]:
     if run_id is None:
         yield pulse
         return
-    thread = threading.Thread(target=pulse.run, name="pulse", daemon=True)
+    # With this thread's settings: the server may be one of its own.
+    beat = partial(contextvars.copy_context().run, pulse.run)
+    thread = threading.Thread(target=beat, name="pulse", daemon=True)
     with pulse.terms:
         thread.start()
         try:
