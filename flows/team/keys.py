@@ -17,7 +17,7 @@ from videollava.tracking.lineage import digest
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-__all__ = ["DIGITS", "Inputs", "group_key", "open_inputs"]
+__all__ = ["DIGITS", "Inputs", "group_keys", "open_inputs"]
 
 DIGITS = 24  # of a key: in names of refs and runs
 
@@ -113,12 +113,17 @@ class Inputs:
         )
 
 
-def group_key(root: Path, stages: Sequence[str], entries: Mapping[str, Entry]) -> str:
-    """A key of what `stages`, done one after the other, would make: equal work has an equal key, whoever asks, in
-    whichever commit.
+def group_keys(root: Path, stages: Sequence[str], entries: Mapping[str, Entry]) -> list[str]:
+    """Keys of what `stages`, done one after the other, would make up to each of them: equal work has an equal key,
+    whoever asks, in whichever commit. The last is the whole group's.
     """
+    told: dict[str, Any] = {}
+    keys = []
     with open_inputs(root) as inputs:
-        return digest({name: inputs.describe(name, entries, stages) for name in stages})[:DIGITS]
+        for name in stages:
+            told[name] = inputs.describe(name, entries, stages)
+            keys.append(digest(told)[:DIGITS])
+    return keys
 
 
 def _set(dep: Any, found: Mapping[str, Any]) -> None:

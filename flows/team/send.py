@@ -19,7 +19,7 @@ from flows.stages.stage import StageResult
 from flows.storage import stores
 from flows.team.carry import publish, take_back
 from flows.team.entries import put_entries, take_entries
-from flows.team.keys import DIGITS, group_key
+from flows.team.keys import DIGITS, group_keys
 from flows.team.known import recall
 from flows.team.parcel import unpack
 from flows.team.pools import Group
@@ -70,8 +70,8 @@ def take_known(session: Session, team: Team, done: Sequence[str], todo: Sequence
 def send(session: Session, team: Team, group: Group, warn: Callable[[str], None]) -> list[StageResult]:
     """Have a group done on its pool; what became of its stages, with dvc.lock, locks and journals as if done here."""
     root = session.root
-    key = group_key(root, group.stages, take_entries(root))
-    asked = {"stages": group.stages}
+    steps = group_keys(root, group.stages, take_entries(root))
+    key, asked = steps[-1], {"stages": group.stages, "steps": steps}
     done = _go(session, team, group, key, asked, lambda answer: _there(root, answer), warn)
     return _take(session, done)
 

@@ -23,6 +23,7 @@ from flows.placed import note_place
 from flows.places.clones import have_clone
 from flows.places.git import run_git
 from flows.places.workspace import settle_clone
+from flows.stages.reading import Outcome
 from flows.stages.sending import Sending
 from flows.stages.stage import StageResult
 from flows.stages.tasks import stage_task
@@ -34,6 +35,7 @@ from flows.team.life.pulse import Pulse, beating
 from flows.team.parcel import pack
 from flows.team.results import list_model
 from flows.team.shelf import open_shelf
+from flows.team.turns import wait_for_step
 from videollava.errors import InputError
 from videollava.machine import VARIABLE, find_machine
 from videollava.params import Params, load_params
@@ -51,15 +53,16 @@ LEAVING_SECONDS = 180.0  # that an earlier attempt, which was closed, may need t
 
 
 class Order(BaseModel):
-    """A group, as a coordinator orders it. key: of the work. commit: published under it. parent: the identity of the
-    retraining's journal; run: its MLflow run, "" where MLflow did not answer. mark: of the DVC remote. model,
-    benchmarks: a version that is to answer the commit's questions, and which.
+    """A group, as a coordinator orders it. key: of the work; steps: of each stage with those before it. commit:
+    published under the key. parent: the identity of the retraining's journal; run: its MLflow run, "" where MLflow did
+    not answer. mark: of the DVC remote. model, benchmarks: a version that is to answer the commit's questions, and which.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     key: str
     stages: tuple[str, ...]
+    steps: tuple[str, ...] = ()
     commit: str
     parent: str
     run: str = ""
@@ -101,10 +104,16 @@ def _do(root: Path, home: Path, order: Order, lock: int, pulse: Pulse) -> list[S
     done = [name for name in take_entries(root) if name not in order.stages]
     sending = Sending(root, must=True)
     results = []
-    for name in order.stages:
-        if outcome := recall(root, home, done, [name]).get(name):
-            log.info("%s: %s", name, outcome)
-            results.append(StageResult(name, outcome, 0.0))
+    for name, step in zip(order.stages, order.steps, strict=True):
+        known: dict[str, Outcome] = {}
+
+        def look(stage: str = name, found: dict[str, Outcome] = known) -> bool:
+            found |= recall(root, home, done, [stage])
+            return stage in found
+
+        if wait_for_step(step, look, log.info):
+            log.info("%s: %s", name, known[name])
+            results.append(StageResult(name, known[name], 0.0))
         else:
             with pulse.over(root, name, order.parent) as heard:
                 words = (root, name, environment, [lock], log.warning, None, pulse.look)
