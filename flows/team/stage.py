@@ -55,7 +55,7 @@ LEAVING_SECONDS = 180.0  # that an earlier attempt, which was closed, may need t
 class Order(BaseModel):
     """A group, as a coordinator orders it. key: of the work; steps: of each stage with those before it. commit:
     published under the key. parent: the identity of the retraining's journal; run: its MLflow run, "" where MLflow did
-    not answer. mark: of the DVC remote. model, benchmarks: a version that is to answer the commit's questions, and which.
+    not answer. mark: of the DVC remote. model, benchmarks: a version that is to answer questions of the commit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
