@@ -30,6 +30,7 @@ TESTS = {
     "evaluate/evaluate": "flows/test_deployments.py",
     "promote/promote": "flows/test_deployments.py",
     "sync/team": "flows/triggers/test_sync.py",
+    "sweep/team": "flows/team/life/test_life_and_death.py",
     **dict.fromkeys(
         ("retrain/team", "stage/data", "stage/gpu", "stage/eval"), "flows/triggers/test_seen_through.py"
     ),

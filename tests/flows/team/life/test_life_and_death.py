@@ -65,15 +65,24 @@ class Team:
         """Pools `team` and `gpu`, the latter of one slot, and a deployment on each."""
         for pool, slots in (("team", None), ("gpu", 1)):
             self.ask("POST", "/work_pools/", {"name": pool, "type": "process", "concurrency_limit": slots})
-        for name, function, pool in (("retrain", "lead", "team"), ("stage", "stage", "gpu")):
-            flow = self.ask("POST", "/flows/", {"name": name})["id"]
-            entry = {"name": name, "flow_id": flow, "entrypoint": f"team_flows.py:{function}"}
-            pull = [{"prefect.deployments.steps.set_working_directory": {"directory": str(HERE)}}]
-            self.ask(
-                "POST",
-                "/deployments/",
-                {**entry, "work_pool_name": pool, "pull_steps": pull, "path": str(HERE)},
-            )
+        for deployment, where, function, pool in (
+            ("retrain/retrain", HERE / "team_flows.py", "lead", "team"),
+            ("stage/stage", HERE / "team_flows.py", "stage", "gpu"),
+            ("sweep/team", REPOSITORY / "flows/deployed.py", "sweep", "team"),
+        ):
+            flow, _, name = deployment.partition("/")
+            folder = HERE if where.parent == HERE else REPOSITORY
+            entry = {
+                "name": name,
+                "flow_id": self.ask("POST", "/flows/", {"name": flow})["id"],
+                "entrypoint": f"{where.relative_to(folder)}:{function}",
+                "path": str(folder),
+                "work_pool_name": pool,
+                "pull_steps": [
+                    {"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}
+                ],
+            }
+            self.ask("POST", "/deployments/", entry)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         for _ in range(10):  # SQLite has one writer, and answers 503 where it is kept waiting
@@ -107,8 +116,8 @@ class Team:
             except ProcessLookupError:
                 continue
 
-    def trigger(self, **parameters: Any) -> str:
-        deployment = self.ask("GET", "/deployments/name/retrain/retrain")["id"]
+    def trigger(self, deployment: str = "retrain/retrain", **parameters: Any) -> str:
+        deployment = self.ask("GET", f"/deployments/name/{deployment}")["id"]
         return self.ask("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})[
             "id"
         ]
@@ -279,6 +288,21 @@ def test_a_killed_coordinator_is_taken_over_from(team: Team, tmp_path: Path) -> 
     assert ends(team, second, 240) == "COMPLETED"
     assert len(team.stages(root)) == 1
     assert len({pid for pid, _ in steps(root)}) == 1
+
+
+def test_a_coordinator_whose_machine_is_lost_is_swept_up(team: Team, tmp_path: Path) -> None:
+    root = made(tmp_path / "root")
+    first = team.trigger(root=str(root), key=str(root), steps=400)
+    at_work(team, root)
+    team.signal(team.processes("lead"), signal.SIGKILL)
+    team.start_worker("lead", "team")
+    assert team.state(first)["type"] == "RUNNING"  # nobody is left who would say so
+    assert ends(team, team.trigger("sweep/team"), 240) == "COMPLETED"
+    assert team.state(first)["type"] == "CRASHED"
+    assert team.state(team.stages(root)[-1]["id"])["type"] == "RUNNING"  # it lives, and may be taken over
+    second = team.trigger(root=str(root), key=str(root), steps=400)
+    assert ends(team, second, 400) == "COMPLETED"
+    assert len(team.stages(root)) == 1
 
 
 def test_a_stage_that_hangs_is_tried_again_once(team: Team, tmp_path: Path) -> None:
