@@ -69,11 +69,13 @@ def fetch_commit(home: Path, name: str = "") -> str:
     if HEX.fullmatch(name) and _has(home, name):
         return name
     ref = f"{RUNS}/asked/{os.getpid()}"
+    settings = settings_for_remotes(home)
     try:
-        run_git(
-            home, "fetch", *QUIET, ORIGIN, f"+{name or 'HEAD'}:{ref}", settings=settings_for_remotes(home)
-        )
-    except InputError as error:
+        run_git(home, "fetch", *QUIET, ORIGIN, f"+{name or 'HEAD'}:{ref}", settings=settings)
+    except (
+        InputError
+    ) as error:  # a hash that is short, or that git's server gives to nobody: it may be on a branch
+        run_git(home, "fetch", *QUIET, ORIGIN, f"+refs/heads/*:refs/remotes/{ORIGIN}/*", settings=settings)
         known = ask_git(home, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
         if name and known:
             return known
