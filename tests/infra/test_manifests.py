@@ -252,6 +252,28 @@ def test_the_policy_in_the_docs_is_json_and_names_what_it_may() -> None:
         assert statement.get("Resource", "") != "*"
 
 
+def test_links_of_the_pages_lead_somewhere() -> None:
+    for page in ("infra/kubernetes/README.md", "infra/slurm/README.md", "docs/aws.md"):
+        for link in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
+            assert ((ROOT / page).parent / link).exists(), (page, link)
+
+
+def test_an_image_holds_what_is_listed_and_no_more() -> None:
+    """What goes in is named; what is not there, or is ignored by git, is not."""
+    lines = (ROOT / "infra/images/Dockerfile.dockerignore").read_text().splitlines()
+    named = [line[1:] for line in lines if line.startswith("!")]
+    assert lines.index("*") < lines.index(f"!{named[0]}")
+    assert all((ROOT / name).exists() for name in named)
+    assert not {".git", ".venv", "data", "models", "machine.yaml"} & set(named)
+    text = (ROOT / "infra/images/Dockerfile").read_text()
+    assert "FROM python:3.11.13-slim-bookworm AS system" in text
+    assert text.count("make install") == 2 + text.count("`make install`")
+    for target in ("cpu", "cuda"):
+        part = text.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+        assert "org.opencontainers.image.revision=$COMMIT" in part
+    assert "USER root" not in text
+
+
 def test_slurms_machine_file_is_valid_and_scripts_are_shell(tmp_path: Path) -> None:
     machine = load_machine(tmp_path, {"VIDEOLLAVA_MACHINE": str(ROOT / "infra/slurm/machine.yaml")})
     assert (machine.work("finetune").launcher, machine.work("finetune").ranks) == ("slurm", 16)
