@@ -120,7 +120,7 @@ POOLS = """\
 local: {slots: 1}
 team: {slots: 20, worker: 20}
 data: {slots: 2, worker: 2}
-gpu: {slots: 1}
+gpu: {slots: 2, worker: 2}
 eval: {slots: 1}
 """
 MACHINE = "gpus: 0\npush_to: origin\npools: {data: data, gpu: gpu, eval: gpu}\n"
