@@ -76,6 +76,14 @@ def tasks_of(checkout: Path) -> list[tuple[str, str]]:
     return rows
 
 
+def page_of(checkout: Path, key: str) -> str:
+    """The newest artifact of that key on Prefect's pages."""
+    with sqlite3.connect(checkout / ".prefect" / "prefect.db") as database:
+        rows = database.execute("select data from artifact where key = ? order by created", [key]).fetchall()
+    database.close()
+    return str(json.loads(rows[-1][0]))
+
+
 def test_a_killed_flow_leaves_nothing_and_goes_on(
     workspace: Path,
     mentions: Callable[[str], list[int]],
@@ -101,6 +109,11 @@ def test_a_killed_flow_leaves_nothing_and_goes_on(
     assert "fetch       unchanged" in output
     assert "finetune    ran" in output
     assert "model models:/videollava/1 (new) @champion" in output
+    page = page_of(workspace, "retraining")
+    assert page.startswith("# videollava 1: passed the gate, and is champion\n")
+    assert "Unchanged, so not run: fetch." in page
+    table = page_of(workspace, "retrainings")
+    assert [line.split(" | ")[2] for line in table.split("\n")[4:6]][1:] == ["ended"]
     assert runs_of(workspace) == {
         "retrain": ["FINISHED", "KILLED"],
         "fetch": ["FINISHED"],
