@@ -31,6 +31,7 @@ from flows.shown import Page
 from flows.stages.graph import stage_order
 from flows.stages.stage import StageFailed
 from flows.team.entries import read_entries
+from flows.team.life.ends import as_state
 from flows.team.runs import GroupFailed
 from videollava.errors import InputError
 from videollava.gate import Decision
@@ -238,11 +239,11 @@ def _last_entries(home: Path) -> dict[str, Any]:
 def _failure(error: Exception, told: Told) -> Failure:
     if isinstance(error, StageFailed):
         first, *lines = str(error).splitlines()
-        return Failure(error.stage, first, tuple(lines), not error.lasting)
+        return Failure(error.stage, first, tuple(lines), not error.lasting, as_state(error).name or "")
     if isinstance(error, GroupFailed):
         first, *lines = str(error).splitlines()
         at = next((step.stage for step in told.steps if step.result is None), "")
-        return Failure(at, first, tuple(lines), again=True)
+        return Failure(at, first, tuple(lines), error.state.name != "Refused", error.state.name or "")
     cause: BaseException | None = error
     while cause is not None and not is_from_store(cause):
         cause = cause.__cause__

@@ -8,6 +8,17 @@ from flows.page.told import Told
 
 __all__ = ["next_steps"]
 
+# By the name of the state that a stage's run ended in.
+KINDS = {
+    "Budget": "it has cost what `cost.ceiling` of machine.yaml allows: trigger it once more with a higher one, and it "
+    "goes on from its last checkpoint; or `videollava finish` takes what it has learned",
+    "Stalled": "it hung, and hung again: its last lines and the figures of its run say where, `stall_minutes` of "
+    "machine.yaml how long is waited",
+    "Again": "it was told to end, and kept a checkpoint: trigger it once more, and it goes on from there",
+    "Crashed": "its machine, worker or process was lost again and again: see to it, then trigger it once more; it goes "
+    "on from its last checkpoint",
+}
+
 
 def next_steps(told: Told) -> list[str]:
     """A line each; none while it is under way."""
@@ -54,7 +65,9 @@ def _after_failure(told: Told) -> Iterator[str]:
     failure = told.failure
     assert failure is not None
     done = [stage for stage, result in told.results.items() if result.outcome == "ran"]
-    if failure.again:
+    if failure.kind in KINDS:
+        yield KINDS[failure.kind]
+    elif failure.again:
         yield "where that passes by itself, trigger it once more: a training goes on from its last checkpoint"
         yield "else mend what the last lines say first"
     else:

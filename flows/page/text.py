@@ -145,6 +145,10 @@ def _stages(told: Told) -> str:
     if shown:
         heads = ("stage", "outcome", "why", "where", "time", "hours", "cost")
         parts.append(table(heads, [_row(step, told) for step in shown], numbers=(4, 5, 6)))
+    if not told.ended:
+        parts.append(
+            "How far a stage is: the artifact `progress`, here or on the page that its name leads to."
+        )
     if same:
         parts.append(f"Unchanged, so not run: {', '.join(same)}.")
     return "\n\n".join(parts) or "No stage has ended yet."

@@ -28,13 +28,14 @@ class Step:
 @dataclass(frozen=True)
 class Failure:
     """What ended it. stage: "" where it was none's. lines: the last ones the stage wrote. again: whether the same may
-    end otherwise.
+    end otherwise. kind: the name of the state that a stage's run ended in (flows/team/life/ends.py).
     """
 
     stage: str
     text: str
     lines: tuple[str, ...] = ()
     again: bool = False
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,10 @@ def test_the_headline_says_what_came_out() -> None:
             ],
         ),
         (
+            replace(DONE, version=0, decision=None, failure=Failure("finetune", "ended", (), True, "Budget")),
+            ["with a higher one, and it goes on", "nothing is lost"],
+        ),
+        (
             replace(DONE, version=0, failure=Failure("", "params.yaml: no")),
             ["the same trigger would", "nothing is"],
         ),
