@@ -26,7 +26,7 @@ from flows.team.life.pulse import KEY
 __all__ = ["PULSE_LOST", "Signs", "read_signs"]
 
 PULSE_LOST = 60.0  # seconds without a sign of life, of a run that should give some
-PENDING_LOST = 600.0  # that a worker has to start a run it took: a machine may have to be made for it
+PENDING_LOST = 600.0  # that a worker has to start the process of a run it took
 MOST_PASSED = 15.0  # seconds that one look can add: what was longer, nobody watched
 
 
@@ -66,4 +66,13 @@ def read_signs(client: SyncPrefectClient, runs: list[FlowRun]) -> dict[UUID, Any
         flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)),
     )
     beats = {one.flow_run_id: one.updated for one in found}
-    return {run.id: (run.state.id if run.state else None, beats.get(run.id)) for run in runs}
+    signs: dict[UUID, Any] = {}
+    for run in runs:
+        queues = run.state and run.state.is_pending() and not _starts_at_once(client, run)
+        signs[run.id] = object() if queues else (run.state.id if run.state else None, beats.get(run.id))
+    return signs
+
+
+def _starts_at_once(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Whether a run that was taken becomes a process of its worker; a cluster may let it wait for hours."""
+    return bool(run.work_pool_name and client.read_work_pool(run.work_pool_name).type == "process")

@@ -45,13 +45,14 @@ def cancel_run(client: SyncPrefectClient, run: FlowRun, why: str) -> None:
         client.set_flow_run_state(run.id, Cancelling(message=why))
 
 
-def close_lost(client: SyncPrefectClient, run: FlowRun) -> State[Any]:
-    """Close a run that nobody works at, which frees its slot."""
+def close_lost(client: SyncPrefectClient, run: FlowRun) -> State[Any] | None:
+    """Close a run that nobody works at, which frees its slot; the state it has then, its own where it just ended."""
     cancelled = bool(run.state and run.state.is_cancelling())
     why = f"no sign of life for {PULSE_LOST:.0f} s: its worker, or its machine, is lost or asleep"
     state: State[Any] = Cancelled(message=why) if cancelled else Crashed(message=why)
     client.set_flow_run_state(run.id, state)  # not by force: it may have ended just now
-    return state
+    closed = client.read_flow_run(run.id).state
+    return closed if closed and closed.is_final() else None
 
 
 def _wait(run_id: UUID, waiter: UUID | None, say: Callable[[str], None]) -> State[Any]:
