@@ -28,6 +28,7 @@ from videollava.params.sections import (
     Pretrain,
     Shards,
     Source,
+    Tower,
     Tracking,
     Train,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Pretrain",
     "Shards",
     "Source",
+    "Tower",
     "Tracking",
     "Train",
     "load_params",

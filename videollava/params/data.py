@@ -10,6 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from videollava.params.bounds import (
     Count,
+    Flag,
     Listed,
     OneOrMore,
     Positive,
@@ -48,8 +49,13 @@ class Source(Section):
     train: Whole = Field(0, description="kind generated: training clips")
     test: Whole = Field(0, description="kind generated: test clips")
     seed: Whole = Field(0, description="kind generated: what the clips are drawn from")
-    senses: Annotated[tuple[Literal["depth", "thermal", "audio"], ...], OneOrMore] = Field(
-        (), description="kind generated: as what else each scene is there, for `align`"
+    senses: Annotated[tuple[Literal["image", "depth", "thermal", "audio"], ...], OneOrMore] = Field(
+        (),
+        description="kind generated: as what else each scene is there, for `align` and its tests; image: exposed for "
+        "as long as the clip is, in the place of a still",
+    )
+    sized: Flag = Field(
+        False, description="kind generated: things are small or large, and captions say which"
     )
     urls: Annotated[tuple[str, ...], Listed] = Field(
         (), description="kind archive: addresses of files; s3://BUCKET/PREFIX/ is every object below it"

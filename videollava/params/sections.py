@@ -42,6 +42,7 @@ __all__ = [
     "Pretrain",
     "Shards",
     "Source",
+    "Tower",
     "Tracking",
     "Train",
 ]
@@ -78,6 +79,20 @@ class Bases(Section):
         if self.model and named:
             raise ValueError(f"model brings its own {', '.join(named)}: leave what it brings out, or model")
         return self
+
+
+class Tower(Section):
+    """The encoder of depth, thermal (pictures) or audio, which the language model does not see."""
+
+    encoder: str = Field(
+        "",
+        description="a folder or hub id: what it begins as, or is where align.train is false; "
+        '"": the encoder of pictures, as that has learned',
+    )
+    epochs: Whole = Field(1, description="passes over its media")
+    batch_size: Annotated[Count, Field(ge=2)] = Field(64, description="its media of a step")
+    learning_rate: Rate = Field(5e-4, description="AdamW's at its peak")
+    patch_dropout: Fraction = Field(0.5, description="share of a medium's patches left out in training")
 
 
 class Align(Section):
@@ -124,6 +139,11 @@ class Align(Section):
     weight_decay: Share = Field(0.05, description="AdamW's, for matrices")
     patch_dropout: Fraction = Field(0.0, description="share of a picture's patches left out in training")
     video_patch_dropout: Fraction = Field(0.5, description="share of a clip's patches left out in training")
+    towers: Mapping[Literal["depth", "thermal", "audio"], Tower] = Field(
+        {},
+        description="by modality (depth, thermal, audio) the encoders that are bound beside those of pictures and "
+        "clips; `depth: {}` is one with all defaults",
+    )
     flips: Words = Field(
         (), description="sources whose captions name no place: pictures are mirrored and turned"
     )

@@ -1,10 +1,10 @@
 """LanguageBind: encoders bound to the language space by contrastive learning (arXiv 2310.01852, section 3).
 
-In: the `align` split (media with captions), the tokenizer. Out: models/encoders/image and models/encoders/video. As in
-LanguageBind the language encoder comes first and is then frozen: here a small one learns to tell captions apart, each
-from two views that lack different words. The image encoder learns against it, then the video encoder, begun from the
-image encoder: both end in one space before any projector sees them. Where `align.train` is false the encoders of
-`bases.model`, or those named in `bases`, are taken as they are.
+In: the `align` split (media with captions), the tokenizer. Out: models/encoders/KIND. As in LanguageBind the language
+encoder comes first and is then frozen: here a small one learns to tell captions apart, each from two views that lack
+different words. The image encoder learns against it, then, begun from the image encoder, that of video and those of
+`align.towers` (depth, thermal, audio): all end in one space before any projector sees them. Where `align.train` is
+false the encoders of `bases.model`, or those named in `bases` and `align.towers`, are taken as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from videollava.data.load.pairs import (
     plan_pairs,
     rows_of,
 )
+from videollava.data.modalities import KINDS, MediumKind
 from videollava.data.prepare.tables import load_split, split_names, valid_part
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
@@ -39,16 +40,17 @@ from videollava.tracking import input_key
 from videollava.train.contrast.beginnings import (
     LEARNED,
     POSITIONS,
-    Kind,
     begin_image,
+    begin_other,
     begin_video,
     check_lora,
     take_language,
 )
 from videollava.train.contrast.learners import add_lora, choose_groups, merge_lora
+from videollava.train.contrast.parts import Part, parts_of, text_settings
 from videollava.train.contrast.retrieval import ask_retrieval, plan_gallery
 from videollava.train.contrast.steps import Contrast
-from videollava.train.engine import Engine, make_engine, usable
+from videollava.train.engine import Engine, make_engine
 from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet
 from videollava.train.learned import check_learned
@@ -62,7 +64,7 @@ __all__ = ["encode_captions", "run"]
 
 
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
-    """Write models/encoders/{image,video}: a vision and text encoder pair each, with the tokenizer."""
+    """Write models/encoders/KIND: a vision and text encoder pair each, with the tokenizer."""
     target = workspace / "models/encoders"
     first = int(os.environ.get("RANK", "0")) == 0
     if not params.align.train:
@@ -83,6 +85,8 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
         tokenizer = AutoTokenizer.from_pretrained(workspace / "data/index/tokenizer")
     else:
         given, tokenizer = take_language(params.align.language, pins)
+    parts = parts_of(params.align)
+    sources = {part.kind: pins.locate(part.source) for part in parts}
     torch.manual_seed(params.seed)
     image = begin_image(params, tokenizer, pins.locate(params.bases.image_encoder), given)
     if first:
@@ -92,19 +96,23 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
         image, done = _learn_text(image, tokenizer, params, work, workspace)
     image.text_model.requires_grad_(False)
     image.text_projection.requires_grad_(False)
-    image, steps = _learn("image", image, tokenizer, params, work, workspace, logged_before=done)
-    done += steps
+    for number, part in enumerate(parts):
+        if number:
+            torch.manual_seed(params.seed + KINDS.index(part.kind))  # whichever others learn
+        pair = image
+        if part.kind == "video":
+            pair = begin_video(params, tokenizer, image)
+        elif number:
+            pair = begin_other(params, part.kind, tokenizer, image, sources[part.kind])
+        pair, steps = _learn(part, pair, tokenizer, params, work, workspace, done, followed=part != parts[-1])
+        done += steps
+        image = image if number else pair
+        if first:
+            check_held()
+            checkpoint.save(pair, tokenizer, target / part.kind)
     if first:
-        check_held()
-        checkpoint.save(image, tokenizer, target / "image")
-    torch.manual_seed(params.seed + 1)
-    video = begin_video(params, tokenizer, image)
-    video, _ = _learn("video", video, tokenizer, params, work, workspace, logged_before=done)
-    if first:
-        check_held()
-        checkpoint.save(video, tokenizer, target / "video")
-        for part in ("text", "image", "video"):
-            clear_unless_awaited(open_place(_checkpoints(part, params, workspace), work.checkpoint_place))
+        for name in ("text", *(part.kind for part in parts)):
+            clear_unless_awaited(open_place(_checkpoints(name, params, workspace), work.checkpoint_place))
     meet()  # no rank ends, and ends the launcher, before all is written
 
 
@@ -118,16 +126,19 @@ def _take_encoders(params: Params, workspace: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     if params.bases.model:
         shutil.copytree(workspace / "models/given/encoders", target)
-    for kind in () if params.bases.model else ("image", "video"):
-        _take(pins.locate(getattr(params.bases, f"{kind}_encoder")), kind, target / kind)
+    bases = params.bases
+    named = {} if bases.model else {"image": bases.image_encoder, "video": bases.video_encoder}
+    keys = {kind: f"bases.{kind}_encoder" for kind in named}
+    for kind, tower in params.align.towers.items():
+        named[kind], keys[kind] = tower.encoder, f"align.towers.{kind}.encoder"
+    for kind, source in named.items():
+        _take(pins.locate(source), kind, target / kind, keys[kind])
     pins.write()
 
 
-def _take(source: str, kind: str, target: Path) -> None:
+def _take(source: str, kind: str, target: Path, key: str) -> None:
     if not source:
-        raise InputError(
-            f"params.yaml: align.train is false, so bases.{kind}_encoder must name an encoder to take"
-        )
+        raise InputError(f"params.yaml: align.train is false, so {key} must name an encoder to take")
     from videollava.model.formats.encoder import load_encoder
 
     pair, tokenizer = load_encoder(source, kind)
@@ -139,18 +150,18 @@ def _learn_text(
 ) -> tuple[LanguageBind, int]:
     """Train the text encoder of one pair; the pair, and the number of steps."""
     align, prepared = params.align, workspace / "data/index"
-    settings = _settings(align, align.text_epochs, align.text_batch_size, align.learning_rate)
+    settings = text_settings(align)
     engine = make_engine(settings, work)
     captions = load_split(prepared, "align").num_rows
     packs = [
         Captions(
             prepared,
             tokenizer,
-            plan_pairs(captions, settings.batch_size, engine.ranks, params.seed, epoch),
+            plan_pairs(captions, settings.batch_size, engine.ranks, params.seed, epoch, "text"),
             seed=(params.seed, epoch),
             positions=POSITIONS,
         )
-        for epoch in range(settings.epochs)
+        for epoch in range(align.text_epochs)
     ]
     pair.requires_grad_(False)
     for part in (pair.text_model, pair.text_projection):
@@ -162,23 +173,21 @@ def _learn_text(
 
 
 def _learn(
-    kind: Kind,
+    part: Part,
     pair: LanguageBind,
     tokenizer: Any,
     params: Params,
     work: Work,
     workspace: Path,
     logged_before: int,
+    *,
+    followed: bool,
 ) -> tuple[LanguageBind, int]:
     """Train one vision encoder against its frozen text encoder; the pair, and the number of steps."""
-    align, prepared, video = params.align, workspace / "data/index", kind == "video"
-    settings = (
-        _settings(align, align.video_epochs, align.video_batch_size, align.video_learning_rate)
-        if video
-        else _settings(align, align.image_epochs, align.batch_size, align.learning_rate)
-    )
+    align, prepared = params.align, workspace / "data/index"
+    kind, settings = part.kind, part.settings
     engine = make_engine(settings, work)
-    layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="pad")
+    layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="crop")
     held_out = _held_out(prepared, kind, align)
     captions = [*captions_of(prepared), *(captions_of(prepared, held_out) if held_out else ())]
     texts = encode_captions(pair, tokenizer, captions, engine)
@@ -211,21 +220,23 @@ def _learn(
             kind,
             tokenizer,
             layout,
-            plan_pairs(pairs, settings.batch_size, engine.ranks, params.seed, epoch),
+            plan_pairs(pairs, settings.batch_size, engine.ranks, params.seed, epoch, kind),
             texts=texts,
             positions=positions,
             seed=(params.seed, epoch),
-            flips=() if video else align.flips,
+            flips=part.flips,
             pixels=pixels,
-            patch_dropout=align.video_patch_dropout if video else align.patch_dropout,
+            patch_dropout=part.patch_dropout,
         )
-        for epoch in range(settings.epochs)
+        for epoch in range(part.epochs)
     ]
     if align.lora_r:
         add_lora(pair, align)
     recompute_layers(pair.vision_model, work, pair.vision_model.encoder.layers)
     pair, steps = _train(
-        pair, kind, packs, settings, work, engine, params, workspace, logged_before, validation
+        *(pair, kind, packs, settings, work, engine, params, workspace, logged_before),
+        validation=validation,
+        followed=followed,
     )
     pair.vision_model.activation_checkpointing_disable()
     if align.lora_r:
@@ -233,7 +244,7 @@ def _learn(
     return pair, steps
 
 
-def _held_out(prepared: Path, kind: Kind, align: Align) -> str:
+def _held_out(prepared: Path, kind: MediumKind, align: Align) -> str:
     """The split of held-out pairs, where it has any of the kind and the recipe asks for them; else \"\"."""
     split = valid_part("align")
     there = align.validations and split in split_names(prepared) and rows_of(prepared, kind, split)
@@ -278,7 +289,9 @@ def _train(
     params: Params,
     workspace: Path,
     logged_before: int = 0,
+    *,
     validation: Validation | None = None,
+    followed: bool = True,
 ) -> tuple[LanguageBind, int]:
     for part in (pair.vision_model, pair.text_model):
         part.set_attn_implementation(encoder_attention(engine.device))
@@ -296,7 +309,7 @@ def _train(
         seed=params.seed,
         engine=engine,
         max_dropped=params.shards.max_quarantined,
-        followed=name != "video",
+        followed=followed,
         logged_before=logged_before,
         validation=validation,
     )
@@ -314,15 +327,3 @@ def _made_whole(pair: LanguageBind, engine: Engine, adapted: Align | None) -> La
         add_lora(whole, adapted)
     whole.load_state_dict(engine.weights(pair))
     return whole
-
-
-def _settings(align: Align, epochs: int, batch_size: int, rate: float) -> Train:
-    chosen = Train(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=rate,
-        warmup_ratio=align.warmup_ratio,
-        weight_decay=align.weight_decay,
-        precision=align.precision,
-    )
-    return usable(chosen)

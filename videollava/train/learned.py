@@ -15,6 +15,7 @@ import torch
 from videollava.errors import InputError
 from videollava.tracking import log_metrics
 from videollava.train.contrast.losses import guess_and_floor
+from videollava.train.measure import keys_of
 from videollava.train.validation import without_dropout
 
 if TYPE_CHECKING:
@@ -39,13 +40,12 @@ def check_learned(job: Job, least: float, sigmoid: bool = False) -> None:
     log_metrics(job.logged_before + job.steps, learned=share)
     if not least or share >= least:
         return
-    part = job.name.partition("-")[2]
-    rate = "align.video_learning_rate" if part == "video" else "align.learning_rate"
+    epochs, rate = keys_of(job.name)
     raise InputError(
         f"{job.name}: not learned: its loss is {loss:.2f} at the end, where guessing gives {guess:.2f} and knowing "
         f"{floor:.2f} ({share:.0%} of the way; align.least_learned asks for {least:.0%}). Look whether captions belong "
         f"to their media and differ ({guess - floor:.2f} is all there is to learn in a batch), change {rate} (now "
-        f"{job.settings.learning_rate:g}), raise align.{part}_epochs (now {job.settings.epochs}), or accept it by "
+        f"{job.settings.learning_rate:g}), raise {epochs} (now {job.settings.epochs}), or accept it by "
         "align.least_learned: 0"
     )
 

@@ -30,7 +30,7 @@ from videollava.train.tally import Tally
 if TYPE_CHECKING:
     from videollava.train.loop import Job
 
-__all__ = ["Figures", "Teller", "peak_memory", "records_of", "sum_over_ranks"]
+__all__ = ["Figures", "Teller", "keys_of", "peak_memory", "records_of", "sum_over_ranks"]
 
 NAMED = 8  # records in an error
 
@@ -184,10 +184,18 @@ def notice_spike(job: Job, step: int, loss: float, tally: Tally | None) -> None:
     log_tags(**{f"spike.{number}": f"{loss:.4g}, before {usual:.4g}; {_blamed(job, step, loss, tally)}"})
 
 
+def keys_of(job: str) -> tuple[str, str]:
+    """What params.yaml calls the epochs and the learning rate of a job, which may be a part of alignment."""
+    section, _, part = job.partition("-")
+    if part in ("", "text", "image", "video"):
+        epochs = f"{part}_epochs" if part else "epochs"
+        return f"{section}.{epochs}", f"{section}.{'video_' if part == 'video' else ''}learning_rate"
+    return f"{section}.towers.{part}.epochs", f"{section}.towers.{part}.learning_rate"
+
+
 def _remedy(job: Job) -> str:
     # A part of alignment is a job, and no section of params.yaml.
-    section, _, part = job.name.partition("-")
-    rate_key = f"{section}.video_learning_rate" if part == "video" else f"{section}.learning_rate"
+    section, rate_key = job.name.partition("-")[0], keys_of(job.name)[1]
     other = "" if job.settings.precision == "fp32" else f" or set {section}.precision: fp32"
     return f"look at these records, lower {rate_key} (now {job.settings.learning_rate}){other}"
 

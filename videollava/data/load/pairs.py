@@ -100,20 +100,23 @@ def captions_of(prepared: Path, split: str = "align") -> list[str]:
     return [json.loads(talk)[-1][1] for talk in load_split(prepared, split)["conversations"].to_pylist()]
 
 
-def plan_pairs(pairs: int, batch_size: int, ranks: int, seed: int, epoch: int) -> Plan:
+def plan_pairs(pairs: int, batch_size: int, ranks: int, seed: int, epoch: int, kind: str = "image") -> Plan:
     """One epoch of batches of `batch_size` over all ranks; the last incomplete one is left out, as negatives count.
 
-    Raises InputError where there are fewer pairs than a batch holds, or ranks that do not divide it.
+    kind: of the media ("text": captions alone), for what an InputError names: fewer pairs than a batch holds, or ranks
+    that do not divide it.
     """
+    key = {"image": "batch_size", "video": "video_batch_size", "text": "text_batch_size"}.get(kind)
+    named = f"align.{key or f'towers.{kind}.batch_size'}"
     if batch_size % ranks:
         raise InputError(
-            f"align's batch of {batch_size} pairs cannot be shared out evenly to {ranks} ranks: "
-            "change align.batch_size, video_batch_size or text_batch_size, or the number of ranks"
+            f"{named}: {batch_size} pairs cannot be shared out evenly to {ranks} ranks: change it, or the number of "
+            "ranks"
         )
     share = batch_size // ranks
     steps = pairs // (share * ranks)
     if steps == 0:
-        raise InputError(f"align.batch_size is {batch_size}, but there are {pairs} pairs; lower it")
+        raise InputError(f"{named} is {batch_size}, but there are {pairs} pairs ({kind}) to align; lower it")
     order = np.random.default_rng([seed, epoch]).permutation(pairs)[: steps * share * ranks].astype(np.int32)
     packs = np.arange(steps * ranks + 1, dtype=np.int64) * share
     return Plan(ranks, order, packs, np.arange(steps + 1) * ranks)

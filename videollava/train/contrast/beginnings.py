@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from videollava.data.modalities import MediumKind
 from videollava.errors import InputError
-from videollava.model.encoders import LanguageBind, LanguageBindConfig, pair_config
+from videollava.model.encoders import LanguageBind, LanguageBindConfig, pair_config, resize_positions
 from videollava.origin import Pins
 from videollava.params import Params
 
-__all__ = ["LEARNED", "POSITIONS", "Kind", "begin_image", "begin_video", "check_lora", "take_language"]
+__all__ = ["LEARNED", "POSITIONS", "begin_image", "begin_other", "begin_video", "check_lora", "take_language"]
 
-Kind = Literal["image", "video"]
 LEARNED = "learned"  # align.language: none is taken
 POSITIONS = 77  # of the language encoder that is learned here
+PLACES = "vision_model.embeddings.position_embedding.weight"
 SIGMOID_START = math.log(10.0), -10.0  # SigLIP's: at first nothing is right, as nearly nothing is
 
 
@@ -77,8 +78,37 @@ def begin_video(params: Params, tokenizer: Any, image: LanguageBind) -> Language
     return pair
 
 
+def begin_other(
+    params: Params, kind: MediumKind, tokenizer: Any, image: LanguageBind, source: str
+) -> LanguageBind:
+    """The encoder of depth, thermal pictures or sounds: the image encoder again, on a grid of its own (as LanguageBind
+    begins each), or the one at `source`; the text encoder frozen.
+    """
+    pair = LanguageBind(_config(params, kind, tokenizer, image))
+    state = dict(image.state_dict())
+    if source:
+        from videollava.model.formats.encoder import load_tower
+
+        own = load_tower(source)
+        state |= {f"vision_model.{name}": weight for name, weight in own.state_dict().items()}
+        grid = own.config.grid
+    else:
+        grid = image.config.vision_config.grid
+    state[PLACES] = resize_positions(state[PLACES], grid, pair.config.vision_config.grid)
+    try:
+        pair.load_state_dict(state)
+    except RuntimeError as error:
+        told = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"params.yaml: align.towers.{kind}.encoder: {source} is not as `model` describes encoders: {told}"
+        ) from error
+    pair.text_model.requires_grad_(False)
+    pair.text_projection.requires_grad_(False)
+    return pair
+
+
 def _config(
-    params: Params, kind: Kind, tokenizer: Any, given: LanguageBind | None = None
+    params: Params, kind: MediumKind, tokenizer: Any, given: LanguageBind | None = None
 ) -> LanguageBindConfig:
     config = pair_config(params.model, kind, len(tokenizer), POSITIONS)
     if given is not None:

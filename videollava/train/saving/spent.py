@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from videollava.data.modalities import KINDS
 from videollava.errors import InputError
 from videollava.machine import Machine
 from videollava.params import Params
@@ -25,7 +26,7 @@ __all__ = ["clear_sealed", "clear_unless_awaited", "sealed_later"]
 # Stages in their order, and the runs that each is made of.
 RUNS = {
     "bases": ("bases",),
-    "align": ("align-text", "align-image", "align-video"),
+    "align": ("align-text", *(f"align-{kind}" for kind in KINDS)),
     "pretrain": ("pretrain",),
     "finetune": ("finetune",),
     "evaluate": (),
