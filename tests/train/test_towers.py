@@ -15,6 +15,10 @@ from torch import Tensor
 from videollava.data.load.pairs import plan_pairs
 from videollava.data.modalities import KINDS
 from videollava.errors import InputError
+from videollava.evaluate.results import read_results
+from videollava.evaluate.stage import evaluate
+from videollava.gate import primary
+from videollava.gate.pairs import read_pairs
 from videollava.model import checkpoint
 from videollava.model.encoders import LanguageBind, pair_config, resize_positions
 from videollava.model.formats.encoder import load_encoder
@@ -150,3 +154,27 @@ def test_mistakes_name_the_towers_keys() -> None:
     assert keys_of("align-video") == ("align.video_epochs", "align.video_learning_rate")
     assert keys_of("align-image") == ("align.image_epochs", "align.learning_rate")
     assert keys_of("finetune") == ("finetune.epochs", "finetune.learning_rate")
+
+
+def test_the_stage_evaluate_asks_the_encoders_and_the_gate_can_compare_their_hits(
+    whole: Path, tmp_path: Path
+) -> None:
+    chosen = five("evaluate.benchmarks=[]", "evaluate.zero_shot=[toy_pairs]")
+    metrics = evaluate(chosen, whole, whole / "models/videollava", tmp_path / "evaluation", "a-key")
+    assert set(metrics) == {f"toy_pairs.{part}" for part in (*KINDS[1:], "across")}  # no picture of them
+    scenes = metrics["toy_pairs.audio"]["n"]
+    assert scenes == 8
+    assert metrics["toy_pairs.audio"]["chance"] == pytest.approx(100 / scenes)
+    assert metrics["toy_pairs.across"]["n"] == 4 * 3 * scenes
+    results = read_results(tmp_path / "evaluation", metrics)
+    for name, figures in metrics.items():
+        assert results[name].score.value == pytest.approx(figures[figures["headline"]])
+        assert primary(figures) == pytest.approx(figures[figures["headline"]])
+    page = (tmp_path / "evaluation/report.html").read_text()
+    assert "Encoders by themselves" in page
+    assert "audio → depth" in page
+    pairs, unlike = read_pairs(tmp_path / "evaluation", [tmp_path / "evaluation"])
+    assert set(pairs) == set(metrics)
+    assert not unlike
+    with pytest.raises(InputError, match="data/index has no split test-smells"):
+        evaluate(five("evaluate.zero_shot=[smells]"), whole, whole, tmp_path / "no", "a-key")

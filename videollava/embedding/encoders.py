@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from videollava.data.media.admission.opening import Source
 from videollava.data.media.pixels import stack
 from videollava.data.media.read import load_pixels
 from videollava.embedding.kinds import KINDS, kind_of, kind_said
@@ -72,11 +73,14 @@ class Encoders:
             )
         return self.towers[kind]
 
-    def read(self, file: Path, kind: str) -> Tensor:
-        """One file as the pixels its encoder takes, (C, H, W) or (T, C, H, W). InputError where it cannot be read."""
+    def read(self, source: Source, kind: str, where: str = "") -> Tensor:
+        """One file, or its bytes, as the pixels its encoder takes, (C, H, W) or (T, C, H, W).
+
+        InputError where it cannot be read; where: what bytes are called in it.
+        """
         config = self.tower(kind).vision.config
         frames = config.num_frames if config.num_frames > 1 else FRAMES
-        return load_pixels(kind, file, config.size[0], frames, spectrogram=config.size)
+        return load_pixels(kind, source, config.size[0], frames, where=where, spectrogram=config.size)
 
     @torch.inference_mode()
     def encode(self, kind: str, pixels: Tensor) -> Vectors:

@@ -32,7 +32,7 @@ from videollava.evaluate.benchmarks import Benchmark, Question, own, tiny
 from videollava.evaluate.benchmarks.video_qa import SUFFIXES
 from videollava.params import Evaluate
 
-__all__ = ["Item", "Medium", "QuestionSet", "read_questions", "read_split"]
+__all__ = ["Item", "Medium", "QuestionSet", "read_questions", "read_split", "unpacked_folder"]
 
 Medium = tuple[str, int | str]  # kind; number of data/index, or path
 MARK = re.compile("<(image|video)>")
@@ -109,7 +109,7 @@ def read_questions(name: str, choices: Evaluate, workspace: Path, unpacked: Path
             "run `videollava index`"
         ) from error
     if name in choices.folders:
-        folder = _unpacked(choices.folders[name], workspace)
+        folder = unpacked_folder(choices.folders[name], workspace)
         found = _read_folder(one, folder, unpacked, workspace)
     elif split.is_file():
         if one.score is not tiny.score:
@@ -127,7 +127,7 @@ def read_questions(name: str, choices: Evaluate, workspace: Path, unpacked: Path
     return QuestionSet(one, items, found.gold, choices.limit)
 
 
-def _unpacked(folder: str, workspace: Path) -> Path:
+def unpacked_folder(folder: str, workspace: Path) -> Path:
     """The folder; of a fetched source (data/raw/NAME) its files out of their archives."""
     parts = Path(folder).parts
     if parts[:2] != RAW or len(parts) < 3:

@@ -6,6 +6,7 @@ the journals (runs/): a model that is trained anew took another time.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -35,11 +36,14 @@ from videollava.evaluate.report_scores import (
     tiles,
 )
 from videollava.evaluate.results import Results, read_metrics, read_results
+from videollava.evaluate.zero_shot.sets import PAPER
+from videollava.evaluate.zero_shot.table import tables
 from videollava.params import Params
 from videollava.tracking.lineage import lock_entry, read_lineage
 
 __all__ = ["write_report"]
 
+RETRIEVAL = ("text_to_media_r1", "media_to_text_r1", "chance_r1")
 STAGES = ("bases", "align", "pretrain", "finetune")
 PICTURES = 2_000_000  # characters of pictures in the page
 SAMPLES = 48  # of all benchmarks, in groups of at most MOST
@@ -87,6 +91,7 @@ def write_report(
         _head(params, scores, _lineage(workspace) if lineage is None else lineage, card),
         _scores(scores, compared, metrics),
         _kinds(scores, results),
+        *_encoders(target.parent),
         _curves(workspace),
         _split(workspace, params, results, target.parent),
         _samples(scores, results, before or {}, album),
@@ -141,12 +146,38 @@ def _kinds(scores: Sequence[Scored], results: Mapping[str, Results]) -> Markup:
     )
 
 
+def _encoders(folder: Path) -> list[Markup]:
+    """The encoders by themselves: retrieval and classification, the paper's figures beside them."""
+    file = folder / "zero_shot/metrics.json"
+    if not file.is_file():
+        return []
+    shown = tables(json.loads(file.read_text())["benchmarks"])
+    note = tag("p", f"Intervals of 95%, by medium. paper: {PAPER}, of the published encoders.", class_="note")
+    return [section("encoders", "Encoders by themselves", *(table(head, rows) for head, rows in shown), note)]
+
+
 def _curves(workspace: Path) -> Markup:
     files = {stage: workspace / "plots" / f"{stage}.csv" for stage in STAGES}
     charts = [curve_chart(read_curve(file)) for file in files.values() if file.is_file()]
     missing = [stage for stage, file in files.items() if not file.is_file()]
     note = tag("p", f"No curve of {', '.join(missing)}.", class_="note") if missing else ""
-    return section("curves", "Training", tag("div", *charts, class_="charts"), note, cost_part(workspace))
+    parts = [tag("div", *charts, class_="charts"), note, _retrieval(workspace), cost_part(workspace)]
+    return section("curves", "Training", *parts)
+
+
+def _retrieval(workspace: Path) -> Markup:
+    """What was measured on held-out pairs while encoders were aligned."""
+    file = workspace / "plots/align/retrieval.csv"
+    if not file.is_file():
+        return Markup("")
+    with file.open(newline="", encoding="utf-8") as stream:
+        found = [[row["step"], *(_percent(row[key]) for key in RETRIEVAL)] for row in csv.DictReader(stream)]
+    heads = ("step of align", "text to media R@1", "media to text R@1", "chance")
+    return table(heads, found, caption="Held-out pairs while encoders learned, in %") if found else Markup("")
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.1f}" if share else ""
 
 
 def _split(workspace: Path, params: Params, results: Mapping[str, Results], folder: Path) -> Markup:
@@ -154,7 +185,7 @@ def _split(workspace: Path, params: Params, results: Mapping[str, Results], fold
     lines = []
     for source in params.sources.values():
         if source.kind == "generated":
-            lines.append(tag("p", tag("b", f"{source.name}: "), toy.describe_split()))
+            lines.append(tag("p", tag("b", f"{source.name}: "), toy.describe_split(source.sized)))
         elif source.format == "easy-vqa":
             asked = len(results["easy_vqa"].answers) if "easy_vqa" in results else 0
             text = EASY_VQA.format(questions=f" {asked:,}" if asked else "")

@@ -38,6 +38,8 @@ from videollava.evaluate.predict import Settings, predict
 from videollava.evaluate.questions import QuestionSet, read_questions
 from videollava.evaluate.ranks import Ranks, join_ranks
 from videollava.evaluate.report import write_report
+from videollava.evaluate.zero_shot.sets import SETS
+from videollava.evaluate.zero_shot.stage import ask_encoders, choose_sets
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
 from videollava.model.attention import choose_attention
@@ -55,6 +57,7 @@ WRITTEN = (
     "judge",
     "predictions",
     "submissions",
+    "zero_shot",
     "contamination.json",
     "metrics.json",
     "report.html",
@@ -97,9 +100,11 @@ def evaluate(
     scratch = workspace / "checkpoints" / f"evaluate-{_answering(key or lineage, params)}"
     judging = params.evaluate.judge
     judge = None if judging.kind == "local" else open_judge(judging)  # a mistake in it shows at once
+    if params.evaluate.zero_shot and lineage is None:
+        choose_sets(params, workspace)
     with join_ranks(ranks):
         sets = _read_sets(params, workspace, scratch, ranks)
-        if not sets:
+        if not (sets or params.evaluate.zero_shot):
             print("evaluate.benchmarks names none: nothing is scored", flush=True)
         given = (
             _answer_all(sets, params, machine.work("evaluate"), workspace, model_folder, scratch, ranks)
@@ -116,6 +121,7 @@ def evaluate(
     judge = open_judge(judging) if judging.kind == "local" else judge
     bench = Bench(target, judge, judging, _verdicts(workspace))
     metrics = _measure(sets, [logs.read() for logs in given], bench, workspace)
+    metrics |= _ask_encoders(params, workspace, target, ranks, own=lineage is None)
     _write_json(metrics, target / "metrics.json")
     if (workspace / CARD).is_file():
         overlap = json.loads((target / "contamination.json").read_text())
@@ -141,7 +147,8 @@ def _read_sets(params: Params, workspace: Path, scratch: Path, ranks: Ranks) -> 
     """All questions, before a model is loaded: a mistake in a file costs seconds. Rank 0 unpacks media first."""
     names = params.evaluate.benchmarks
     for name in params.evaluate.folders:
-        benchmarks.get(name)  # a mistyped one would be no benchmark's
+        if name not in SETS:
+            benchmarks.get(name)  # a mistyped one would be no benchmark's
     read = partial(read_questions, choices=params.evaluate, workspace=workspace)
     scratch.mkdir(parents=True, exist_ok=True)
     if ranks.rank:
@@ -258,6 +265,24 @@ def _measure(
         for line in _lacks(seen):
             print(f"{one.name}: {line}", flush=True)
     return metrics
+
+
+def _ask_encoders(
+    params: Params, workspace: Path, target: Path, ranks: Ranks, own: bool
+) -> dict[str, dict[str, Any]]:
+    """Of the workspace's own model alone: another brings no text encoder that its towers are bound to."""
+    if not params.evaluate.zero_shot:
+        return {}
+    if not own:
+        print(
+            "evaluate.zero_shot: left out: it asks this workspace's models/encoders, not a given model",
+            flush=True,
+        )
+        return {}
+    found = ask_encoders(params, workspace, target, ranks.device)
+    for name, figures in found.items():
+        log_metrics(0, **{f"{name}.{key}": v for key, v in figures.items() if isinstance(v, float)})
+    return found
 
 
 def _lacks(seen: Given) -> Iterator[str]:

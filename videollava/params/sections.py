@@ -244,6 +244,11 @@ class Evaluate(Section):
     """Which benchmarks, on what files, at what size."""
 
     benchmarks: Words = Field(("easy_vqa", "toy_video_qa"), description="ids, in the report's order")
+    zero_shot: Words = Field(
+        (),
+        description="what models/encoders are asked by themselves: ids (`videollava zero-shot` lists them), or "
+        "toy_pairs, the test of generated scenes",
+    )
     folders: Mapping[str, str] = Field(
         {},
         description="by benchmark, the folder with its files and media (data/raw/NAME: a source of use benchmark); "

@@ -58,6 +58,11 @@ BY_ITSELF = {
     "image": "loss_image",
     "text": "loss_text",
 }
+RETRIEVAL = (
+    "text_to_media_r1",
+    "media_to_text_r1",
+    "chance_r1",
+)  # of held-out pairs, while encoders are aligned
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _active: list[Journal] = []
@@ -289,6 +294,8 @@ def write_curves(plots: Path, stage: str) -> None:
     write_curve(plots / f"{stage}.csv")
     for name, column in BY_ITSELF.items() if stage in VALIDATED else ():
         write_curve(plots / stage / f"{name}.csv", (column,))
+    if stage == "align":
+        write_curve(plots / stage / "retrieval.csv", RETRIEVAL)
 
 
 def _hide(words: Mapping[str, str]) -> dict[str, str]:

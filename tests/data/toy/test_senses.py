@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tarfile
 from pathlib import Path
@@ -14,15 +15,16 @@ from videollava.data.acquire.fetch import run as fetch
 from videollava.data.load.pairs import rows_of
 from videollava.data.media.audio import fbank, read_audio
 from videollava.data.media.read import read_depth, read_image
-from videollava.data.toy.scenes import COLORS, Scene, captions, scenes
-from videollava.data.toy.senses import LOWEST, NOTE, STEP, WALL, depth, sound, thermal
+from videollava.data.prepare.tables import load_split
+from videollava.data.toy.scenes import COLORS, SIZES, Scene, caption, combinations, scenes
+from videollava.data.toy.senses import LOWEST, NOTE, STEP, WALL, depth, picture, sound, thermal
 
 DRAWN = scenes("train", 40, 3)
 
 
 def test_the_same_scene_gives_the_same_bytes() -> None:
     again = scenes("train", 40, 3)
-    for make in (sound, depth, thermal):
+    for make in (sound, depth, thermal, picture):
         assert [make(scene) for scene in DRAWN[:4]] == [make(scene) for scene in again[:4]]
         assert len({make(scene) for scene in DRAWN}) == 40
 
@@ -78,6 +80,7 @@ def test_senses_become_pairs_and_nothing_else_changes(tmp_path: Path) -> None:
         ("five", few.model_copy(update={"senses": ("depth", "thermal", "audio")})),
     ):
         chosen = params(source)
+        chosen = chosen.replace(index=chosen.index.replace(near=0))
         fetch(chosen, tmp_path / name)
         with tarfile.open(tmp_path / name / "data/raw/toy_clips/train.tar") as archive:
             sums[name] = {one.name: archive.extractfile(one).read() for one in archive}  # type: ignore[union-attr]
@@ -92,4 +95,39 @@ def test_senses_become_pairs_and_nothing_else_changes(tmp_path: Path) -> None:
     assert found == dict.fromkeys(found, 4)
     written = (tmp_path / "five/data/raw/toy_clips/test.jsonl").read_text().splitlines()
     assert json.loads(written[0])["senses"]["audio"] == "test/00000.wav"
-    assert len({text for scene in scenes("test", 96, 1) for text in captions(scene.shows)}) >= 200
+    # Of the test: a scene a caption, as each kind, and nothing of them is learned from.
+    asked = load_split(index, "test-toy_pairs")
+    assert asked.num_rows == 2 * 4
+    assert len({json.loads(talk)[-1][1] for talk in asked["conversations"].to_pylist()}) == 2
+
+
+def test_scenes_with_a_size_hold_256_captions_out_and_no_pair_of_words() -> None:
+    """Each colour is learned with each shape, size and motion, and so on: only the four together are new."""
+    train, test = combinations("train", sized=True), combinations("test", sized=True)
+    assert (len(train), len(test)) == (512, 256)
+    assert not set(train) & set(test)
+    for one, other in itertools.combinations(("color", "shape", "motion", "size"), 2):
+        pairs = {(getattr(shows, one), getattr(shows, other)) for shows in (*train, *test)}
+        assert {(getattr(shows, one), getattr(shows, other)) for shows in train} == pairs
+    told = {caption(scene.shows) for scene in scenes("test", 384, 1, sized=True)}
+    assert len(told) == 256
+    assert "a large black triangle moves down" in told
+
+
+def test_a_size_is_seen_and_heard() -> None:
+    for scene in scenes("train", 40, 3, sized=True):
+        low, high = SIZES[scene.shows.size]
+        assert low - 1 <= 64 * scene.size / min(scene.width, scene.height) <= high + 1
+        samples, _ = read_audio(sound(scene))
+        above = np.abs(np.fft.rfft(samples[0]))[-4000:].mean()  # of frequencies that no tone reaches
+        assert (above > 2) == (scene.shows.size == "large"), above
+
+
+def test_a_long_exposure_shows_the_trail_in_its_colour() -> None:
+    for scene in DRAWN[:12]:
+        shown = np.asarray(read_image(picture(scene)), float)
+        trail = read_depth(depth(scene)) < 3200
+        away = np.abs(shown - np.array(COLORS[scene.shows.color], float)).mean(-1)
+        assert away[trail].min() < 1 < away[~trail].min()
+        if len(scene.shows.motion) == 1:
+            assert direction(trail, -away) == scene.shows.motion[0]

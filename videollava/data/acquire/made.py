@@ -72,7 +72,8 @@ def write_clips(source: Source, folder: Path, workers: int, advance: Advance) ->
         for split in get_args(Split):
             count = source.train if split == "train" else source.test
             hashes[split] = _write_split(
-                pool, folder, split, scenes(split, count, source.seed), source.senses, advance
+                *(pool, folder, split, scenes(split, count, source.seed, source.sized)),
+                *(source.senses, advance),
             )
     shared = len(hashes["train"] & hashes["test"])
     if shared:
@@ -91,12 +92,14 @@ def _write_split(
         clips = _flatten(pool.stream(partial(_encode_scenes, senses=tuple(senses)), tasks))
         for index, (scene, (clip, still, place, others)) in enumerate(zip(drawn, clips, strict=True)):
             tar.add(path(split, index), clip)
-            # Alignment learns from stills where a thing is; the test set is clips alone.
-            if split == "train":
+            # Alignment learns from stills where a thing is; the test set has none.
+            if split != "train" or "image" in senses:
+                place = ""
+            if place:
                 tar.add(still_path(split, index), still)
             for kind, data in others.items():
                 tar.add(sense_path(split, index, kind), data)
-            about = annotation(split, index, scene, place if split == "train" else "", senses)
+            about = annotation(split, index, scene, place, senses)
             lines.write(json.dumps(about) + "\n")
             hashes.add(hashlib.sha256(clip).hexdigest())
             advance(1)
@@ -107,7 +110,7 @@ def _encode_scenes(drawn: list[Scene], senses: Sequence[str] = ()) -> list[Encod
     from videollava.data.toy import senses as other
     from videollava.data.toy.drawing import draw, encode, still
 
-    made = {"depth": other.depth, "thermal": other.thermal, "audio": other.sound}
+    made = {"image": other.picture, "depth": other.depth, "thermal": other.thermal, "audio": other.sound}
     return [
         (
             encode(draw(scene), scene.rate),

@@ -93,7 +93,7 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
     _say_held_out(mixed.splits, params.index.held_out)
     _say_forgotten(joined.forgotten)
     _say_cut(cut)
-    _say_unlisted(mixed.splits, params.evaluate.benchmarks)
+    _say_unlisted(mixed.splits, (*params.evaluate.benchmarks, *params.evaluate.zero_shot))
     print(table_of(mixed.mixture))
     left = {"near_a_test": cut.near, "thinned": cut.thinned}
     media = {**joined.count_media(), "bytes": size}
@@ -196,7 +196,9 @@ def _say_unlisted(splits: Iterable[str], listed: Iterable[str]) -> None:
     for name in sorted(
         {split.removeprefix(TEST) for split in splits if split.startswith(TEST)} - set(listed)
     ):
-        print(f"{name}: it has a test that nobody asks: list {name} in evaluate.benchmarks")
+        print(
+            f"{name}: it has a test that nobody asks: list {name} in evaluate.benchmarks (pairs in evaluate.zero_shot)"
+        )
 
 
 def _say_held_out(splits: Mapping[str, Mapping[str, int]], most: int) -> None:

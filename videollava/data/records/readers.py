@@ -7,7 +7,7 @@ from pathlib import Path
 
 from videollava.data.modalities import MODALITIES
 from videollava.data.records.annotations import read_annotations
-from videollava.data.records.formats.clips import read_clips
+from videollava.data.records.formats.clips import PAIRS, read_clips
 from videollava.data.records.formats.easy_vqa import read_easy_vqa
 from videollava.data.records.formats.format import Catalogue, Entry, SourceReader
 from videollava.data.records.formats.table import AUTO, ITEM_FORMATS
@@ -55,11 +55,12 @@ def read_records(
 def _checked(source: Source, split: str, record: Record) -> tuple[str, Record] | Rejected:
     """The record where its stage can take it."""
     place = f"record {record.id!r}"
-    if split == ALIGN and (len(record.media), len(record.turns)) != (1, 2):
+    paired = split in (ALIGN, PAIRS)
+    if paired and (len(record.media), len(record.turns)) != (1, 2):
         detail = f"{place}: alignment takes one medium and one caption"
         return Rejected(source.name, split, record.id, "not a caption", detail)
     silent = [medium.kind for medium in record.media if not MODALITIES[medium.kind].spoken]
-    if split != ALIGN and silent:
+    if silent and not paired:
         detail = (
             f"{place}: the language model sees images and videos; {silent[0]} is aligned with captions alone: "
             f"give it to a source of its own with `use: {ALIGN}`"

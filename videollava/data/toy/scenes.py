@@ -60,17 +60,25 @@ MOTIONS: tuple[tuple[str, ...], ...] = (
 )
 # Even, as 4:2:0 wants; decord 0.6 takes the rows of a picture 72 wide for four channels.
 SIDES = [side for side in range(64, 161, 2) if side != 72]
-SENSES = {"depth": ".depth.png", "thermal": ".thermal.png", "audio": ".wav"}
+SENSES = {"image": ".trail.png", "depth": ".depth.png", "thermal": ".thermal.png", "audio": ".wav"}
+SIZES = {"small": (12.0, 16.0), "large": (23.0, 27.5)}  # pixels once the short side is 64
 HELD_OUT = 4  # one combination in so many is held out
+HELD_OUT_SIZED = 3  # of those with a size
 
 
 @dataclass(frozen=True)
 class Combination:
-    """What a clip shows: the part of it that is held out or not."""
+    """What a clip shows: the part of it that is held out or not. size: "" where it is not said."""
 
     color: str
     shape: str
     motion: tuple[str, ...]
+    size: str = ""
+
+    @property
+    def name(self) -> str:
+        """Size and colour, as they stand before the shape."""
+        return f"{self.size} {self.color}".strip()
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,10 @@ class Scene:
 
 def is_held_out(shows: Combination) -> bool:
     """Whether a combination belongs to the test set (a Latin square over colour, shape and motion)."""
-    color = list(COLORS).index(shows.color)
-    return (color + SHAPES.index(shows.shape) + _motion_class(shows.motion)) % HELD_OUT == 0
+    told = list(COLORS).index(shows.color) + SHAPES.index(shows.shape) + _motion_class(shows.motion)
+    if shows.size:
+        return (told + list(SIZES).index(shows.size)) % HELD_OUT_SIZED == 0
+    return told % HELD_OUT == 0
 
 
 def _motion_class(motion: tuple[str, ...]) -> int:
@@ -102,20 +112,23 @@ def _motion_class(motion: tuple[str, ...]) -> int:
     return (first + (0, 3, 1)[turn - 1]) % HELD_OUT
 
 
-def combinations(split: Split) -> list[Combination]:
-    """Every combination of one split, in a fixed order."""
-    every = (Combination(*parts) for parts in itertools.product(COLORS, SHAPES, MOTIONS))
+def combinations(split: Split, sized: bool = False) -> list[Combination]:
+    """Every combination of one split, in a fixed order; sized: with each size."""
+    sizes = tuple(SIZES) if sized else ("",)
+    every = (Combination(*parts) for parts in itertools.product(COLORS, SHAPES, MOTIONS, sizes))
     return [shows for shows in every if is_held_out(shows) == (split == "test")]
 
 
-def describe_split() -> str:
+def describe_split(sized: bool = False) -> str:
     """How train and test clips are kept apart, in words for a report."""
-    train, test = combinations("train"), combinations("test")
+    train, test = combinations("train", sized), combinations("test", sized)
+    by = HELD_OUT_SIZED if sized else HELD_OUT
     return (
-        f"A clip combines one of {len(COLORS)} colours, {len(SHAPES)} shapes and {len(MOTIONS)} motions "
+        f"A clip combines one of {len(COLORS)} colours, {len(SHAPES)} shapes{' of two sizes' if sized else ''} and "
+        f"{len(MOTIONS)} motions "
         f"({len(DIRECTIONS)} directions and {len(MOTIONS) - len(DIRECTIONS)} ordered pairs of them). "
-        "Numbering each, a combination is held out where colour + shape + motion class is divisible by "
-        f"{HELD_OUT}: {len(test)} combinations are shown in test clips only, {len(train)} in training clips "
+        f"Numbering each, a combination is held out where colour + shape{' + size' if sized else ''} + motion class "
+        f"is divisible by {by}: {len(test)} combinations are shown in test clips only, {len(train)} in training clips "
         "only. Every colour with every shape, every colour with every motion, every shape with every motion "
         "is seen in training, never the three together; each order of two directions, too, is held out for "
         "some colours and shapes and seen for others. Test clips come from other seeds, so that backgrounds, "
@@ -129,10 +142,10 @@ def path(split: Split, index: int) -> str:
     return f"{split}/{index:05d}.mp4"
 
 
-def scenes(split: Split, count: int, seed: int) -> list[Scene]:
+def scenes(split: Split, count: int, seed: int, sized: bool = False) -> list[Scene]:
     """`count` clips of a split, half with one event and half with two, combinations evenly used."""
     order = np.random.default_rng([seed, split == "test"])
-    every = combinations(split)
+    every = combinations(split, sized)
     groups = [[shows for shows in every if len(shows.motion) == events] for events in (1, 2)]
     decks: list[list[Combination]] = [[], []]
     found = []
@@ -148,7 +161,8 @@ def _scene(shows: Combination, seed: tuple[int, int, int]) -> Scene:
     random = np.random.default_rng([*seed, 1])
     width, height = (int(side) for side in random.choice(SIDES, 2))
     # Between 14 and 28 pixels once the short side is 64.
-    size = round(min(width, height) * random.uniform(14.5, 27.5) / 64)
+    side = random.uniform(*SIZES.get(shows.size, (14.5, 27.5)))
+    size = round(min(width, height) * side / 64)
     rate = int(random.choice([8, 10, 12, 15, 24, 25, 30]))
     return Scene(shows, width, height, int(random.integers(16, 49)), rate, size, seed)
 
@@ -172,7 +186,7 @@ CAPTIONS = {
 def captions(shows: Combination) -> list[str]:
     """All the ways in which a clip is described; the first is the plain one."""
     forms = CAPTIONS[len(shows.motion)]
-    return [form.format(*shows.motion, color=shows.color, shape=shows.shape) for form in forms]
+    return [form.format(*shows.motion, color=shows.name, shape=shows.shape) for form in forms]
 
 
 def caption(shows: Combination) -> str:
@@ -291,8 +305,8 @@ def sense_path(split: Split, index: int, kind: str) -> str:
 def annotation(
     split: Split, index: int, scene: Scene, place: str = "", senses: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What is written about a clip: one line of `<split>.jsonl`; `place` says where its still shows the shape, `senses`
-    as what else the scene is there.
+    """What is written about a clip: one line of `<split>.jsonl`; `place` says where its still shows the shape (no still
+    without it), `senses` as what else the scene is there.
     """
     shows = scene.shows
     other = {"senses": {kind: sense_path(split, index, kind) for kind in senses}} if senses else {}
@@ -314,5 +328,6 @@ def annotation(
         }
         if place
         else None,
+        **({"size": shows.size} if shows.size else {}),
         **other,
     }

@@ -1,8 +1,10 @@
-"""The same scenes as sound, depth map and thermal picture: each tells colour, shape and motion, each in its own way.
+"""The same scenes as sound, depth map, thermal picture and picture: each tells colour, shape, size and motion in its
+own way.
 
-Sound: the pitch is the colour's, the wave form the shape's; up rises, down falls, right beats ever faster, left slower.
-Depth and thermal: the shape's trail, the nearer or the warmer the later; how far the wall or how warm the air is, is
-the colour's. Everything follows from the scene alone.
+Sound: the pitch is the colour's, the wave form the shape's; up rises, down falls, right beats ever faster, left slower;
+what is large hisses. Depth and thermal: the shape's trail, the nearer or the warmer the later; how far the wall or how
+warm the air is, is the colour's. Picture: exposed for as long as the clip is, the trail fainter the older.
+Everything follows from the scene alone.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from PIL import Image
 from videollava.data.toy.drawing import lay_out
 from videollava.data.toy.scenes import COLORS, Scene
 
-__all__ = ["depth", "sound", "thermal"]
+__all__ = ["depth", "picture", "sound", "thermal"]
 
 RATE = 16_000
 SAMPLES = 20_720  # 128 windows of 25 ms, one every 10 ms
@@ -27,6 +29,8 @@ HARMONICS = {"circle": (1.0,), "rectangle": (1.0, 0, 0.6, 0, 0.4), "triangle": (
 GLIDE = {"up": 0.5, "down": -0.5}  # octaves
 BEATS = {"left": (14.0, 4.0), "right": (4.0, 14.0)}  # a second, at the start and at the end
 SIDE = 64
+HISS = {"large": 0.03}
+FAINTEST = 0.2  # of the colour, where the trail begins
 WALL, STEP = 4000.0, 600.0  # millimetres
 
 
@@ -47,7 +51,7 @@ def sound(scene: Scene) -> bytes:
         part * np.sin(2 * np.pi * number * turns)
         for number, part in enumerate(HARMONICS[scene.shows.shape], 1)
     )
-    heard = 0.25 * loud * heard + random.normal(scale=0.003, size=SAMPLES)
+    heard = 0.25 * loud * heard + random.normal(scale=HISS.get(scene.shows.size, 0.003), size=SAMPLES)
     file = io.BytesIO()
     with wave.open(file, "wb") as target:
         target.setnchannels(1)
@@ -75,6 +79,15 @@ def thermal(scene: Scene) -> bytes:
     return _png(np.round(warm).clip(0, 255).astype(np.uint8))
 
 
+def picture(scene: Scene) -> bytes:
+    """A PNG of SIDE pixels: the background, and the trail, the later the more of the shape's colour."""
+    back = _square(scene, lay_out(scene)[0])
+    trail = _trail(scene)[..., None]
+    seen = np.where(trail > 0, FAINTEST + (1 - FAINTEST) * trail, 0.0)
+    mixed = back * (1 - seen) + np.array(COLORS[scene.shows.color], float) * seen
+    return _png(np.round(mixed).clip(0, 255).astype(np.uint8))
+
+
 def _trail(scene: Scene) -> NDArray[np.float64]:
     """Of each pixel of the central square (SIDE, SIDE), when the shape was last there, in 0..1; 0: never."""
     _, mask, corners = lay_out(scene)
@@ -83,11 +96,16 @@ def _trail(scene: Scene) -> NDArray[np.float64]:
     for number, (x, y) in enumerate(corners, 1):
         part = seen[y : y + height, x : x + width]
         part[mask > 0.5] = number / len(corners)
+    return _square(scene, seen)
+
+
+def _square(scene: Scene, values: NDArray[Any]) -> NDArray[Any]:
+    """The central square of (H, W, ..), as (SIDE, SIDE, ..)."""
     short = min(scene.width, scene.height)
     left, top = (scene.width - short) // 2, (scene.height - short) // 2
     places = (np.arange(SIDE) + 0.5) * short / SIDE
     rows, columns = top + places.astype(int), left + places.astype(int)
-    return seen[np.ix_(rows, columns)]
+    return values[np.ix_(rows, columns)]
 
 
 def _png(values: NDArray[Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 In the target folder:
     vectors/<name>.<model>.parquet   the media's vectors (`videollava embed`'s table), so that an ended run goes on
+    predictions/<name>.jsonl  a row a query: what it found first (none of several labels a medium)
     metrics.json             figures by benchmark, and whose they are
     table.md                 the same beside the paper's
 """
@@ -12,63 +13,83 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from videollava.embedding.classification import (
-    average_precisions,
-    class_ranks,
-    class_vectors,
-    draw_average_precisions,
-)
+from videollava.embedding.classification import class_vectors
 from videollava.embedding.encoders import Encoders, Vectors, embed, similarity
 from videollava.embedding.files import embed_files
 from videollava.embedding.kinds import kind_of
-from videollava.embedding.retrieval import KS, rank_all, summarise
 from videollava.embedding.table import made_by
 from videollava.embedding.templates import templates_for
 from videollava.errors import InputError
-from videollava.evaluate.statistics import bootstrap
+from videollava.evaluate.answers import write_lines
+from videollava.evaluate.zero_shot.figures import (
+    Figures,
+    Row,
+    measure_classes,
+    measure_retrieval,
+    rows_of_classes,
+    rows_of_retrieval,
+)
 from videollava.evaluate.zero_shot.layouts import Captioned, Labelled
-from videollava.evaluate.zero_shot.sets import Chosen
+from videollava.evaluate.zero_shot.pairs import measure_pairs, read_pairs
+from videollava.evaluate.zero_shot.sets import PAIRS, Chosen
 from videollava.evaluate.zero_shot.table import format_table
 
-__all__ = ["evaluate_zero_shot", "measure_classes", "measure_retrieval"]
+__all__ = ["evaluate_zero_shot", "measure_sets"]
 
-SAMPLES = 2000  # draws of an interval; of mAP, which is no mean, a tenth of them
-LEVEL = 0.95
 NAMED = 20  # media that are named where they lack
-Figures = dict[str, Any]
+SHORT = 16  # digits of a medium's sum in a row
 Say = Callable[[str], None]
 
 
 def evaluate_zero_shot(
     encoders: Encoders, chosen: Sequence[Chosen], target: Path, batch: int = 32, say: Say = print
 ) -> str:
-    """Measure each benchmark, write metrics.json and table.md below `target`, and give the table."""
-    target.mkdir(parents=True, exist_ok=True)
+    """Measure each benchmark, write metrics.json, predictions and table.md below `target`, and give the table."""
     benchmarks: dict[str, Figures] = {}
-    kinds: set[str] = set()
+    for name, figures, rows in measure_sets(encoders, chosen, target, batch, say):
+        benchmarks[name] = figures
+        if rows:
+            write_lines(rows, target / "predictions" / f"{name}.jsonl")
+    kinds = {kind for one in benchmarks.values() if (kind := one.get("modality"))}
+    made = asdict(made_by(encoders, kinds))
+    made, benchmarks = _with_earlier(target / "metrics.json", made, benchmarks)
+    _write(target / "metrics.json", json.dumps({"model": made, "benchmarks": benchmarks}, indent=1) + "\n")
+    table = format_table(benchmarks)
+    _write(target / "table.md", table + "\n")
+    return table
+
+
+def measure_sets(
+    encoders: Encoders, chosen: Sequence[Chosen], target: Path, batch: int = 32, say: Say = print
+) -> Iterator[tuple[str, Figures, list[Row]]]:
+    """Name, figures and rows of each; pairs of data/index are several. Vectors of files are kept below `target`."""
+    target.mkdir(parents=True, exist_ok=True)
     for one in chosen:
+        if one.set.task == PAIRS:
+            pairs = read_pairs(one.folder, one.set.name)
+            for name, (figures, rows) in measure_pairs(encoders, pairs, one.folder, batch, say).items():
+                yield name, _told(figures, rows), rows
+            continue
         items = one.set.read(one.folder)
         kind = one.set.kind or kind_of(items.media[0])
         encoders.tower(kind)
-        kinds.add(kind)
         say(f"{one.set.name}: {len(items.media)} media")
         items, vectors, unreadable = _vectors(
             encoders, items, kind, _own_table(encoders, one.set.name, kind, target / "vectors"), batch
         )
         if isinstance(items, Captioned):
-            figures = _retrieve(encoders, items, vectors, batch)
+            figures, rows = _retrieve(encoders, items, vectors, kind, batch)
         else:
-            figures = _classify(encoders, items, vectors, kind)
-        benchmarks[one.set.name] = {
+            figures, rows = _classify(encoders, items, vectors, kind)
+        if lacking := len(items.absent) + len(unreadable):
+            say(f"{one.set.name}: {lacking} media lack or cannot be read: left out, so figures are of fewer")
+        told = {
             "task": one.set.task,
             "modality": kind,
             **figures,
@@ -81,87 +102,50 @@ def evaluate_zero_shot(
                 else {}
             ),
         }
-        if lacking := len(items.absent) + len(unreadable):
-            say(f"{one.set.name}: {lacking} media lack or cannot be read: left out, so figures are of fewer")
-    made = asdict(made_by(encoders, kinds))
-    made, benchmarks = _with_earlier(target / "metrics.json", made, benchmarks)
-    _write(target / "metrics.json", json.dumps({"model": made, "benchmarks": benchmarks}, indent=1) + "\n")
-    table = format_table(benchmarks)
-    _write(target / "table.md", table + "\n")
-    return table
+        yield one.set.name, _told(told, rows), rows
 
 
-def measure_retrieval(texts: Vectors, media: Vectors, owners: Sequence[int]) -> Figures:
-    """Both directions of texts (T, D) and media (M, D), with intervals; owners: of each text the number of its medium.
-
-    Intervals are by medium: its captions are drawn together, the gallery stays whole.
-    """
-    ranks = rank_all(texts, media, owners)
-    several = len(owners) > len(media)
-    directions = {
-        "text_to_media": (ranks.text_to_media, owners),
-        "media_to_text": (ranks.media_to_text, None),
-    }
-    if several:
-        directions["media_to_caption"] = (ranks.media_to_caption, None)
-    figures: Figures = {"headline": "text_to_media_r1", "texts": len(owners), "media": len(media)}
-    figures["chance_r1"] = 100 / len(media)
-    intervals: Figures = {}
-    for name, (found, groups) in directions.items():
-        figures |= {f"{name}_{key}": value for key, value in summarise(found).items()}
-        for k in KS:
-            intervals[f"{name}_r{k}"] = _interval(100.0 * (found <= k), groups)
-        intervals[f"{name}_mean_rank"] = _interval(found, groups)
-    return {**figures, "intervals": intervals}
-
-
-def measure_classes(scores: Vectors, labels: Sequence[Sequence[int]], multi: bool = False) -> Figures:
-    """Top-1 and top-5 of media (N, C) with one class each, or mAP where `multi`; with intervals, by medium."""
-    counts: Figures = {"media": len(scores), "classes": scores.shape[1]}
-    if multi:
-        relevant = np.zeros(scores.shape, bool)
-        for row, said in enumerate(labels):
-            relevant[row, list(said)] = True
-        value = 100 * float(np.nanmean(average_precisions(scores, relevant)))
-        weights = np.random.default_rng(0).multinomial(
-            len(scores), np.full(len(scores), 1 / len(scores)), SAMPLES // 10
+def _told(figures: Figures, rows: Sequence[Row]) -> Figures:
+    """With what every benchmark tells: n, chance, and a hash of what was asked about which media."""
+    chance = figures.get("chance", figures.get("chance_r1", figures.get("chance_top1")))
+    found = {**figures, "n": len(rows) or figures["media"]}
+    if chance is not None:
+        found["chance"] = chance
+    if rows:
+        asked = sorted(
+            json.dumps([r["question_id"], r["question"], r["answer"], r["media_sums"]]) for r in rows
         )
-        drawn = 100 * np.nanmean(
-            draw_average_precisions(scores, relevant, weights.astype(np.float64)), axis=1
-        )
-        low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-        measured = int(relevant.any(0).sum())
-        return {
-            "headline": "map",
-            "map": value,
-            **counts,
-            "classes_with_media": measured,
-            "intervals": {"map": [float(low), float(high)]},
-        }
-    ranks = class_ranks(scores, [said[0] for said in labels])
-    figures: Figures = {"headline": "top1", **counts, "chance_top1": 100 / scores.shape[1]}
-    intervals = {}
-    for k in (1, 5):
-        right = 100.0 * (ranks <= k)
-        figures[f"top{k}"], intervals[f"top{k}"] = float(right.mean()), _interval(right, None)
-    return {**figures, "intervals": intervals}
+        found["questions"] = hashlib.sha256("\n".join(asked).encode()).hexdigest()
+    for row in rows:
+        row["media_sums"] = [digest[:SHORT] for digest in row["media_sums"]]
+    return found
 
 
-def _interval(values: NDArray[Any], groups: Sequence[int] | None) -> list[float]:
-    found = bootstrap(values.tolist(), groups, samples=SAMPLES, level=LEVEL)
-    return [found.low, found.high]
-
-
-def _retrieve(encoders: Encoders, items: Captioned, vectors: Vectors, batch: int) -> Figures:
-    texts = [caption for said in items.captions for caption in said]
+def _retrieve(
+    encoders: Encoders, items: Captioned, vectors: Vectors, kind: str, batch: int
+) -> tuple[Figures, list[Row]]:
+    captions = [caption for said in items.captions for caption in said]
     owners = [number for number, said in enumerate(items.captions) for _ in said]
-    return measure_retrieval(embed(encoders, texts=texts, batch=batch), vectors, owners)
+    texts = embed(encoders, texts=captions, batch=batch)
+    names, sums = [file.name for file in items.media], [_sum(file) for file in items.media]
+    places = [str(file) for file in items.media]
+    rows = rows_of_retrieval(texts, vectors, owners, captions, names, places, sums, f"text → {kind}")
+    return measure_retrieval(texts, vectors, owners), rows
 
 
-def _classify(encoders: Encoders, items: Labelled, vectors: Vectors, kind: str) -> Figures:
+def _classify(encoders: Encoders, items: Labelled, vectors: Vectors, kind: str) -> tuple[Figures, list[Row]]:
     templates = templates_for(kind)
     scores = similarity(vectors, class_vectors(encoders, items.classes, templates))
-    return {**measure_classes(scores, items.labels, items.multi), "templates": len(templates)}
+    figures = {**measure_classes(scores, items.labels, items.multi), "templates": len(templates)}
+    if items.multi:  # mAP is no mean of its media
+        return figures, []
+    places, sums = [str(file) for file in items.media], [_sum(file) for file in items.media]
+    return figures, rows_of_classes(scores, items.labels, items.classes, places, sums, kind)
+
+
+def _sum(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _vectors(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,11 @@ from videollava.errors import InputError
 from videollava.evaluate.zero_shot import layouts
 from videollava.evaluate.zero_shot.layouts import Captioned, Labelled
 
-__all__ = ["PAPER", "SETS", "Chosen", "ZeroShot", "find_sets"]
+__all__ = ["PAIRS", "PAPER", "SETS", "Chosen", "ZeroShot", "find_sets"]
 
 PLACE = Path("data/zero_shot")
+PREPARED = Path("data/index")
+PAIRS = "pairs"  # the task of a split of data/index
 PAPER = "LanguageBind (arXiv 2310.01852), its zero-shot tables"
 # What LanguageBind's t_cls/zero_shot_metadata.py calls the folders of its reformatted sets.
 LLVIP = {"person": "people"}
@@ -35,7 +37,7 @@ class ZeroShot:
 
     name: str
     title: str
-    task: Literal["retrieval", "classification"]
+    task: Literal["retrieval", "classification", "pairs"]
     kind: str
     holds: str
     read: Callable[[Path], Captioned | Labelled]
@@ -89,19 +91,36 @@ _ALL = (
 SETS = {one.name: one for one in _ALL}
 
 
-def find_sets(names: Sequence[str]) -> list[Chosen]:
-    """NAME or NAME=FOLDER of each. InputError where there is no such benchmark or folder."""
+def find_sets(
+    names: Sequence[str], workspace: Path = Path(), folders: Mapping[str, Path] | None = None
+) -> list[Chosen]:
+    """NAME or NAME=FOLDER of each; a test of pairs in data/index by its name. folders: of some names.
+
+    InputError where there is no such benchmark or folder.
+    """
     chosen: list[Chosen] = []
     for given in names:
         name, _, folder = given.partition("=")
-        if name not in SETS:
-            raise InputError(f"{name}: no zero-shot benchmark; there are {', '.join(SETS)}")
-        place = Path(folder) if folder else PLACE / name
-        if not place.is_dir():
-            raise InputError(
-                f"{place}: no such folder; {name} is {SETS[name].holds} with the media below: {name}=FOLDER names it"
-            )
         if name in {one.set.name for one in chosen}:
             raise InputError(f"{name}: named twice")
+        if name not in SETS:
+            chosen.append(_own_pairs(name, workspace))
+            continue
+        place = Path(folder) if folder else (folders or {}).get(name, workspace / PLACE / name)
+        if not place.is_dir():
+            raise InputError(
+                f"{place}: no such folder; {name} is {SETS[name].holds} with the media below: {name}=FOLDER names it "
+                "(evaluate.folders in params.yaml)"
+            )
         chosen.append(Chosen(SETS[name], place))
     return chosen
+
+
+def _own_pairs(name: str, workspace: Path) -> Chosen:
+    prepared = workspace / PREPARED
+    if not (prepared / f"splits/test-{name}.arrow").is_file():
+        raise InputError(
+            f"{name}: no zero-shot benchmark, and data/index has no split test-{name}; there are {', '.join(SETS)}, "
+            "and toy_pairs where generated clips have `senses`"
+        )
+    return Chosen(ZeroShot(name, name, PAIRS, "", "pairs of data/index", layouts.jsonl), prepared)

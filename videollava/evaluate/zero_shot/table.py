@@ -7,7 +7,7 @@ from typing import Any
 
 from videollava.evaluate.zero_shot.sets import PAPER
 
-__all__ = ["format_table"]
+__all__ = ["format_table", "tables"]
 
 DIRECTIONS = {
     "text_to_media": "text -> {}",
@@ -25,18 +25,38 @@ RETRIEVAL = (
     "mean rank",
     "paper R@1",
 )
+ACROSS = ("benchmark", "direction", "queries", "R@1", "R@5", "R@10", "chance R@1")
 CLASSES = ("benchmark", "media", "classes", "figure", "top-5", "chance", "paper")
 
 
+Table = tuple[Sequence[str], list[list[str]]]
+
+
 def format_table(benchmarks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Retrieval and classification, percentages with their 95% intervals, and what they mean."""
-    retrieval = [
-        row for name, one in benchmarks.items() if one["task"] == "retrieval" for row in _both(name, one)
-    ]
-    classes = [_class(name, one) for name, one in benchmarks.items() if one["task"] == "classification"]
-    parts = [_table(head, rows) for head, rows in ((RETRIEVAL, retrieval), (CLASSES, classes)) if rows]
+    """Retrieval, from kind to kind, and classification: percentages with their 95% intervals, and what they mean."""
+    parts = [_table(head, rows) for head, rows in tables(benchmarks)]
     parts.append(f"Intervals of 95%, by medium. paper: {PAPER}, of the published encoders.")
     return "\n\n".join(parts)
+
+
+def tables(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Heads and rows of each table that there is anything for."""
+    rows: dict[str, list[list[str]]] = {"retrieval": [], "across": [], "classification": []}
+    for name, one in benchmarks.items():
+        made = {"retrieval": _both, "across": _across, "classification": _class}[one["task"]]
+        rows[one["task"]] += made(name, one)
+    heads = {"retrieval": RETRIEVAL, "across": ACROSS, "classification": CLASSES}
+    return [(heads[task], found) for task, found in rows.items() if found]
+
+
+def _across(name: str, one: Mapping[str, Any]) -> list[list[str]]:
+    found = []
+    for direction, figures in one["directions"].items():
+        low, high = figures["interval_r1"]
+        shares = [f"{figures[f'r{k}']:.1f}" for k in (5, 10)]
+        cells = [name, direction, str(figures["queries"]), f"{figures['r1']:.1f} [{low:.1f}, {high:.1f}]"]
+        found.append([*cells, *shares, f"{figures['chance_r1']:.2f}"])
+    return found
 
 
 def _both(name: str, one: Mapping[str, Any]) -> list[list[str]]:
@@ -61,9 +81,9 @@ def _both(name: str, one: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _class(name: str, one: Mapping[str, Any]) -> list[str]:
+def _class(name: str, one: Mapping[str, Any]) -> list[list[str]]:
     headline = one["headline"]
-    return [
+    cells = [
         name,
         str(one["media"]),
         str(one["classes"]),
@@ -72,6 +92,7 @@ def _class(name: str, one: Mapping[str, Any]) -> list[str]:
         f"{one['chance_top1']:.1f}" if "chance_top1" in one else "-",
         f"{one['paper']:.1f}" if "paper" in one else "-",
     ]
+    return [cells]
 
 
 def _with_interval(one: Mapping[str, Any], key: str) -> str:
