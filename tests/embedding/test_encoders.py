@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from videollava import embed, load_encoders, similarity
 from videollava.data.media.read import load_pixels
+from videollava.embedding.kinds import kind_of
 from videollava.errors import InputError
 from videollava.model import checkpoint
 from videollava.model.formats.languagebind import frames_first
@@ -142,3 +143,21 @@ def test_weights_of_another_type_are_the_same_space_where_their_values_are(
         shutil.copy(source / "config.json", tmp_path / name)
         save_file({n: t.to(type_) for n, t in weights.items()}, tmp_path / name / "model.safetensors")
     assert load_encoders(tmp_path / "half").space == load_encoders(tmp_path / "whole").space
+
+
+def test_grey_in_16_bits_is_depth_without_being_told(tmp_path: Path) -> None:
+    """Eight bits, colours, broken and missing files go by their endings; what is said goes before."""
+    from PIL import Image
+
+    deep = np.full((4, 4), 1500, np.uint16)
+    for name in ("far.png", "far.tif"):
+        Image.fromarray(deep).save(tmp_path / name)
+        assert kind_of(tmp_path / name) == "depth"
+    Image.fromarray(deep.astype(np.uint8)).save(tmp_path / "grey.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.tiff")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "far.png").read_bytes()[:20])
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 no more")
+    for name in ("grey.png", "photo.tiff", "broken.png", "broken.tif", "missing.png"):
+        assert kind_of(tmp_path / name) == "image"
+    Image.fromarray(deep).save(tmp_path / "warm.thermal.png")
+    assert kind_of(tmp_path / "warm.thermal.png") == "thermal"
