@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from videollava.data.modalities import KINDS
@@ -39,7 +40,7 @@ def _is_deep(file: Path) -> bool:
         from PIL import Image, UnidentifiedImageError
 
         try:
-            with Image.open(file, formats=("TIFF",)) as image:
+            with warnings.catch_warnings(action="ignore"), Image.open(file, formats=("TIFF",)) as image:
                 return image.mode.startswith("I;16")
         except (
             UnidentifiedImageError,
