@@ -184,6 +184,17 @@ def test_pods_lost_again_and_again_end_it(api: Api, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_pods_that_began_and_waited_in_vain_say_for_what(api: Api, tmp_path: Path) -> None:
+    api.hold, api.holds = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.", range(1, 2)
+    # As the agent: the others did not begin in its time.
+    ranks = plan(tmp_path, "until grep -q . $A/../job.log; do sleep 0.1; echo waiting; done; exit 3")
+    assert job.main(ranks) == 1
+    assert reason(ranks).startswith(
+        "not all of 2 pods began: 1 of 2 pods wait: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.; a queue"
+    )
+
+
+@pytest.mark.slow
 def test_a_container_killed_for_memory_is_no_reason_to_try_again(api: Api, tmp_path: Path) -> None:
     """The other pod is told to end for it, and says that it may be started again."""
     ranks = plan(

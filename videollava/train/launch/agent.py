@@ -39,7 +39,7 @@ from videollava.train.launch.failures import (
 )
 from videollava.train.launch.fence import ATTEMPT, Superseded, attempt_of, take
 
-__all__ = ["ADDRESS", "NODE", "NUMBER", "SECONDS", "UNKEPT", "main"]
+__all__ = ["ADDRESS", "NODE", "NUMBER", "SECONDS", "UNKEPT", "UNSHARED", "main"]
 
 MEETING = 600.0  # seconds that a host waits for the first, and for all others
 ENDING = "5"  # seconds that ranks have after SIGTERM where another one failed
@@ -52,7 +52,7 @@ LOST = 60.0  # seconds that the hosts' accounts of a failure may be apart
 PYTHON = (sys.executable, "-P", "-m", "videollava")
 CALLER_GONE = 143
 UNKEPT = "ended without a last checkpoint; run it again to go on"
-UNSHARED = 3
+UNSHARED = 3  # exit status of a host that cannot begin: the folder, its GPUs or the other hosts are not there
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from videollava.ends import AGAIN
 from videollava.errors import InputError
+from videollava.train.launch.agent import UNSHARED
 from videollava.train.launch.attempts import (
     CANCELLED,
     STOPPED,
@@ -92,6 +93,7 @@ class Attempt:
         self._log: Log | None = None
         self._heard, self._warned = time.monotonic(), False
         self._image_since = self._ran_since = 0.0
+        self._waits = ""  # what its pods waited for last
         self._events: set[str] = set()
 
     def run(self) -> tuple[int, str]:
@@ -181,6 +183,7 @@ class Attempt:
             self._ran_since = self._ran_since or time.monotonic()
         elif state == "pending":
             forget_pulses(self.folder)
+            self._waits = more if pods else ""
             self._tell_events(pods)
         if pods and pods[0].started and pods[0].index == 0 and not self._log:
             self._log = Log(self.kubectl, pods[0].name, self.folder / "job.log")
@@ -217,7 +220,7 @@ class Attempt:
         return self._verdict(pods, reason)
 
     def _verdict(self, pods: Sequence[Pod], reason: str) -> tuple[int, str]:
-        """By what weighs most: a lost pod, one that failed by itself, a last checkpoint, one that never began."""
+        """By what weighs most: a lost pod, one that never began, one that failed by itself, a last checkpoint."""
         marks = self.folder / f"{self.launch.name}.{self.number}"
         lost = next(
             (f"pod {pod.name} on {pod.node or 'no node'} is lost: {pod.lost}" for pod in pods if pod.lost), ""
@@ -226,17 +229,15 @@ class Attempt:
             self.ran = time.monotonic() - self._ran_since
         if lost or (marks / "lost").exists() or "pre-empted" in reason:
             return self._failed(1, lost or reason or f"a pod of {self.name} is lost", "lost")
-        if own := failed_first(pods):
+        own = failed_first(pods)
+        if own and own.exit_code == UNSHARED and self._waits and not self._ran_since:
+            alone = f"not all of {self.launch.nodes} pods began: {self._waits}"
+            return self._failed(1, f"{alone}; a queue that admits all at once (Kueue) holds no nodes in vain")
+        if own:
             self._show_tail(own, marks)
             return self._failed(own.exit_code or 1, own.sentence())
         if (marks / "again").exists():
             return self._failed(AGAIN, reason, "again")
-        if waiting := [pod for pod in pods if pod.waits]:
-            began = self.launch.nodes - len(waiting)
-            alone = f"{began} of {self.launch.nodes} pods began, one waits: {waiting[0].waits}"
-            return self._failed(
-                1, f"{alone}: a queue that admits all at once (Kueue) holds nodes for no one in vain"
-            )
         ended = next((pod for pod in pods if pod.phase == "Failed"), None)
         if not ended:
             return self._failed(1, f"the pods of {self.name} are gone", "lost")
