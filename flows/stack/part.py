@@ -116,7 +116,10 @@ class Place:
         if pid := self.pid():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)  # it is not to end politely what is about to be killed
+        left = self.processes()
         end_carrying(self.mark)
+        while any(map(_runs, left)):  # what ends has no environment any more, and its files are still open
+            time.sleep(LOOK_SECONDS)
         while self.pid():  # elsewhere than on Linux nothing is marked
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
@@ -175,6 +178,13 @@ class Part:
         if not self.place.pid():
             return "down"
         return "up" if not self.serves or self.answers() else "hangs"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _process(pid: int) -> str:

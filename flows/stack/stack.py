@@ -30,6 +30,7 @@ __all__ = ["FOLDER", "Stack", "addresses", "is_stack", "running_stack"]
 
 FOLDER = ".stack"
 RECOVER_SECONDS = 30.0  # for a server whose database was away
+FREE_SECONDS = 5.0
 WAIT_SECONDS = 300.0  # for another `up` or `down` of the same stack
 LEAST_BYTES = 2 << 30  # free, before anything is started
 PORTS = {"postgres": ("postgres",), "s3": ("s3", "master", "volume", "filer"), "mlflow": ("mlflow",)}
@@ -221,7 +222,11 @@ class Stack:
     def _check_ports(self, name: str) -> None:
         for port in PORTS.get(name, ()):
             number = self.ground.ports[port]
-            if is_taken(HOST, number):
+            # What was killed a moment ago has it until the system has closed its files.
+            deadline = time.monotonic() + FREE_SECONDS
+            while (taken := is_taken(HOST, number)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if taken:
                 raise InputError(
                     f"{name} cannot start: port {number} ({port}) was taken by another program since; end that, or "
                     f'take "{port}" out of {self.folder / "ports.json"}, and another port is chosen'
