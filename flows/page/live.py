@@ -113,8 +113,8 @@ class Report:
         own = self.told.run or session.run_id()
         try:
             past = read_past(self.home, session.params)
-        except InputError as error:
-            get_run_logger().warning("no table of all retrainings: %s", error)
+        except Exception as error:  # an old commit that nobody can read any more fails no retraining
+            get_run_logger().warning("no table of all retrainings: %s: %s", type(error).__name__, error)
             return
         state = (
             "failed" if self.told.failure else "done"
@@ -215,8 +215,8 @@ def _steps(session: Session, home: Path) -> Iterator[Step]:
     """
     try:
         states = look(session.root, before=_last_entries(home))
-    except InputError as error:  # a page with fewer reasons is no reason to train nothing
-        get_run_logger().warning("why stages run is not known: %s", error)
+    except Exception as error:  # a page with fewer reasons is no reason to train nothing
+        get_run_logger().warning("why stages run is not known: %s: %s", type(error).__name__, error)
         yield from (Step(stage) for stage in stage_order(session.root))
         return
     for state in states:
