@@ -28,6 +28,7 @@ __all__ = ["MARK", "Part", "Place"]
 MARK = "VIDEOLLAVA_STACK_PART"
 LOG_BYTES = 20 << 20  # a log beyond this is set aside as NAME.log.1 when its part starts
 LOOK_SECONDS = 0.1
+END_SECONDS = 20.0  # for the system to take back what was killed
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ class Place:
                 os.kill(pid, signal.SIGSTOP)  # it is not to end politely what is about to be killed
         left = self.processes()
         end_carrying(self.mark)
-        while any(map(_runs, left)):  # what ends has no environment any more, and its files are still open
+        deadline = time.monotonic() + END_SECONDS
+        # What ends has no environment any more, and its files are still open.
+        while any(map(_runs, left)) and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
         while self.pid():  # elsewhere than on Linux nothing is marked
             with suppress(ProcessLookupError):
