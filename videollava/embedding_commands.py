@@ -170,6 +170,9 @@ def _run_zero_shot(arguments: Arguments) -> int:
     if not arguments.names:
         for one in SETS.values():
             print(f"{one.name:12} {one.task:14} {one.kind:8} {one.title}: {one.holds}")
+        print(
+            f"{'toy_pairs':12} {'pairs':14} {'':8} generated clips with senses: the split test-toy_pairs of data/index"
+        )
         return 0
     chosen = find_sets(arguments.names)
     encoders = _load(arguments.model or [OURS], arguments.device)

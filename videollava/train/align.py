@@ -127,10 +127,12 @@ def _take_encoders(params: Params, workspace: Path, target: Path) -> None:
     if params.bases.model:
         shutil.copytree(workspace / "models/given/encoders", target)
     bases = params.bases
-    named = {} if bases.model else {"image": bases.image_encoder, "video": bases.video_encoder}
+    named: dict[str, str] = (
+        {} if bases.model else {"image": bases.image_encoder, "video": bases.video_encoder}
+    )
     keys = {kind: f"bases.{kind}_encoder" for kind in named}
-    for kind, tower in params.align.towers.items():
-        named[kind], keys[kind] = tower.encoder, f"align.towers.{kind}.encoder"
+    for other, tower in params.align.towers.items():
+        named[other], keys[other] = tower.encoder, f"align.towers.{other}.encoder"
     for kind, source in named.items():
         _take(pins.locate(source), kind, target / kind, keys[kind])
     pins.write()

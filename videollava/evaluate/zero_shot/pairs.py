@@ -55,7 +55,7 @@ def read_pairs(prepared: Path, name: str) -> Pairs:
         kind[turns[1][1]] = number
     sums = shards.media["sha256"]
     used = {number for kind in found.values() for number in kind.values()}
-    ordered = {kind: found[kind] for kind in KINDS if kind in found}
+    ordered: dict[str, dict[str, int]] = {kind: found[kind] for kind in KINDS if kind in found}
     return Pairs(name, ordered, {number: str(sums[number].as_py()) for number in used})
 
 

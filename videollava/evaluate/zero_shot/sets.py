@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from videollava.errors import InputError
 from videollava.evaluate.zero_shot import layouts
@@ -16,7 +16,7 @@ __all__ = ["PAIRS", "PAPER", "SETS", "Chosen", "ZeroShot", "find_sets"]
 
 PLACE = Path("data/zero_shot")
 PREPARED = Path("data/index")
-PAIRS = "pairs"  # the task of a split of data/index
+PAIRS: Final = "pairs"  # the task of a split of data/index
 PAPER = "LanguageBind (arXiv 2310.01852), its zero-shot tables"
 # What LanguageBind's t_cls/zero_shot_metadata.py calls the folders of its reformatted sets.
 LLVIP = {"person": "people"}
