@@ -3,8 +3,8 @@
 What counts as life. Between the first and the last step of a training: its journal, and bytes that are read or written
 (a checkpoint); neither CPU time nor words, for ranks that wait in a collective for a lost one compute for ever, and may
 complain. Before, after, and in stages without steps: a line of output and CPU time, too (downloading, compiling,
-loading, hashing); CPU time by itself no longer than BUSY_TIMES as long. A job of Slurm may wait in a queue: its ranks
-are watched by the launcher alone.
+loading, hashing); CPU time by itself no longer than BUSY_TIMES as long. A job of a cluster may wait in a queue: its
+ranks are watched by the launcher alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Vigil:
     def __init__(self, progress: Progress, work: Work, clock: Callable[[], float] = time.monotonic) -> None:
         self.progress = progress
         self._seconds = 60 * work.stall_minutes
-        self._queues = work.launcher == "slurm"
+        self._queues = work.launcher != "local"
         self._clock = clock
         self._looked = self._alive = self._busy = clock()
         self._heard = False
