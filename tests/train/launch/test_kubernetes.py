@@ -425,3 +425,16 @@ def test_how_a_pod_ended_is_a_sentence() -> None:
     )
     one = Pod({"metadata": {"name": "p"}, "status": {"phase": "Running"}})
     assert describe([one], 2)[0] == "pending"
+
+
+def test_an_api_server_that_never_answers_ends_it_soon(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "BEGIN", 0.2)
+    api.down = True
+    ranks = plan(tmp_path, "exit 0")
+    began = time.monotonic()
+    assert job.main(ranks) == 2
+    assert reason(ranks).startswith("the API server of Kubernetes does not answer: ")
+    assert "--validate=false" not in reason(ranks)
+    assert time.monotonic() - began < 10

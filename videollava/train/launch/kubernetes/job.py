@@ -33,6 +33,7 @@ __all__ = ["main"]
 
 POLL = 2.0
 SILENT = 60.0  # seconds without an answer of the API server before that is told
+BEGIN = 20.0  # the same before the first answer, which ends the launch
 PULLED = 300.0  # seconds that an image may fail to come
 LOG = 20.0  # seconds for the rest of a log
 TRIES = 3  # attempts in a row that may be lost within...
@@ -53,7 +54,7 @@ def main(folder: Path) -> int:
         try:
             status, again = attempt.run()
         except InputError as error:
-            (folder / "reason").write_text(f"Kubernetes refuses it: {error}")
+            (folder / "reason").write_text(str(error))
             return 2
         finally:
             attempt.delete()
@@ -106,7 +107,7 @@ class Attempt:
                 self._answered()
             except Unanswered as error:
                 if error.refused and not self._seen:
-                    raise InputError(str(error)) from error
+                    raise InputError(f"Kubernetes refuses it: {error}") from error
                 self._unanswered(error)
                 time.sleep(POLL)
                 continue
@@ -125,6 +126,8 @@ class Attempt:
             "--cascade=foreground",
             "--wait=false",
         )
+        if not self._once:  # it never answered: there is nothing to wait for
+            return
         grace = math.ceil(self.launch.ending_seconds) + ROOM
         deadline, forced = time.monotonic() + grace + FORCED, False
         while (left := self._left()) is None or left:
@@ -164,7 +167,7 @@ class Attempt:
                 if "already exists" in str(error):  # the answer to an earlier try was lost
                     words = ("get", *words[1:])
                 elif error.refused:
-                    raise InputError(str(error)) from error
+                    raise InputError(f"Kubernetes refuses it: {error}") from error
                 else:
                     self._unanswered(error)
                     time.sleep(POLL)
@@ -328,10 +331,10 @@ class Attempt:
         self._heard, self._warned, self._once = time.monotonic(), False, True
 
     def _unanswered(self, error: Unanswered) -> None:
-        if time.monotonic() - self._heard <= SILENT:
+        if time.monotonic() - self._heard <= (SILENT if self._once else BEGIN):
             return
         if not self._once:
-            raise InputError(f"the API server does not answer: {error}")
+            raise InputError(f"the API server of Kubernetes does not answer: {error}")
         if not self._warned:
             self._warned = True
             away = f"the API server does not answer ({error}); waiting, ranks go on without it"

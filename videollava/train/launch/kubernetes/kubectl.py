@@ -89,4 +89,10 @@ def _told(stderr: str) -> str:
         "",
         " ".join(lines[-3:]),
     )
+    # Of kubectl's advice to create without validation nothing is to be followed.
+    said = re.sub(
+        r"^error validating .*failed to download openapi: |; if you choose to ignore these errors.*$",
+        "",
+        said,
+    )
     return said or "no reason given"
