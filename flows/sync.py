@@ -28,7 +28,7 @@ from videollava.params import load_params
 from videollava.registry import news
 from videollava.scrub import scrub
 
-__all__ = ["Look", "sync"]
+__all__ = ["Look", "Outcome", "ask_to_retrain", "describe", "sync"]
 
 TRIES = 5  # where others push to the same branch
 
@@ -78,17 +78,19 @@ def sync(home: Path, sources: Sequence[str], trigger: str, main: str, who: str =
                 check_deployment(trigger, {"commit": ""})
             with open_place(home, main=main) as place:
                 outcome = _see_to(place, list(dict.fromkeys(sources)))
-            asked = _retrain(outcome, trigger, person)
+            asked = ask_to_retrain(outcome, trigger)
             _show(outcome, asked, trigger, main)
             if outcome.commit:
                 tell(
-                    home, tracking, news.synced(tracking, _say(outcome, asked, main), outcome.changes, person)
+                    home,
+                    tracking,
+                    news.synced(tracking, describe(outcome, asked, main), outcome.changes, person),
                 )
             if outcome.silent:
                 raise InputError(_say_silent(outcome.silent))
     except InputError as error:
         return Failed(message=scrub(str(error)))
-    return Completed(message=scrub(_say(outcome, asked, main)))
+    return Completed(message=scrub(describe(outcome, asked, main)))
 
 
 def _see_to(place: Place, names: Sequence[str]) -> Outcome:
@@ -148,7 +150,7 @@ def _message(looks: Sequence[Look]) -> str:
     return f"Lock {names} as {'it is' if len(lines) == 1 else 'they are'} now\n\n" + "\n".join(lines)
 
 
-def _retrain(outcome: Outcome, trigger: str, who: str) -> Asked | None:
+def ask_to_retrain(outcome: Outcome, trigger: str) -> Asked | None:
     """The retraining at the commit that was pushed, now or by a sync that was ended before it could ask for it."""
     commit = outcome.commit or outcome.start.synced
     if not commit or not trigger:
@@ -157,7 +159,8 @@ def _retrain(outcome: Outcome, trigger: str, who: str) -> Asked | None:
     return ask_for_run(trigger, {"commit": commit}, key, label=f"sync-{commit[:8]}")
 
 
-def _say(outcome: Outcome, asked: Asked | None, main: str) -> str:
+def describe(outcome: Outcome, asked: Asked | None, main: str) -> str:
+    """What came of it, in a sentence or two: the run's state, and the notice's text."""
     start = outcome.start
     if not outcome.commit:
         count = len(outcome.looks)
@@ -188,7 +191,7 @@ def _show(outcome: Outcome, asked: Asked | None, trigger: str, main: str) -> Non
     """What came of it, as a page of the run; how a person takes the branch into main."""
     start = outcome.start
     rows = [f"| {look.source} | {look.kind} | {_cell(look)} |" for look in outcome.looks]
-    lines = ["| source | kind | |", "|---|---|---|", *rows, "", _say(outcome, asked, main)]
+    lines = ["| source | kind | |", "|---|---|---|", *rows, "", describe(outcome, asked, main)]
     if asked:
         lines += ["", f"Retraining: {trigger}, run `{asked.name}` ({asked.identity})"]
     if branch := start.branch if outcome.commit else start.waiting:

@@ -16,6 +16,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import flows.notify
 from flows.deployed import retrain, sync
+from flows.sync import Look, Outcome, ask_to_retrain, describe
+from flows.triggers.branch import Start
 from flows.triggers.runs import ask_for_run, check_deployment
 from videollava import cli
 from videollava.errors import InputError
@@ -138,3 +140,23 @@ def test_without_a_server_it_says_so(
     away = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
     with away, pytest.raises(InputError, match="Prefect's server does not answer"):
         check_deployment("retrain/x", {})
+
+
+def test_a_retraining_that_a_killed_sync_owed_is_asked_for_once(server: SyncPrefectClient) -> None:
+    start = Start("data/2031-05-02", "b" * 40, "data/2031-05-01", "5" * 40)
+    outcome = Outcome(start, [Look("far", "archive")])
+    first = ask_to_retrain(outcome, "retrain/notified")
+    again = ask_to_retrain(outcome, "retrain/notified")
+    assert first is not None
+    assert again is not None
+    assert (first.new, again.new, again.identity) == (True, False, first.identity)
+    assert server.read_flow_run(first.identity).parameters["commit"] == "5" * 40
+    quiet = (
+        "nothing changed: 1 source as data/2031-05-01 has it, which main lacks "
+        "(`git fetch origin && git merge origin/data/2031-05-01`)"
+    )
+    late = f"; {first.name} retrains, which a sync before was kept from asking for"
+    assert describe(outcome, first, "main") == f"{quiet}{late}"
+    assert describe(outcome, again, "main") == quiet
+    assert ask_to_retrain(outcome, "") is None
+    assert ask_to_retrain(Outcome(Start("data/2031-05-02", "b"), []), "retrain/notified") is None

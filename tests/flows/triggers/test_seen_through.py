@@ -115,10 +115,11 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(line, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def notify(ground: Any, body: Any) -> str:
+def call(ground: Any, *words: str, body: Any = "") -> str:
+    """A program, in the lead's checkout; what it said."""
     lead = ground.folder / "lead"
     done = subprocess.run(
-        [sys.executable, "-m", "videollava", "notify"],
+        [sys.executable, "-m", *words],
         cwd=lead,
         env={**ground.environment, "PYTHONPATH": str(lead)},
         input=json.dumps(body),
@@ -128,6 +129,10 @@ def notify(ground: Any, body: Any) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def notify(ground: Any, body: Any) -> str:
+    return call(ground, "videollava", "notify", body=body)
 
 
 def put(ground: Any, key: str, told: list[Any]) -> dict[str, Any]:
@@ -187,7 +192,8 @@ def test_an_object_becomes_a_version(ground: Any, posted: tuple[str, dict[str, l
     git(lead, "fetch", "--quiet", "origin")
     git(lead, "merge", "--quiet", f"origin/{today}")
     git(lead, "push", "--quiet", "origin", "HEAD:main")
-    (quiet,) = ground.wait(ground.trigger(deployment="sync/team"))
+    call(ground, "prefect", "deployment", "run", "sync/team")
+    quiet = asked_for(ground, "sync", known)
     assert quiet["state"]["message"] == "nothing changed: 1 source as main has it"
     assert len(ground.runs("retrain")) == 2
     told = [notice["event"] for notice in posted[1]["/people"]]

@@ -115,6 +115,8 @@ def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
         address, notices = _receive(stack)
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+            # A deployment with a `pull` runs the `python` of the worker's PATH.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PREFECT_API_URL": server.url,
             "PREFECT_HOME": str(tmp_path / "client"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
