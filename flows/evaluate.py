@@ -21,6 +21,7 @@ from flows.places.lock import hold
 from flows.places.scm import settle_scm
 from flows.places.workspace import occupy
 from flows.shown import hide_in_failures, show_table
+from flows.stages.graph import stage_order
 from flows.stages.reading import Reading
 from flows.stages.remote import why_unreached
 from flows.stages.stage import NOISE, StageFailed, stage_environment
@@ -145,18 +146,24 @@ def have_questions(root: Path, say: Callable[[str], None]) -> None:
     """Have what `index` made here, from DVC's cache or remote where need be; InputError where those have it not."""
     if (root / DATA).is_dir():
         return
-    lacking = why_unreached(root) if has_remote(root) else "no default remote is set"
-    reason = lacking
+    reason = lacking = why_unreached(root) if has_remote(root) else "no default remote is set"
     if not lacking or (root / "dvc.lock").is_file():
         reading = Reading("index", say)
-        command = [sys.executable, "-m", "dvc", "checkout" if lacking else "pull", DATA]
-        if not run_streamed(command, root, stage_environment(root), OutputLines(reading.take, noise=NOISE)):
+        words = ["pull", DATA] if not lacking else ["checkout", DATA, *_shards(root)]
+        line = [sys.executable, "-m", "dvc", *words]
+        status = run_streamed(line, root, stage_environment(root), OutputLines(reading.take, noise=NOISE))
+        if not status or (root / DATA).is_dir():
             return
         reason = lacking or reading.error
     raise InputError(
         f"{root / DATA}: the questions are not here, and DVC cannot bring them ({reason}); "
         "`dvc repro index` makes them"
     )
+
+
+def _shards(root: Path) -> list[str]:
+    """The stages whose outputs the questions' media lie in; a remote has them read from there."""
+    return [name for name in stage_order(root) if name.startswith("shards@")]
 
 
 @task(name="log", task_run_name="log", retries=2, retry_delay_seconds=10, cache_policy=NO_CACHE)

@@ -14,7 +14,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Pending
 
-from flows.team.life.ends import may_help
+from flows.team.life.ends import may_help, status_of
 from flows.team.life.watch import wait_for_run
 from flows.team.pools import Group
 from flows.team.stage import LOCK_ARTIFACT, Order
@@ -29,10 +29,10 @@ FLOW = "stage"
 
 
 class GroupFailed(RuntimeError):
-    """A group did not come to its end. state: the final one of its last run."""
+    """A group did not come to its end. state: the final one of its last run. status: its stage's, or 0."""
 
     def __init__(self, group: Group, run: FlowRun, state: State[Any]) -> None:
-        self.state = state
+        self.state, self.status = state, status_of(state)
         text = f"{group.title} on pool {group.pool}: {run.name}: {state.name}: {state.message or 'no reason given'}"
         super().__init__(scrub(text))
 

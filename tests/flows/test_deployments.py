@@ -32,7 +32,8 @@ TESTS = {
     "sync/team": "flows/triggers/test_sync.py",
     "sweep/team": "flows/team/life/test_life_and_death.py",
     **dict.fromkeys(
-        ("retrain/team", "stage/data", "stage/gpu", "stage/eval"), "flows/triggers/test_seen_through.py"
+        ("retrain/team", "stage/data", "stage/gpu", "stage/eval", "sweep/team"),
+        "flows/triggers/test_seen_through.py",
     ),
 }
 PATIENCE = 900.0  # seconds for a run

@@ -10,11 +10,14 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from flows.stages.stage import StageFailed
+from flows.team.life.ends import as_state
+from flows.team.runs import GroupFailed
 from videollava.params import Tracking
 from videollava.registry import news
 
@@ -134,3 +137,19 @@ def test_a_stage_s_own_last_words_are_told() -> None:
         False,
         "videollava: sync failed: ",
     )
+
+
+def test_a_ceiling_that_a_worker_met_is_told_by_the_coordinator() -> None:
+    ended = StageFailed(
+        "finetune", 77, ["videollava finetune: the ceiling is 1.00: stopped", "ERROR: failed"]
+    )
+    group: Any = SimpleNamespace(title="finetune", pool="gpu")
+    run: Any = SimpleNamespace(name="finetune abc-1")
+    told = news.failed(Tracking(), GroupFailed(group, run, as_state(ended)), "Ann")
+    assert (told.event, told.text) == (
+        "ceiling",
+        "videollava: retraining reached its cost ceiling: finetune on pool gpu: finetune abc-1: Budget: "
+        "stage finetune failed (exit status 77): videollava finetune: the ceiling is 1.00: stopped",
+    )
+    told = news.failed(Tracking(), GroupFailed(group, run, as_state(RuntimeError("no"))), "Ann")
+    assert told.event == "failed"

@@ -24,7 +24,7 @@ from videollava.ends import AGAIN, BUDGET, STALLED
 from videollava.errors import InputError
 from videollava.scrub import scrub
 
-__all__ = ["as_state", "may_help"]
+__all__ = ["as_state", "may_help", "status_of"]
 
 NAMES = {AGAIN: "Again", BUDGET: "Budget", STALLED: "Stalled"}  # by a stage's exit status
 TRIES = {"Crashed": 5, "Again": 5}  # of one trigger, by the name of the last one's end
@@ -46,3 +46,8 @@ def may_help(state: State[Any], tries: int) -> bool:
     if state.type == StateType.CANCELLED and state.message == UNWANTED:
         name = "Crashed"  # two coordinators: one left as the other came
     return tries < TRIES.get(name, 0)
+
+
+def status_of(state: State[Any]) -> int:
+    """The exit status of the stage whose end the name of `state` tells of; 0 where it tells of none."""
+    return next((status for status, name in NAMES.items() if name == state.name), 0)

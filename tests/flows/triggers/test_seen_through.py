@@ -1,5 +1,5 @@
 """From an object in S3 to a new version, by a team's own deployments: notify, sync/team, retrain/team, stage/data,
-stage/gpu, stage/eval, each by a worker in a checkout of its own.
+stage/gpu, stage/eval, sweep/team, each by a worker in a checkout of its own.
 """
 
 from __future__ import annotations
@@ -200,3 +200,8 @@ def test_an_object_becomes_a_version(ground: Any, posted: tuple[str, dict[str, l
     assert told[:2] == ["data", "moved"]
     assert told.count("data") == 2
     assert not {"failed", "ceiling"} & set(told)
+
+    # Nothing was left over.
+    call(ground, "prefect", "deployment", "run", "sweep/team")
+    swept = asked_for(ground, "sweep", known)
+    assert swept["state_type"] == "COMPLETED", swept["state"]
