@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from videollava.who import has_ended, name_account, name_person, same_person, this_process
+from videollava.who import has_ended, name_account, name_person, name_process, same_person, this_process
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +66,12 @@ def test_a_process_that_ended_is_known_here_alone() -> None:
         assert not has_ended(other)
     number = this_process().split(" ")[2]
     assert has_ended(" ".join([host, rest[0], number, "1"]))  # the number is used again
+
+
+def test_a_process_that_ended_is_gone_before_its_parent_has_asked_for_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as ended:
+        assert ended.stdout
+        ended.stdout.read()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert "Z" in Path(f"/proc/{ended.pid}/stat").read_text().rpartition(")")[2]
+        assert name_process(ended.pid) == ""

@@ -75,14 +75,14 @@ def has_ended(process: str) -> bool:
 
 def name_process(pid: int) -> str:
     """Host, the space its number is of, number, and when it began: numbers are used again. "" where it is gone, or
-    cannot be told.
+    cannot be told. One that ended is gone, also where its parent has not asked for it yet.
     """
     try:
         space = os.readlink("/proc/self/ns/pid")
-        began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return f"{socket.gethostname()} {space} {pid} {began}"
+    return "" if fields[0] in "ZX" else f"{socket.gethostname()} {space} {pid} {fields[19]}"
 
 
 def _address(who: str) -> str:
