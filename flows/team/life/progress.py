@@ -72,7 +72,7 @@ class Progress:
     def words(self) -> str:
         """ "finetune: step 120 of 480, loss 1.234, 0:12:30 left"."""
         if not self.step:
-            return f"{self.stage}: {'its steps are done' if self.ended else 'no step yet'}"
+            return f"{self.stage}: {'its work is done' if self.ended else 'at work'}"
         told = [f"{self.stage}: step {self.step:,}" + (f" of {self.steps:,}" if self.steps else "")]
         if self.loss is not None:
             told.append(f"loss {self.loss:.4g}")

@@ -88,6 +88,7 @@ class Pulse:
 
         try:
             yield heard
+            self._shown = f"{stage}: done", 100.0
         finally:
             self._vigil = None
 

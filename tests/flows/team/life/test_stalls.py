@@ -107,7 +107,7 @@ def test_progress_is_of_this_attempt_and_this_retraining(tmp_path: Path) -> None
     old.metrics(7, {"loss": 7.0})
     progress = Progress(tmp_path, "finetune", "mine")
     assert not progress.read()
-    assert progress.words() == "finetune: no step yet"
+    assert progress.words() == "finetune: at work"
     other = Journal(tmp_path / "runs/finetune/b-001.jsonl", "b")
     other.start("finetune", {}, {}, parent="theirs")
     other.metrics(9, {"loss": 9.0})
