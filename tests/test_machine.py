@@ -85,7 +85,10 @@ def test_without_a_word_all_gpus_and_a_share_of_the_cores(
         ("recompute: some", "recompute must be true, false or a number of layers up to 1024, not 'some'"),
         ("recompute: -2", "recompute must be true, false or a number of layers"),
         ("tokens_per_pack: 0", "tokens_per_pack must be at least 1, not 0"),
-        ("nodes: 2", "launcher local starts ranks on this host alone: set launcher: slurm or kubernetes, or nodes: 1"),
+        (
+            "nodes: 2",
+            "launcher local starts ranks on this host alone: set launcher: slurm or kubernetes, or nodes: 1",
+        ),
         ("launcher: slurm", "gpus is all, and this host cannot see those of Slurm's nodes"),
         ("launcher: kubernetes", "gpus is all, and this host cannot see those of Kubernetes's nodes"),
         ("kubernetes: {manifest: x}", "unknown key 'kubernetes.manifest' .did you mean 'manifests'"),

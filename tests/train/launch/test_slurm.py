@@ -131,7 +131,9 @@ def test_before_its_time_limit_a_job_makes_a_last_checkpoint_and_queues_itself_a
     wait_for(lambda: newest(folder), running)
     wait_for(lambda: attempt_of(ranks).endswith(".1") and pulses(folder).get(0), running)
     kept = newest(folder)
-    cluster.run("scontrol", "update", "JobId=1", "TimeLimit=0:30:00")  # a busy machine may need more to end it
+    cluster.run(
+        "scontrol", "update", "JobId=1", "TimeLimit=0:30:00"
+    )  # a busy machine may need more to end it
     asked = subprocess.run(
         [sys.executable, "-m", "videollava", "finish", "finetune"],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
