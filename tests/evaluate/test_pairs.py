@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from videollava.evaluate.compare import title_of
 from videollava.evaluate.zero_shot.figures import rows_of_retrieval
 from videollava.evaluate.zero_shot.pairs import Pairs, cross
+from videollava.evaluate.zero_shot.stage import choose_sets
 from videollava.evaluate.zero_shot.table import format_table
+from videollava.params import Evaluate, Params
 
 EYE = np.eye(3, dtype=np.float32)
 PAIRS = Pairs(
@@ -44,3 +49,13 @@ def test_a_row_a_caption_says_what_was_found_and_a_tie_is_no_hit() -> None:
     assert [row["correct"] for row in rows] == [True, False, False]
     assert [row["prediction"] for row in rows] == ["m0", "m1", "m0"]
     assert [row["media"] for row in rows] == [[7], [8], [9]]
+
+
+def test_sets_that_share_a_name_with_questions_stand_apart(tmp_path: Path) -> None:
+    assert title_of("msvd.zero_shot") == "MSVD (encoders)"
+    assert title_of("msvd") == "MSVD-QA"
+    for name in ("videos", "questions"):
+        (tmp_path / name).mkdir()
+    folders = {"msvd": "questions", "msvd.zero_shot": "videos", "esc-50": "videos"}
+    chosen = Params(evaluate=Evaluate(zero_shot=("msvd", "esc-50"), folders=folders))
+    assert [one.folder.name for one in choose_sets(chosen, tmp_path)] == ["videos", "videos"]

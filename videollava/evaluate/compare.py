@@ -11,7 +11,7 @@ from videollava.evaluate import benchmarks, statistics
 from videollava.evaluate.page import Markup, clip, document, join, section, table, tag
 from videollava.evaluate.results import Answer, Results, by_kind, group_by_medium, read_results
 from videollava.evaluate.statistics import Interval
-from videollava.evaluate.zero_shot.sets import SETS
+from videollava.evaluate.zero_shot.sets import APART, SETS
 
 __all__ = [
     "SIGNIFICANT",
@@ -136,8 +136,9 @@ def verdict(paired: statistics.Comparison) -> str:
 
 def title_of(benchmark: str) -> str:
     """A benchmark's name for people; its id where it is none of ours."""
-    if benchmark in SETS:
-        return SETS[benchmark].title
+    alone = benchmark.removesuffix(APART)
+    if alone != benchmark and alone in SETS:
+        return f"{SETS[alone].title} (encoders)"
     return benchmarks.get(benchmark).title if benchmark in benchmarks.names() else benchmark
 
 

@@ -38,7 +38,7 @@ from videollava.evaluate.predict import Settings, predict
 from videollava.evaluate.questions import QuestionSet, read_questions
 from videollava.evaluate.ranks import Ranks, join_ranks
 from videollava.evaluate.report import write_report
-from videollava.evaluate.zero_shot.sets import SETS
+from videollava.evaluate.zero_shot.sets import APART, SETS
 from videollava.evaluate.zero_shot.stage import ask_encoders, choose_sets
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
@@ -147,7 +147,7 @@ def _read_sets(params: Params, workspace: Path, scratch: Path, ranks: Ranks) -> 
     """All questions, before a model is loaded: a mistake in a file costs seconds. Rank 0 unpacks media first."""
     names = params.evaluate.benchmarks
     for name in params.evaluate.folders:
-        if name not in SETS:
+        if name.removesuffix(APART) not in SETS:
             benchmarks.get(name)  # a mistyped one would be no benchmark's
     read = partial(read_questions, choices=params.evaluate, workspace=workspace)
     scratch.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,11 @@ from videollava.errors import InputError
 from videollava.evaluate.zero_shot import layouts
 from videollava.evaluate.zero_shot.layouts import Captioned, Labelled
 
-__all__ = ["PAIRS", "PAPER", "SETS", "Chosen", "ZeroShot", "find_sets"]
+__all__ = ["APART", "PAIRS", "PAPER", "SETS", "Chosen", "ZeroShot", "find_sets"]
 
 PLACE = Path("data/zero_shot")
 PREPARED = Path("data/index")
+APART = ".zero_shot"  # after a set's id in an evaluation: msvd is a benchmark of questions too
 PAIRS: Final = "pairs"  # the task of a split of data/index
 PAPER = "LanguageBind (arXiv 2310.01852), its zero-shot tables"
 # What LanguageBind's t_cls/zero_shot_metadata.py calls the folders of its reformatted sets.

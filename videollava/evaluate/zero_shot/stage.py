@@ -11,14 +11,20 @@ from videollava.embedding.encoders import load_encoders
 from videollava.errors import InputError
 from videollava.evaluate.questions import unpacked_folder
 from videollava.evaluate.zero_shot.run import evaluate_zero_shot
-from videollava.evaluate.zero_shot.sets import SETS, Chosen, find_sets
+from videollava.evaluate.zero_shot.sets import APART, SETS, Chosen, find_sets
 from videollava.params import Params
 
 __all__ = ["ask_encoders", "choose_sets"]
 
 ENCODERS = Path("models/encoders")
 TARGET = "zero_shot"  # below the evaluation's folder
-APART = ("task", "modality", "intervals", "directions", "lacking")  # of figures, what metrics.json leaves out
+LEFT_OUT = (
+    "task",
+    "modality",
+    "intervals",
+    "directions",
+    "lacking",
+)  # of figures, what metrics.json leaves out
 
 
 def choose_sets(params: Params, workspace: Path) -> list[Chosen]:
@@ -27,9 +33,8 @@ def choose_sets(params: Params, workspace: Path) -> list[Chosen]:
     folders = params.evaluate.folders
     if wrong := [name for name in names if "=" in name]:
         raise InputError(f"evaluate.zero_shot: {wrong[0]}: give names, and folders in evaluate.folders")
-    found = {
-        name: unpacked_folder(folders[name], workspace) for name in names if name in folders and name in SETS
-    }
+    named = {name: folders.get(f"{name}{APART}", folders.get(name, "")) for name in names if name in SETS}
+    found = {name: unpacked_folder(folder, workspace) for name, folder in named.items() if folder}
     return find_sets(names, workspace, found)
 
 
@@ -45,10 +50,15 @@ def ask_encoders(params: Params, workspace: Path, target: Path, device: str) -> 
     if (aside / "predictions").is_dir():
         for file in sorted((aside / "predictions").glob("*.jsonl")):
             (target / "predictions").mkdir(exist_ok=True)
-            file.replace(target / "predictions" / file.name)
+            file.replace(target / "predictions" / f"{_apart(file.stem)}.jsonl")
         (aside / "predictions").rmdir()
     found: Mapping[str, Mapping[str, Any]] = json.loads((aside / "metrics.json").read_text())["benchmarks"]
     return {
-        name: {key: value for key, value in figures.items() if key not in APART}
+        _apart(name): {key: value for key, value in figures.items() if key not in LEFT_OUT}
         for name, figures in found.items()
     }
+
+
+def _apart(name: str) -> str:
+    """A set's name beside benchmarks of questions, some of which are called the same."""
+    return f"{name}{APART}" if name in SETS else name
