@@ -37,6 +37,7 @@ __all__ = ["FINAL", "Laid", "command_line", "laid", "wait_until"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 LOOK_SECONDS = 0.5
+SERVES = re.compile(r"prefect worker start|flows\.worker")  # a worker itself, not what it does
 CLIPS = "sources={clips: {kind: generated, format: clips, train: 24, test: 8, seed: 1}}"
 GATE = "default: {minimum_over_blind: -100.0, allowed_regression: 100.0}\n"
 # In two processes without a GPU; a checkpoint after each step, in the store.
@@ -54,8 +55,7 @@ from mlflow import MlflowClient
 client, found = MlflowClient(), {}
 for version in client.search_model_versions():
     one = found.setdefault(version.name, {"versions": {}, "champion": ""})
-    run = client.get_run(version.run_id)
-    one["versions"][version.version] = {"tags": dict(version.tags), "metrics": run.data.metrics, "run": run.info.status}
+    one["versions"][version.version] = {"tags": dict(version.tags), "source": version.source, "run": version.run_id}
 for name, one in found.items():
     one["champion"] = client.get_registered_model(name).aliases.get("champion", "")
 print(json.dumps(found))
@@ -170,7 +170,7 @@ class Laid:
         return [
             pid
             for pid in self.stack.processes(worker)
-            if pid != own and (line := command_line(pid)) and "prefect worker start" not in line
+            if pid != own and (line := command_line(pid)) and not SERVES.search(line)
         ]
 
     def ranks(self) -> list[int]:
@@ -202,7 +202,7 @@ class Laid:
         return next(one for one in names if one not in known)
 
     def locks(self) -> list[str]:
-        """Locks in the workers' checkouts that a process holds, and entries in DVC's own."""
+        """Locks in the workers' checkouts that a process holds, DVC's among them."""
         held = {
             (int(major, 16), int(minor, 16), int(number))
             for line in Path("/proc/locks").read_text().splitlines()
@@ -217,8 +217,11 @@ class Laid:
                 told = file.stat()
                 if (os.major(told.st_dev), os.minor(told.st_dev), told.st_ino) in held:
                     found.append(str(file))
-                if file.name == "rwlock" and file.read_text().strip() not in ("", "{}"):
-                    found.append(f"{file}: {file.read_text()}")
+                pids = re.findall(r'"pid": (\d+)', file.read_text()) if file.name == "rwlock" else []
+                if any(
+                    command_line(int(pid)) for pid in pids
+                ):  # DVC drops those of the dead when it comes by
+                    found.append(f"{file}: {set(pids)}")
         return found
 
     def promote_at_once(self, model: str, numbers: Sequence[int]) -> list[tuple[int, str]]:
@@ -265,7 +268,7 @@ class Laid:
         return wrong
 
     def digits(self, name: str) -> tuple[str, str]:
-        """(metrics, weights) of a model's last version: out of the commit on origin that it was saved as."""
+        """(md5 of metrics.json, of each file of weights) of a model's last version, by its commit on origin."""
         origin = self.stack.folder / "origin.git"
 
         def git(*words: str) -> str:
@@ -280,13 +283,13 @@ class Laid:
         from flows.team.entries import read_entries
 
         entries = read_entries(git("show", f"{tags[-1]}:dvc.lock"))
-        outs = {out["path"]: out["md5"] for entry in entries.values() for out in entry["outs"]}
+        outs = {out["path"]: str(out["md5"]) for entry in entries.values() for out in entry["outs"]}
         key = outs["models/videollava"]
         listed = json.loads(
             self.store.get_object(Bucket="dvc", Key=f"store/files/md5/{key[:2]}/{key[2:]}")["Body"].read()
         )
         weights = {one["relpath"]: one["md5"] for one in listed if one["relpath"].endswith(".safetensors")}
-        return git("show", f"{tags[-1]}:metrics.json"), json.dumps(weights, sort_keys=True)
+        return outs["metrics.json"], json.dumps(weights, sort_keys=True)
 
 
 def command_line(pid: int) -> str:
@@ -337,7 +340,7 @@ def _make_source(root: Path, registry: str) -> None:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes((REPOSITORY / name).read_bytes())
     (root / "dvc.lock").unlink(missing_ok=True)
-    apply_params(root, "tiny", [*settings("finetune.epochs=4"), CLIPS, f"tracking.uri={registry}"])
+    apply_params(root, "tiny", [*settings("finetune.epochs=12"), CLIPS, f"tracking.uri={registry}"])
     (root / "gate.yaml").write_text(GATE)
     who = ["-c", "user.name=t", "-c", "user.email=t@t"]
     run(["git", "add", "-A"], cwd=root, check=True)
