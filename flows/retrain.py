@@ -57,6 +57,8 @@ from videollava.tracking.store import tracking_uri
 
 __all__ = ["retrain", "work"]
 
+# Between tries: an MLflow server that was killed takes a minute to be there again on a busy machine.
+BACK_SECONDS: list[float] = [5, 30, 60, 120]
 echo: Callable[[str], None] | None = None  # gets the stages' raw output too: set where a person watches
 held: tuple[Path, int] | None = None  # a checkout that this process has to itself already, and its lock
 
@@ -192,8 +194,8 @@ def save_retraining(session: Session, keeper: Path, before: Snapshot, who: str) 
 @task(
     name="register",
     task_run_name="register",
-    retries=2,
-    retry_delay_seconds=5,
+    retries=len(BACK_SECONDS),
+    retry_delay_seconds=BACK_SECONDS,
     retry_condition_fn=may_pass_later,
     cache_policy=NO_CACHE,
 )
@@ -221,8 +223,8 @@ def register_version(
 @task(
     name="tag",
     task_run_name="tag",
-    retries=2,
-    retry_delay_seconds=5,
+    retries=len(BACK_SECONDS),
+    retry_delay_seconds=BACK_SECONDS,
     retry_condition_fn=may_pass_later,
     cache_policy=NO_CACHE,
 )
@@ -241,7 +243,14 @@ def tag_version(session: Session, keeper: Path, number: int, saved: Saved) -> st
     return "" if named.note else named.ref
 
 
-@task(name="gate", task_run_name="gate", cache_policy=NO_CACHE)
+@task(
+    name="gate",
+    task_run_name="gate",
+    retries=len(BACK_SECONDS),
+    retry_delay_seconds=BACK_SECONDS,
+    retry_condition_fn=may_pass_later,
+    cache_policy=NO_CACHE,
+)
 @hide_in_failures
 def judge_version(session: Session, number: int) -> Decision:
     """The gate's decision, against the champion of now."""
@@ -268,8 +277,8 @@ def judge_version(session: Session, number: int) -> Decision:
 @task(
     name="promote",
     task_run_name="promote",
-    retries=2,
-    retry_delay_seconds=5,
+    retries=len(BACK_SECONDS),
+    retry_delay_seconds=BACK_SECONDS,
     retry_condition_fn=may_pass_later,
     cache_policy=NO_CACHE,
 )
