@@ -52,7 +52,7 @@ def test_each_stage_runs_once_on_its_pool_and_all_is_told_as_on_one_machine(grou
         assert made["mlflow.parentRunId"] == parent["id"]
         assert made["stage_key"]
         assert made["commit"] == git(ground.origin, "rev-parse", "main").strip()
-        assert parent[f"outcome.{stage}"] == "ran"
+        assert parent[f"outcome.{stage.replace('@', ':')}"] == "ran"
     lead = ground.folder / "worker-team"
     (saved,) = git(lead, "for-each-ref", "--format=%(objectname)", "refs/exps").split()
     made = json.loads(git(lead, "show", f"{saved}:made.json"))
