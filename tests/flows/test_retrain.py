@@ -191,9 +191,11 @@ def test_the_whole_pipeline_on_micro_parameters(
         *(f"locks/{source}.json" for source in SOURCES),
     }
     assert runs_of(checkout) == {name: ["FINISHED"] for name in ("retrain", *STAGES)}
-    assert tasks_of(checkout) == [
-        (name, "COMPLETED") for name in (*STAGES, "save", "register", "tag", "gate", "promote")
-    ]
+    tasks = tasks_of(checkout)
+    assert {state for _, state in tasks} == {"COMPLETED"}
+    # When outputs are sent goes by how long the stages before took.
+    names = [name for name, _ in tasks if not name.startswith("send ")]
+    assert names == [*STAGES, "save", "register", "tag", "gate", "promote"]
     version = champion(checkout, Tracking())
     assert version.lineage.commit == git(checkout, "rev-parse", "HEAD").strip()
     assert "toy_video_qa" in version.metrics

@@ -180,7 +180,7 @@ def test_a_full_disk_is_noticed_first(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_test_clip_in_training_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = sources.scenes("train", 4, 1)
 
-    def same(split: str, count: int, seed: int) -> list[Scene]:
+    def same(split: str, count: int, seed: int, sized: bool) -> list[Scene]:
         return drawn
 
     monkeypatch.setattr(sources, "scenes", same)

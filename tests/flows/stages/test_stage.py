@@ -203,11 +203,11 @@ def test_a_lock_is_told_from_other_errors(words: str) -> None:
 
 
 def test_which_failures_a_task_tries_again() -> None:
-    from flows.retrain import _may_pass_later
+    from flows.stages.tasks import may_pass_later
 
     def again(error: Exception, cause: BaseException | None = None) -> bool:
         error.__cause__ = cause
-        return _may_pass_later(None, None, Failed(data=error))
+        return may_pass_later(None, None, Failed(data=error))
 
     assert again(StageFailed("fetch", 1, ["Connection reset by peer"]))
     assert not again(StageFailed("fetch", 2, [], lasting=True))
