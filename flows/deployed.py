@@ -14,12 +14,17 @@ from flows.promote import promote as gate_and_move
 from flows.retrain import work
 from flows.shown import hide_in_failures
 from flows.sync import sync as look_at_sources
+from flows.team.carry import sweep_refs
 from flows.team.life.ends import as_state
+from flows.team.life.server import AWAY
+from flows.team.life.sweep import nobody_works
 from flows.team.life.sweep import sweep as sweep_up
 from flows.team.stage import Order, do_group
+from videollava.errors import InputError
 from videollava.machine.pools import Priority
 from videollava.params import profile_names
 from videollava.params.changes import Changes, as_overrides
+from videollava.scrub import scrub
 
 __all__ = ["evaluate", "promote", "retrain", "stage", "sweep", "sync"]
 
@@ -102,5 +107,13 @@ def stage(order: Order) -> Any:
 @flow(name="sweep", log_prints=False)
 @hide_in_failures
 def sweep() -> list[str]:
-    """Close runs that nobody works at any more, and cancel what waits for a worker while nobody waits for it."""
-    return sweep_up(get_run_logger().warning)
+    """Close runs that nobody works at any more, cancel what waits for a worker while nobody waits for it, and take back
+    commits that were published for work that is over.
+    """
+    warn = get_run_logger().warning
+    swept = sweep_up(warn)
+    try:
+        swept += sweep_refs(repository(), nobody_works)
+    except (InputError, *AWAY) as error:  # the next sweep comes soon
+        warn(scrub(f"sweep: {error}"))
+    return swept

@@ -17,10 +17,11 @@ from flows.history.snapshot import Snapshot
 from flows.places.git import ask_git, run_git, settings_for_remotes
 from videollava.errors import InputError
 
-__all__ = ["ORIGIN", "RUNS", "bring", "fetch_commit", "publish", "see_branches", "take_back"]
+__all__ = ["ORIGIN", "RUNS", "bring", "fetch_commit", "publish", "see_branches", "sweep_refs", "take_back"]
 
 ORIGIN = "origin"
 RUNS = "refs/videollava/runs"
+ASKED = "asked"  # in the place of a key: a look at what a trigger names
 QUIET = ("--quiet", "--no-tags", "--no-recurse-submodules", "--no-auto-maintenance")
 HEX = re.compile(r"[0-9a-f]{40}")
 
@@ -50,6 +51,25 @@ def take_back(home: Path, key: str, commit: str) -> None:
         return
 
 
+def sweep_refs(home: Path, over: Callable[[str], bool]) -> list[str]:
+    """Take back what coordinators that are gone left at `origin`, and what was brought from there long ago; the refs
+    that are gone now. over: whether nobody works at a key, nor is about to. InputError where `origin` does not answer.
+    """
+    settings = settings_for_remotes(home)
+    told = run_git(home, "ls-remote", "--refs", "--quiet", ORIGIN, f"{RUNS}/*", settings=settings)
+    there = [line.split("\t")[1] for line in told.splitlines()]
+    here = (ask_git(home, "for-each-ref", "--format=%(refname)", RUNS) or "").split()
+    judged = {key: over(key) for key in {_key_of(ref) for ref in (*there, *here)} if key != ASKED}
+    gone = [ref for ref in there if judged.get(_key_of(ref))]
+    if gone:
+        refs = [f":{ref}" for ref in gone]
+        run_git(home, "push", "--quiet", "--no-verify", ORIGIN, *refs, settings=settings)
+    for ref in here:
+        if judged.get(_key_of(ref)):
+            run_git(home, "update-ref", "-d", ref)
+    return gone
+
+
 def bring(home: Path, key: str, commit: str) -> None:
     """Fetch a published commit, and the one it is on, into the repository `home`. InputError where that cannot be."""
     if _has(home, commit):
@@ -68,7 +88,7 @@ def fetch_commit(home: Path, name: str = "") -> str:
     """
     if HEX.fullmatch(name) and _has(home, name):
         return name
-    ref = f"{RUNS}/asked/{os.getpid()}"
+    ref = f"{RUNS}/{ASKED}/{os.getpid()}"
     settings = settings_for_remotes(home)
     try:
         run_git(home, "fetch", *QUIET, ORIGIN, f"+{name or 'HEAD'}:{ref}", settings=settings)
@@ -98,6 +118,10 @@ def see_branches(home: Path, warn: Callable[[str], None]) -> None:
 def ref_of(key: str, commit: str) -> str:
     """Where a commit is published."""
     return f"{RUNS}/{key}/{commit[:12]}"
+
+
+def _key_of(ref: str) -> str:
+    return ref.removeprefix(f"{RUNS}/").partition("/")[0]
 
 
 def _has(home: Path, commit: str) -> bool:

@@ -18,7 +18,7 @@ from flows.team.life.ends import may_help, status_of
 from flows.team.life.watch import wait_for_run
 from flows.team.pools import Group
 from flows.team.stage import LOCK_ARTIFACT, Order
-from flows.team.turns import step_tag
+from flows.team.turns import step_tag, work_tag
 from videollava.errors import InputError
 from videollava.machine.pools import Priority
 from videollava.scrub import scrub
@@ -97,7 +97,7 @@ def _start(group: Group, order: Order, attempt: int, priority: Priority) -> tupl
             deployment.id,
             parameters={"order": order.model_dump(mode="json")},
             name=name,
-            tags=[f"work:{order.key}", *map(step_tag, order.steps)],
+            tags=[work_tag(order.key), *map(step_tag, order.steps)],
             idempotency_key=f"{order.key}-{attempt}",
             work_queue_name=priority,
             parent_task_run_id=_place(client, name),

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 
-__all__ = ["TAG", "step_tag", "take_turn", "wait_for_step"]
+__all__ = ["TAG", "step_tag", "take_turn", "wait_for_step", "work_tag"]
 
 TAG = "retraining"
 LOOK_SECONDS = 2.0
@@ -40,6 +40,11 @@ def take_turn(key: str, say: Callable[[str], None]) -> None:
 def wait_for_step(step: str, made: Callable[[], bool], say: Callable[[str], None]) -> bool:
     """Whether a stage is `made` by now: an earlier run that does it too, in a group of other stages, is waited for."""
     return made() or _wait(step_tag(step), made, lambda name: say(f"{name} does this stage; waiting for it"))
+
+
+def work_tag(key: str) -> str:
+    """The tag of runs that do a group of this key."""
+    return f"work:{key}"
 
 
 def step_tag(step: str) -> str:

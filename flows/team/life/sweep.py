@@ -10,6 +10,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -19,6 +20,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
@@ -28,14 +30,16 @@ from flows.team.life.claims import waiting_for, was_claimed
 from flows.team.life.server import AWAY, impatient_client
 from flows.team.life.signs import Signs, read_signs
 from flows.team.life.watch import UNWANTED, cancel_run, close_lost
+from flows.team.turns import work_tag
 from videollava.scrub import scrub
 
-__all__ = ["sweep", "sweep_beside"]
+__all__ = ["nobody_works", "sweep", "sweep_beside"]
 
 FLOWS = ["retrain", "stage"]  # those that beat
 AT_WORK = [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING]
 LOOK = 5.0
 PATIENCE = 600.0  # for a server that is away in between
+KEPT = timedelta(days=1)  # what was published for work that is over; it may be asked for again soon
 MOST = 200  # runs at once, the longest at work first
 
 
@@ -61,6 +65,18 @@ def sweep(say: Callable[[str], None]) -> list[str]:
             break
         time.sleep(LOOK)
     return swept
+
+
+def nobody_works(key: str) -> bool:
+    """Whether all runs of this work are over since KEPT, and there were some: one may be about to be made for what was
+    just published.
+    """
+    with impatient_client() as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[work_tag(key)])), limit=MOST
+        )
+    ends = [run.end_time for run in runs if run.state and run.state.is_final() and run.end_time]
+    return bool(runs) and len(ends) == len(runs) and max(ends) < datetime.now(UTC) - KEPT
 
 
 def sweep_beside(say: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ from ground import git
 
 from flows.history.snapshot import take_snapshot
 from flows.places.clones import have_clone
-from flows.team.carry import RUNS, bring, fetch_commit, publish, take_back
+from flows.team.carry import RUNS, bring, fetch_commit, publish, sweep_refs, take_back
 from videollava.errors import InputError
 
 
@@ -49,6 +49,18 @@ def test_a_workspace_travels_as_it_is_and_leaves_nothing_behind(
     ] == ["k2"]
     with pytest.raises(InputError, match="k1"):
         bring(workspace, "k1", commit)
+
+
+def test_what_was_published_for_work_that_is_over_is_taken_back_later(workspace: Path, origin: Path) -> None:
+    with have_clone(workspace, git(workspace, "rev-parse", "HEAD").strip()) as (root, _):
+        commits = {key: publish(workspace, root, take_snapshot(root), key) for key in ("over", "at-work")}
+    for key, commit in commits.items():
+        git(workspace, "update-ref", f"{RUNS}/{key}/{commit[:12]}", "HEAD")  # as if brought here
+    assert sweep_refs(workspace, lambda key: key == "over") == [f"{RUNS}/over/{commits['over'][:12]}"]
+    for place in (workspace, origin):
+        left = git(place, "for-each-ref", "--format=%(refname)", RUNS).split()
+        assert left == [f"{RUNS}/at-work/{commits['at-work'][:12]}"]
+    assert sweep_refs(workspace, lambda key: key == "over") == []
 
 
 def test_what_a_trigger_names_is_origins(workspace: Path, origin: Path, tmp_path: Path) -> None:
