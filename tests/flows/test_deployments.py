@@ -29,6 +29,7 @@ TESTS = {
     "retrain/retrain": "flows/test_deployments.py",
     "evaluate/evaluate": "flows/test_deployments.py",
     "promote/promote": "flows/test_deployments.py",
+    "promote/team": "flows/stack/test_stack_whole.py",
     "sync/team": "flows/triggers/test_sync.py",
     "sweep/team": "flows/team/life/test_life_and_death.py",
     **dict.fromkeys(
