@@ -10,6 +10,8 @@ from videollava import cli
 from videollava.errors import InputError
 from videollava.machine import Machine, find_machine, load_machine, preset_names, preset_text
 from videollava.machine.devices import count_gpus
+from videollava.machine.reading import read_machine
+from videollava.machine.sections import Cost
 from videollava.params import load_params
 
 
@@ -40,6 +42,17 @@ def test_the_first_file_that_is_there_counts(tmp_path: Path) -> None:
     assert load_machine(tmp_path / "work", environment) == Machine()
     with pytest.raises(InputError, match="VIDEOLLAVA_MACHINE is 'nowhere', and there is no such file"):
         load_machine(tmp_path, {"VIDEOLLAVA_MACHINE": "nowhere"})
+
+
+def test_of_a_mapping_a_stage_names_what_is_other(tmp_path: Path) -> None:
+    file = tmp_path / "machine.yaml"
+    file.write_text("cost: {per_gpu_hour: 2.5, currency: EUR}\nstages: {finetune: {cost: {ceiling: 40}}}\n")
+    machine = read_machine(file)
+    assert machine.work("finetune").cost == Cost(per_gpu_hour=2.5, currency="EUR", ceiling=40.0)
+    assert machine.work("align").cost == Cost(per_gpu_hour=2.5, currency="EUR")
+    file.write_text("stages: {finetune: {cost: {ceiling: 40}}}\n")
+    with pytest.raises(InputError, match="no price to go by"):
+        read_machine(file)
 
 
 def test_a_stage_has_its_own_values_over_those_for_all() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.errors import InputError
-from videollava.machine.sections import STAGES, Machine, Work
+from videollava.machine.sections import STAGES, Machine, Work, lay_over
 from videollava.params import read_mapping, read_section
 
 __all__ = [
@@ -71,7 +71,7 @@ def read_machine(file: Path) -> Machine:
     machine = read_section(Machine, raw, str(file))
     for stage in STAGES:
         shared = {name: value for name, value in raw.items() if name in Work.model_fields}
-        read_section(Work, {**shared, **machine.stages.get(stage, {})}, f"{file}: stages.{stage}")
+        read_section(Work, lay_over(shared, machine.stages.get(stage, {})), f"{file}: stages.{stage}")
     return machine
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "Slurm",
     "Strategy",
     "Work",
+    "lay_over",
 ]
 
 STAGES = ("fetch", "shards", "index", "bases", "align", "pretrain", "finetune", "evaluate")
@@ -250,7 +251,7 @@ class Machine(Work):
     def work(self, stage: str) -> Work:
         """How `stage` is computed, what is "auto" filled in. ValidationError where its values are mistaken."""
         shared = {name: getattr(self, name) for name in Work.model_fields}
-        asked = Work.model_validate({**shared, **self.stages.get(stage, {})})
+        asked = Work.model_validate(lay_over(shared, self.stages.get(stage, {})))
         if stage in ALONE:
             asked = asked.replace(launcher="local", nodes=1, processes=1)
         gpus = count_gpus() if asked.gpus == "all" else asked.gpus
@@ -268,7 +269,7 @@ class Machine(Work):
             if stage not in STAGES:
                 raise ValueError(f"stages.{stage}: no stage; there are {', '.join(STAGES)}")
         for stage in STAGES:
-            work = {**dict(self), **self.stages.get(stage, {})}
+            work = lay_over(dict(self), self.stages.get(stage, {}))
             if work["launcher"] == "local" and work["nodes"] > 1 and stage not in ALONE:
                 raise ValueError(
                     f"nodes is {work['nodes']}, and launcher local starts ranks on this host alone: "
@@ -280,6 +281,17 @@ class Machine(Work):
                     "set gpus to those of a node, or 0"
                 )
         return self
+
+
+def lay_over(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of all stages with a stage's own in their place. Of a mapping (`cost`) what it does not name stays."""
+    found = {**shared, **own}
+    for name, value in own.items():
+        below = shared.get(name)
+        below = dict(below) if isinstance(below, Section) else below
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            found[name] = {**below, **value}
+    return found
 
 
 DEFAULTS = Machine()  # what counts without a file
