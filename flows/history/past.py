@@ -182,7 +182,7 @@ def _with_tracker(root: Path, params: Params, rows: list[Retraining], most: int)
     store = registry.open_store(root, params.tracking)
     versions = {version.number: version for version in registry.list_versions(root, params.tracking, store)}
     moves = registry.trail(root, params.tracking, store)
-    runs = list_runs(store, "retrain", most)
+    runs = list_runs(store, "retrain", params.tracking.model, most)
     commits = {version.saved: version.number for version in versions.values() if version.saved}
     found = {row.run or row.commit: row for row in rows}
     lone = [run.id for run in runs if run.id not in found]

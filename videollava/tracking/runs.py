@@ -30,9 +30,9 @@ class Run:
         return self.tags.get("mlflow.parentRunId", "")
 
 
-def list_runs(store: Store, name: str, most: int) -> list[Run]:
-    """The newest runs of a name, at most so many. Whatever MLflow raises comes through."""
-    words = f"attributes.run_name = '{name}'"
+def list_runs(store: Store, name: str, model: str, most: int) -> list[Run]:
+    """The newest runs of a name that were for a model, at most so many. Whatever MLflow raises comes through."""
+    words = f"attributes.run_name = '{name}' and params.`tracking.model` = '{model}'"
     return list(_search(store, words, most))
 
 

@@ -115,6 +115,14 @@ class Pulse:
         """No sign from now on."""
         self._stop.set()
 
+    def tell_done(self) -> None:
+        """The last sign: what the page of a run that is over shows. For when the beats have stopped."""
+        if self.closed or self._artifact is None:
+            return
+        self._shown = "done", 100.0
+        with suppress(*AWAY, ObjectNotFound), impatient_client() as client:
+            self._write(client)
+
     def wait_for_server(self, seconds: float = AWAY_SECONDS) -> None:
         """Return when the server answers: what the run came to is told once, and would be lost."""
         until, said = time.monotonic() + seconds, False
@@ -210,6 +218,7 @@ def beating(say: Callable[[str], None]) -> Iterator[Pulse]:
     # With this thread's settings: the server may be one of its own.
     beat = partial(contextvars.copy_context().run, pulse.run)
     thread = threading.Thread(target=beat, name="pulse", daemon=True)
+    done = False
     with pulse.terms:
         thread.start()
         try:
@@ -224,9 +233,12 @@ def beating(say: Callable[[str], None]) -> Iterator[Pulse]:
             raise
         else:
             pulse.wait_for_server()
+            done = True
         finally:
             pulse.stop()
             thread.join(LOOK)
+            if done:
+                pulse.tell_done()
 
 
 class Terms:

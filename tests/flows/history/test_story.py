@@ -183,8 +183,11 @@ def test_all_retrainings_by_git_and_tracker(
         store.client.log_param(child.info.run_id, name, value)
     store.client.log_metric(child.info.run_id, "gpu_hours", 2.5)
     store.client.set_terminated(child.info.run_id)
-    for name in ("seed", "finetune.epochs"):
+    for name in ("seed", "finetune.epochs", "tracking.model"):
         store.client.log_param(run.info.run_id, name, values[name])
+    other = store.client.create_run(store.experiment, run_name="retrain")  # of another model: none of these
+    store.client.log_param(other.info.run_id, "tracking.model", "other")
+    store.client.set_tag(other.info.run_id, "version", "1")
     store.client.set_tag(run.info.run_id, "error", "StageFailed: stage evaluate failed\nTraceback")
     store.client.set_terminated(run.info.run_id, "FAILED")
     past = read_past(twice, params)
