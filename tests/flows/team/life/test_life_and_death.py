@@ -125,6 +125,12 @@ class Team:
     def state(self, run: str) -> dict[str, Any]:
         return self.ask("GET", f"/flow_runs/{run}")["state"]
 
+    def progress(self, run: str) -> tuple[str, float]:
+        """What its page shows."""
+        body = {"flow_runs": {"id": {"any_": [run]}}, "artifacts": {"type": {"any_": ["progress"]}}}
+        (found,) = self.ask("POST", "/artifacts/filter", body)
+        return found["description"], found["data"]
+
     def stages(self, root: Path) -> list[dict[str, Any]]:
         """The runs of the stage for `root`, oldest first."""
         runs = self.ask("POST", "/flow_runs/filter", {"flows": {"name": {"any_": ["stage"]}}, "limit": 100})
@@ -216,6 +222,7 @@ def test_a_lost_machine(team: Team, tmp_path: Path) -> None:
     assert ends(team, run, 180) == "COMPLETED"
     assert [step for _, step in steps(root)] == list(range(1, 61))  # it went on from the place
     assert len(team.stages(root)) == 2
+    assert team.progress(team.stages(root)[-1]["id"]) == ("done", 100.0)
     team.start_worker(lost, "gpu")
 
 
