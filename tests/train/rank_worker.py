@@ -28,10 +28,10 @@ def arrange(patch: Any = setattr) -> None:
     """Put `plan_by_kind` in the place of the stages' planning."""
     real = instruct.lengths_of
 
-    def lengths_of(prepared: Path, split: str, prices: Any) -> Lengths:
+    def lengths_of(prepared: Path, split: str, prices: Any, rows: Any = None) -> Lengths:
         videos = load_split(prepared, split)["videos"].to_numpy() > 0
         patch(instruct, "plan_epoch", lambda lengths, **options: plan_by_kind(lengths, videos, **options))
-        return real(prepared, split, prices)
+        return real(prepared, split, prices, rows)
 
     patch(instruct, "lengths_of", lengths_of)
 

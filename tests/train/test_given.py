@@ -228,7 +228,7 @@ def test_a_folder_that_changed_since_it_was_first_seen_is_refused(
     [
         (("bases.model=x", "align.train=true"), "set align.train to false"),
         (("bases.model=x", "bases.language=y", "align.train=false"), "brings its own language"),
-        (("pretrain.epochs=0",), "no bases.model whose projector could be taken"),
+        (("align.spaces=separate", "align.language=x"), "train must be true and language learned"),
         (("finetune.epochs=0",), "finetune.epochs must be at least 1, not 0"),
     ],
 )

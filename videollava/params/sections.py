@@ -16,6 +16,7 @@ from videollava.params.bounds import (
     Count,
     Flag,
     Fraction,
+    OneOrMore,
     Positive,
     Rate,
     Registered,
@@ -112,6 +113,11 @@ class Align(Section):
         description="the language encoder: learned here from the captions, or taken and frozen: a folder or hub id of "
         "LanguageBind, CLIP or OpenCLIP, with its tokenizer",
     )
+    spaces: Literal["shared", "separate"] = Field(
+        "shared",
+        description="shared: pictures and clips are bound to one language encoder; separate: to two that were learned "
+        "apart, all else equal: the control of the claim that alignment helps (make claims)",
+    )
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax",
         description="CLIP's, which names the right one of all; SigLIP's, which judges each combination",
@@ -154,6 +160,14 @@ class Align(Section):
     )
     precision: Precision = Field("bf16", description="what is computed in")
 
+    @model_validator(mode="after")
+    def _own_spaces(self) -> Self:
+        if self.spaces == "separate" and (not self.train or self.language != "learned"):
+            raise ValueError(
+                "spaces is separate, which learns two language encoders here: train must be true and language learned"
+            )
+        return self
+
 
 class Lora(Section):
     """The low-rank adapter on the language model."""
@@ -167,6 +181,11 @@ class Train(Section):
     """A stage of instruction training (`pretrain`, `finetune`)."""
 
     epochs: Count = Field(1, description="passes over the records")
+    media: Annotated[tuple[Literal["image", "video"], ...], OneOrMore] = Field(
+        (),
+        description="kinds of media that it learns from: [image] leaves samples with clips out, [video] those with "
+        "pictures; none: all",
+    )
     batch_size: Count = Field(128, description="records of a step, over all ranks")
     learning_rate: Rate = Field(1e-3, description="AdamW's at its peak")
     projector_learning_rate: Amount = Field(0.0, description="the projector's; 0: learning_rate")
@@ -200,7 +219,9 @@ class Pretrain(Train):
     """Stage 1, which may also be left out where the model that is gone on from brings a projector."""
 
     epochs: Whole = Field(
-        1, description="passes over the records; 0: take the projector of bases.model as it is"
+        1,
+        description="passes over the records; 0: take the projector of bases.model as it is, or without one leave "
+        "stage 1 out: stage 2 begins with a projector that has learned nothing",
     )
 
 
@@ -318,9 +339,5 @@ class Params(Section):
         if self.bases.model and self.align.train:
             raise ValueError(
                 "align.train is true, and the encoders come from bases.model: set align.train to false"
-            )
-        if not self.pretrain.epochs and not self.bases.model:
-            raise ValueError(
-                "pretrain.epochs is 0, and there is no bases.model whose projector could be taken"
             )
         return self

@@ -136,6 +136,7 @@ class Journal:
             "status": status,
             "error": scrub(error)[:2000],
             "seconds": seconds,
+            "cpu_seconds": round(sum(os.times()[:4]), 3),  # of this process and of those it waited for
             "peak_rss_mib": _peak_rss_mib(),
         }
         self._append("end", event, sync=True)

@@ -5,6 +5,10 @@ encoder comes first and is then frozen: here a small one learns to tell captions
 different words. The image encoder learns against it, then, begun from the image encoder, that of video and those of
 `align.towers` (depth, thermal, audio): all end in one space before any projector sees them. Where `align.train` is
 false the encoders of `bases.model`, or those named in `bases` and `align.towers`, are taken as they are.
+
+`align.spaces: separate` is the control of the paper's claim: the video encoder's whole line (language encoder, image
+encoder, video encoder) learns by itself, from the same initial vision weights, pairs, order and steps, but against a
+language encoder that began and was taught otherwise.
 """
 
 from __future__ import annotations
@@ -38,8 +42,11 @@ from videollava.origin import Pins
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
 from videollava.train.contrast.beginnings import (
+    APART,
     LEARNED,
     POSITIONS,
+    SEPARATE,
+    begin_apart,
     begin_image,
     begin_other,
     begin_video,
@@ -94,14 +101,17 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     done = 0
     if given is None:
         image, done = _learn_text(image, tokenizer, params, work, workspace)
-    image.text_model.requires_grad_(False)
-    image.text_projection.requires_grad_(False)
+    _freeze_text(image)
     for number, part in enumerate(parts):
         if number:
             torch.manual_seed(params.seed + KINDS.index(part.kind))  # whichever others learn
         pair = image
         if part.kind == "video":
-            pair = begin_video(params, tokenizer, image)
+            root = image
+            if params.align.spaces == SEPARATE:
+                root, more = _learn_apart(parts[0], tokenizer, params, work, workspace, done)
+                done += more
+            pair = begin_video(params, tokenizer, root)
         elif number:
             pair = begin_other(params, part.kind, tokenizer, image, sources[part.kind])
         pair, steps = _learn(part, pair, tokenizer, params, work, workspace, done, followed=part != parts[-1])
@@ -111,9 +121,36 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
             check_held()
             checkpoint.save(pair, tokenizer, target / part.kind)
     if first:
-        for name in ("text", *(part.kind for part in parts)):
+        apart = ("text-apart", "image-apart") if params.align.spaces == SEPARATE else ()
+        for name in ("text", *apart, *(part.kind for part in parts)):
             clear_unless_awaited(open_place(_checkpoints(name, params, workspace), work.checkpoint_place))
     meet()  # no rank ends, and ends the launcher, before all is written
+
+
+def _learn_apart(
+    part: Part, tokenizer: Any, params: Params, work: Work, workspace: Path, logged_before: int
+) -> tuple[LanguageBind, int]:
+    """The image encoder once more, against a language encoder of its own: what video begins from where spaces are
+    separate; the pair, and the number of steps.
+    """
+    pair = begin_apart(params, tokenizer, Pins(workspace, "align").locate(params.bases.image_encoder))
+    seed = params.seed + APART
+    pair, told = _learn_text(
+        pair, tokenizer, params, work, workspace, name="text-apart", seed=seed, logged_before=logged_before
+    )
+    _freeze_text(pair)
+    torch.manual_seed(params.seed)
+    pair, steps = _learn(
+        *(part, pair, tokenizer, params, work, workspace, logged_before + told),
+        followed=True,
+        name="image-apart",
+    )
+    return pair, told + steps
+
+
+def _freeze_text(pair: LanguageBind) -> None:
+    pair.text_model.requires_grad_(False)
+    pair.text_projection.requires_grad_(False)
 
 
 def _checkpoints(part: str, params: Params, workspace: Path) -> Path:
@@ -148,10 +185,19 @@ def _take(source: str, kind: str, target: Path, key: str) -> None:
 
 
 def _learn_text(
-    pair: LanguageBind, tokenizer: Any, params: Params, work: Work, workspace: Path
+    pair: LanguageBind,
+    tokenizer: Any,
+    params: Params,
+    work: Work,
+    workspace: Path,
+    *,
+    name: str = "text",
+    seed: int | None = None,
+    logged_before: int = 0,
 ) -> tuple[LanguageBind, int]:
-    """Train the text encoder of one pair; the pair, and the number of steps."""
+    """Train the text encoder of one pair; the pair, and the number of steps. seed: of order and of words left out."""
     align, prepared = params.align, workspace / "data/index"
+    seed = params.seed if seed is None else seed
     settings = text_settings(align)
     engine = make_engine(settings, work)
     captions = load_split(prepared, "align").num_rows
@@ -159,8 +205,8 @@ def _learn_text(
         Captions(
             prepared,
             tokenizer,
-            plan_pairs(captions, settings.batch_size, engine.ranks, params.seed, epoch, "text"),
-            seed=(params.seed, epoch),
+            plan_pairs(captions, settings.batch_size, engine.ranks, seed, epoch, "text"),
+            seed=(seed, epoch),
             positions=POSITIONS,
         )
         for epoch in range(align.text_epochs)
@@ -169,7 +215,9 @@ def _learn_text(
     for part in (pair.text_model, pair.text_projection):
         part.requires_grad_(True)
     pair.logit_scale.requires_grad_(True)
-    pair, steps = _train(pair, "text", packs, settings, work, engine, params, workspace)
+    pair, steps = _train(
+        pair, name, packs, settings, work, engine, params, workspace, logged_before, adapted=None
+    )
     pair.requires_grad_(True)
     return pair, steps
 
@@ -184,8 +232,11 @@ def _learn(
     logged_before: int,
     *,
     followed: bool,
+    name: str = "",
 ) -> tuple[LanguageBind, int]:
-    """Train one vision encoder against its frozen text encoder; the pair, and the number of steps."""
+    """Train one vision encoder against its frozen text encoder; the pair, and the number of steps. name: of the part;
+    by default its kind.
+    """
     align, prepared = params.align, workspace / "data/index"
     kind, settings = part.kind, part.settings
     engine = make_engine(settings, work)
@@ -236,7 +287,8 @@ def _learn(
         add_lora(pair, align)
     recompute_layers(pair.vision_model, work, pair.vision_model.encoder.layers)
     pair, steps = _train(
-        *(pair, kind, packs, settings, work, engine, params, workspace, logged_before),
+        *(pair, name or kind, packs, settings, work, engine, params, workspace, logged_before),
+        adapted=align,
         validation=validation,
         followed=followed,
     )
@@ -290,8 +342,9 @@ def _train(
     engine: Engine,
     params: Params,
     workspace: Path,
-    logged_before: int = 0,
+    logged_before: int,
     *,
+    adapted: Align | None,
     validation: Validation | None = None,
     followed: bool = True,
 ) -> tuple[LanguageBind, int]:
@@ -317,7 +370,7 @@ def _train(
     )
     train(job)
     check_learned(job, params.align.least_learned, sigmoid=pair.logit_bias is not None)
-    return _made_whole(pair, engine, params.align if name != "text" else None), job.steps
+    return _made_whole(pair, engine, adapted), job.steps
 
 
 def _made_whole(pair: LanguageBind, engine: Engine, adapted: Align | None) -> LanguageBind:

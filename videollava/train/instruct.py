@@ -35,7 +35,7 @@ from videollava.train.features import encode_split
 from videollava.train.launch.fence import check_held
 from videollava.train.launch.meeting import meet
 from videollava.train.launch.pulse import RESULT, during
-from videollava.train.lengths import check_lengths, lengths_of, prices_of
+from videollava.train.lengths import check_lengths, learned_rows, lengths_of, prices_of
 from videollava.train.loop import Job, train
 from videollava.train.memory import pack_bytes
 from videollava.train.planning.expected import note_plan
@@ -172,8 +172,9 @@ def _make_job(begun: _Begun, params: Params, workspace: Path) -> tuple[Job, Leng
     encodes = begun.features is None
     prices = prices_of(config, learns, with_encoders=encodes)
     check_lengths(prepared, stage, params, config.text_config)
-    lengths = lengths_of(prepared, stage, prices)
-    palm = lengths_of(prepared, stage, prices_of(config, learns, encodes, "palm"))
+    rows = learned_rows(prepared, stage, settings.media)
+    lengths = lengths_of(prepared, stage, prices, rows)
+    palm = lengths_of(prepared, stage, prices_of(config, learns, encodes, "palm"), rows)
     plans = [
         plan_epoch(
             lengths,
@@ -185,7 +186,9 @@ def _make_job(begun: _Begun, params: Params, workspace: Path) -> tuple[Job, Leng
         )
         for epoch in range(settings.epochs)
     ]
-    packs = [Packs(prepared, stage, begun.tokenizer, begun.layout, plan, begun.features) for plan in plans]
+    packs = [
+        Packs(prepared, stage, begun.tokenizer, begun.layout, plan, begun.features, rows) for plan in plans
+    ]
     tally = Tally(engine.device)
     job = Job(
         name=stage,
@@ -241,8 +244,11 @@ def _validation(
     split = valid_part(stage)
     if not settings.validations or split not in split_names(prepared):
         return None
-    plan = plan_once(lengths_of(prepared, split, prices), ranks, work.tokens_per_pack)
-    held_out = Packs(prepared, split, packs.tokenizer, packs.layout, plan, packs.features)
+    rows = learned_rows(prepared, split, settings.media)
+    if not len(rows):
+        return None
+    plan = plan_once(lengths_of(prepared, split, prices, rows), ranks, work.tokens_per_pack)
+    held_out = Packs(prepared, split, packs.tokenizer, packs.layout, plan, packs.features, rows)
     return Validation(held_out, settings.validations, work.loaders)
 
 
@@ -281,7 +287,8 @@ def _same_calls(packs: Packs, ranks: int) -> tuple[str, ...]:
     """
     if ranks == 1 or packs.features is not None:
         return ("projector",)
-    kinds = {kind for kind in ("image", "video") if packs.records[f"{kind}s"].to_numpy().any()}
+    rows = slice(None) if packs.rows is None else packs.rows
+    kinds = {kind for kind in ("image", "video") if packs.records[f"{kind}s"].to_numpy()[rows].any()}
     return ("projector", *sorted(kinds))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from videollava.data.load.packing import Lengths
 from videollava.data.prepare.tables import load_split
@@ -15,7 +17,7 @@ from videollava.model.positions import positions_of
 from videollava.params import Params
 from videollava.train.cost import Prices, encoder_flops, language_prices, palm_prices
 
-__all__ = ["check_lengths", "lengths_of", "prices_of"]
+__all__ = ["check_lengths", "learned_rows", "lengths_of", "prices_of"]
 
 
 def prices_of(
@@ -32,14 +34,28 @@ def prices_of(
     return Prices(token, square, target, image, video, backward=3 if language_learns else 2)
 
 
-def lengths_of(prepared: Path, split: str, prices: Prices) -> Lengths:
-    """Tokens, targets and cost of every record of a split, from the index alone."""
+def learned_rows(prepared: Path, split: str, media: Sequence[str] = ()) -> NDArray[np.int64]:
+    """Rows of a split's records that have media of these kinds alone, or none; without kinds all rows."""
     table = load_split(prepared, split)
-    if table.num_rows == 0:
+    others = [kind for kind in ("image", "video") if media and kind not in media]
+    left_out = np.zeros(table.num_rows, bool)
+    for kind in others:
+        left_out |= table[f"{kind}s"].to_numpy() > 0
+    return np.flatnonzero(~left_out)
+
+
+def lengths_of(prepared: Path, split: str, prices: Prices, rows: NDArray[np.int64] | None = None) -> Lengths:
+    """Tokens, targets and cost of every record of a split, or of these rows, from the index alone."""
+    table = load_split(prepared, split)
+    if table.num_rows == 0 or (rows is not None and not len(rows)):
+        media = " with the kinds of media that it learns from" if table.num_rows else ""
         raise InputError(
-            f"{prepared}/splits/{split}.arrow: no records; check sources and the quarantine list"
+            f"{prepared}/splits/{split}.arrow: no records{media}; check sources and the quarantine list"
         )
-    columns = [table[c].to_numpy().astype(np.int64) for c in ("tokens", "target_tokens", "images", "videos")]
+    names = ("tokens", "target_tokens", "images", "videos")
+    columns = [table[name].to_numpy().astype(np.int64) for name in names]
+    if rows is not None:
+        columns = [column[rows] for column in columns]
     return Lengths(columns[0], columns[1], prices.cost(*columns))
 
 

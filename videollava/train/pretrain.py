@@ -15,7 +15,9 @@ __all__ = ["run"]
 
 
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
-    """See `videollava.train.instruct`. With no epochs the projector of bases.model goes on as it is."""
+    """See `videollava.train.instruct`. With no epochs the projector of bases.model goes on as it is; without such a
+    model there is none yet (an empty models/projector), and stage 2 begins with a new one.
+    """
     if params.pretrain.epochs:
         instruct("pretrain", params, workspace, machine)
         return
@@ -23,5 +25,9 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
         check_held()
         given, target = workspace / "models/given/projector", workspace / "models/projector"
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(given, target)
-        print("pretrain: no epochs, the projector of bases.model is taken as it is", flush=True)
+        if params.bases.model:
+            shutil.copytree(given, target)
+            print("pretrain: no epochs, the projector of bases.model is taken as it is", flush=True)
+        else:
+            target.mkdir(parents=True)
+            print("pretrain: no epochs, stage 1 is left out; stage 2 begins with a new projector", flush=True)

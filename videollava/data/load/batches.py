@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -147,7 +148,7 @@ class Batch:
 
 
 class Packs(Dataset[Batch]):
-    """Item p is pack p of the plan."""
+    """Item p is pack p of the plan. rows: of the split, those that the plan's samples are; by default all."""
 
     def __init__(
         self,
@@ -157,8 +158,9 @@ class Packs(Dataset[Batch]):
         layout: Layout,
         plan: Plan,
         features: Features | None = None,
+        rows: NDArray[np.int64] | None = None,
     ) -> None:
-        self.shards = Shards(folder)
+        self.shards, self.rows = Shards(folder), rows
         self.records = load_split(folder, split)
         self.split, self.tokenizer, self.layout, self.plan, self.features = (
             split,
@@ -171,13 +173,19 @@ class Packs(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.plan.packs) - 1
 
+    def rows_of(self, number: int) -> list[int]:
+        """The split's rows that a pack holds."""
+        samples = self.plan.pack(number)
+        found: list[int] = (samples if self.rows is None else self.rows[samples]).tolist()
+        return found
+
     def __getitem__(self, number: int) -> Batch:
         encoded: list[Encoded] = []
         kinds: list[int] = []
         records: list[int] = []
         media: dict[str, list[Any]] = {"image": [], "video": []}
         dropped = []
-        for sample in self.plan.pack(number).tolist():
+        for sample in self.rows_of(number):
             try:
                 ids, found = self._sample(sample)
             except InputError as error:

@@ -14,9 +14,22 @@ from videollava.model.encoders import LanguageBind, LanguageBindConfig, pair_con
 from videollava.origin import Pins
 from videollava.params import Params
 
-__all__ = ["LEARNED", "POSITIONS", "begin_image", "begin_other", "begin_video", "check_lora", "take_language"]
+__all__ = [
+    "APART",
+    "LEARNED",
+    "POSITIONS",
+    "SEPARATE",
+    "begin_apart",
+    "begin_image",
+    "begin_other",
+    "begin_video",
+    "check_lora",
+    "take_language",
+]
 
 LEARNED = "learned"  # align.language: none is taken
+SEPARATE = "separate"  # align.spaces: video has a language encoder of its own
+APART = 1_000_003  # added to the seed of that one
 POSITIONS = 77  # of the language encoder that is learned here
 PLACES = "vision_model.embeddings.position_embedding.weight"
 SIGMOID_START = math.log(10.0), -10.0  # SigLIP's: at first nothing is right, as nearly nothing is
@@ -58,6 +71,17 @@ def begin_image(params: Params, tokenizer: Any, source: str, given: LanguageBind
         _lay_out_positions(
             pair.vision_model.embeddings.position_embedding.weight, pair.config.vision_config.grid
         )
+    return pair
+
+
+def begin_apart(params: Params, tokenizer: Any, source: str) -> LanguageBind:
+    """The pair of pictures as it began, but its language encoder drawn from another seed."""
+    torch.manual_seed(params.seed)
+    pair = begin_image(params, tokenizer, source, None)
+    torch.manual_seed(params.seed + APART)
+    other = begin_image(params, tokenizer, source, None)
+    pair.text_model.load_state_dict(other.text_model.state_dict())
+    pair.text_projection.load_state_dict(other.text_projection.state_dict())
     return pair
 
 

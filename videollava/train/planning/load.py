@@ -14,7 +14,7 @@ import numpy as np
 from videollava.data.load.packing import Lengths, Plan, plan_epoch
 from videollava.data.prepare.tables import load_split, split_names, valid_part
 from videollava.params import Params, Train
-from videollava.train.lengths import check_lengths, lengths_of, prices_of
+from videollava.train.lengths import check_lengths, learned_rows, lengths_of, prices_of
 from videollava.train.planning.typical import Samples, typical_lengths
 from videollava.train.trial import worst_pack
 
@@ -89,9 +89,10 @@ def load_of(
     measured = (prepared / "splits" / f"{stage}.arrow").is_file()
     if measured:
         check_lengths(prepared, stage, params, model.config.text_config)
-        lengths, times = lengths_of(prepared, stage, prices), 1.0
+        rows = learned_rows(prepared, stage, settings.media)
+        lengths, times = lengths_of(prepared, stage, prices, rows), 1.0
         table = load_split(prepared, stage)
-        media = tuple(float(table[f"{kind}s"].to_numpy().sum()) for kind in ("image", "video"))
+        media = tuple(float(table[f"{kind}s"].to_numpy()[rows].sum()) for kind in ("image", "video"))
     else:
         lengths, times = typical_lengths(stage, params, samples, prices)
         media = (float(samples[stage].images), float(samples[stage].videos))
@@ -124,7 +125,8 @@ def _held_out(prepared: Path, stage: Stage, settings: Train, prices: Any) -> flo
     if not settings.validations or not prepared.is_dir() or split not in split_names(prepared):
         return 0.0
     # Prices have a backward pass of twice (or once) the forward's, and the encoders without one.
-    return float(lengths_of(prepared, split, prices).cost.sum()) / prices.backward
+    rows = learned_rows(prepared, split, settings.media)
+    return float(lengths_of(prepared, split, prices, rows).cost.sum()) / prices.backward if len(rows) else 0.0
 
 
 @lru_cache(maxsize=1024)
