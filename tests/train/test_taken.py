@@ -19,7 +19,7 @@ from videollava.machine import Work
 from videollava.model import checkpoint
 from videollava.model.encoders import LanguageBind, pair_config
 from videollava.params import Align, Encoder, Model, Train
-from videollava.tracking import track
+from videollava.tracking import track, write_curves
 from videollava.train import align
 from videollava.train.contrast.learners import add_lora, choose_groups, merge_lora
 from videollava.train.contrast.retrieval import plan_gallery, retrieval_figures
@@ -61,6 +61,7 @@ def test_a_taken_language_encoder_stays_as_it_is_and_lora_moves_attention_by_ran
     before = load_file(given / "model.safetensors")
     with track("align", params, folder):
         align.run(params, folder, MACHINE)
+        write_curves(folder / "plots", "align")
     image, video = weights(folder, "image"), weights(folder, "video")
     assert image.keys() == before.keys()
     for name, weight in before.items():
@@ -72,9 +73,14 @@ def test_a_taken_language_encoder_stays_as_it_is_and_lora_moves_attention_by_ran
             assert adapted != torch.equal(image[name], weight), name
             if adapted:
                 assert int(torch.linalg.matrix_rank(image[name] - weight, rtol=1e-3)) <= 2
-    told = [event for event in events(folder) if "text_to_media_r1" in event["values"]]
-    assert len(told) == 4  # of pictures and of clips
-    assert all(0 <= event["values"]["text_to_media_r1"] <= 1 for event in told)
+    for kind in ("image", "video"):  # each has a curve of its own
+        told = [event for event in events(folder) if f"text_to_{kind}_r1" in event["values"]]
+        assert len(told) == 2
+        assert all(0 <= event["values"][f"text_to_{kind}_r1"] <= 1 for event in told)
+        head, *rows = (folder / f"plots/align/{kind}.csv").read_text().splitlines()
+        assert head == f"step,text_to_{kind}_r1,{kind}_to_text_r1,{kind}_chance_r1"
+        assert [int(row.split(",")[0]) for row in rows] == [event["step"] for event in told]
+    assert len((folder / "plots/align/depth.csv").read_text().splitlines()) == 1  # nothing of it was learned
 
 
 def test_asking_for_retrieval_changes_nothing_that_is_learned(workspace: Callable[[str], Path]) -> None:
@@ -142,12 +148,12 @@ def test_retrieval_by_hand() -> None:
     """Three captions of four media: the second caption's medium is taken for the third's."""
     text = torch.eye(3)[[0, 1, 0, 2]]
     media = torch.tensor([[0.2, 0.0, 0.0], [0.0, 0.5, 0.9], [1.0, 0.0, 0.0], [0.0, 0.6, 0.8]])
-    found = retrieval_figures(media, text, torch.tensor([7, 8, 7, 9]))
+    found = retrieval_figures(media, text, torch.tensor([7, 8, 7, 9]), "sound")
     # caption 7 -> medium 2 (right); 8 -> medium 3 (wrong); 9 -> medium 1 (wrong)
-    assert found["text_to_media_r1"] == pytest.approx(1 / 3)
+    assert found["text_to_sound_r1"] == pytest.approx(1 / 3)
     # media 0, 2 -> 7 (right); 1 -> 9 (wrong); 3 -> 9 (right)
-    assert found["media_to_text_r1"] == pytest.approx(3 / 4)
-    assert (found["captions"], found["chance_r1"]) == (3, pytest.approx(1 / 3))
+    assert found["sound_to_text_r1"] == pytest.approx(3 / 4)
+    assert (found["sound_captions"], found["sound_chance_r1"]) == (3, pytest.approx(1 / 3))
 
 
 @pytest.mark.parametrize(("pairs", "ranks", "batch"), [(1, 2, 8), (7, 2, 3), (64, 1, 32), (5000, 4, 64)])

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from videollava.data.modalities import KINDS
 from videollava.data.prepare.tables import base_split
 from videollava.data.toy import scenes as toy
 from videollava.data.versions.card import CARD, read_card
@@ -43,7 +44,7 @@ from videollava.tracking.lineage import lock_entry, read_lineage
 
 __all__ = ["write_report"]
 
-RETRIEVAL = ("text_to_media_r1", "media_to_text_r1", "chance_r1")
+RETRIEVAL = ("text_to_{}_r1", "{}_to_text_r1", "{}_chance_r1")
 STAGES = ("bases", "align", "pretrain", "finetune")
 PICTURES = 2_000_000  # characters of pictures in the page
 SAMPLES = 48  # of all benchmarks, in groups of at most MOST
@@ -167,12 +168,16 @@ def _curves(workspace: Path) -> Markup:
 
 def _retrieval(workspace: Path) -> Markup:
     """What was measured on held-out pairs while encoders were aligned."""
-    file = workspace / "plots/align/retrieval.csv"
-    if not file.is_file():
-        return Markup("")
-    with file.open(newline="", encoding="utf-8") as stream:
-        found = [[row["step"], *(_percent(row[key]) for key in RETRIEVAL)] for row in csv.DictReader(stream)]
-    heads = ("step of align", "text to media R@1", "media to text R@1", "chance")
+    found = []
+    for kind in KINDS:
+        file = workspace / f"plots/align/{kind}.csv"
+        if file.is_file():
+            with file.open(newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream))
+            found += [
+                [kind, row["step"], *(_percent(row[key.format(kind)]) for key in RETRIEVAL)] for row in rows
+            ]
+    heads = ("media", "step of align", "text to media R@1", "media to text R@1", "chance")
     return table(heads, found, caption="Held-out pairs while encoders learned, in %") if found else Markup("")
 
 

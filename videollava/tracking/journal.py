@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from videollava.data.modalities import KINDS
 from videollava.ends import Ended
 from videollava.environment import RANKS
 from videollava.scrub import scrub
@@ -58,11 +59,7 @@ BY_ITSELF = {
     "image": "loss_image",
     "text": "loss_text",
 }
-RETRIEVAL = (
-    "text_to_media_r1",
-    "media_to_text_r1",
-    "chance_r1",
-)  # of held-out pairs, while encoders are aligned
+RETRIEVAL = ("text_to_{}_r1", "{}_to_text_r1", "{}_chance_r1")  # of held-out pairs, while encoders are aligned
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _active: list[Journal] = []
@@ -296,7 +293,8 @@ def write_curves(plots: Path, stage: str) -> None:
     for name, column in BY_ITSELF.items() if stage in VALIDATED else ():
         write_curve(plots / stage / f"{name}.csv", (column,))
     if stage == "align":
-        write_curve(plots / stage / "retrieval.csv", RETRIEVAL)
+        for kind in KINDS:
+            write_curve(plots / stage / f"{kind}.csv", [column.format(kind) for column in RETRIEVAL])
 
 
 def _hide(words: Mapping[str, str]) -> dict[str, str]:

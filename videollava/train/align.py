@@ -265,7 +265,7 @@ def _learn(
             pixels=kept,
             split=held_out,
         )
-        ask = ask_retrieval(asked, engine, work.loaders)
+        ask = ask_retrieval(asked, engine, work.loaders, name or kind)
         validation = Validation(asked, align.validations, ask=ask)
     packs = [
         Pairs(

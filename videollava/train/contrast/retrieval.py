@@ -34,13 +34,15 @@ def plan_gallery(pairs: int, ranks: int, batch: int) -> Plan:
     return Plan(ranks, np.resize(chosen, steps * ranks * share), packs, np.arange(steps + 1) * ranks)
 
 
-def ask_retrieval(packs: Pairs, engine: Engine, workers: int) -> Callable[[nn.Module], dict[str, float]]:
-    """What a validation calls, on every rank, with the model as it is trained."""
-    return lambda model: _ask(packs, engine, workers, model)
+def ask_retrieval(
+    packs: Pairs, engine: Engine, workers: int, name: str
+) -> Callable[[nn.Module], dict[str, float]]:
+    """What a validation calls, on every rank, with the model as it is trained. name: what its figures call the media."""
+    return lambda model: _ask(packs, engine, workers, name, model)
 
 
 @torch.no_grad()
-def _ask(packs: Pairs, engine: Engine, workers: int, model: nn.Module) -> dict[str, float]:
+def _ask(packs: Pairs, engine: Engine, workers: int, name: str, model: nn.Module) -> dict[str, float]:
     plan, device = packs.plan, engine.device
     numbers = [number for step in range(len(plan)) for number in plan.packs_of(step, engine.rank)]
     rows: list[list[Tensor]] = []
@@ -53,11 +55,14 @@ def _ask(packs: Pairs, engine: Engine, workers: int, model: nn.Module) -> dict[s
             beat()
     once = min(len(plan.samples), len(np.unique(plan.samples)))
     media_ND, text_ND, captions_N, present_N = (torch.cat(side)[:once] for side in zip(*rows, strict=True))
-    return retrieval_figures(media_ND[present_N], text_ND[present_N], captions_N[present_N])
+    return retrieval_figures(media_ND[present_N], text_ND[present_N], captions_N[present_N], name)
 
 
-def retrieval_figures(media_ND: Tensor, text_ND: Tensor, captions_N: Tensor) -> dict[str, float]:
-    """R@1 of both directions, how many distinct captions ask, and chance: the mean share of right media."""
+def retrieval_figures(media_ND: Tensor, text_ND: Tensor, captions_N: Tensor, name: str) -> dict[str, float]:
+    """R@1 of both directions, how many distinct captions ask, and chance: the mean share of right media.
+
+    name: of the media, a part of each figure's: encoders learn one after another, and each has curves of its own.
+    """
     if not len(captions_N):
         return {}
     distinct, number_N = captions_N.unique(return_inverse=True)
@@ -66,8 +71,8 @@ def retrieval_figures(media_ND: Tensor, text_ND: Tensor, captions_N: Tensor) -> 
     to_media = number_N[logits_CN.argmax(1)] == torch.arange(len(distinct))
     to_text = logits_CN.argmax(0) == number_N
     return {
-        "text_to_media_r1": float(to_media.double().mean()),
-        "media_to_text_r1": float(to_text.double().mean()),
-        "chance_r1": 1 / len(distinct),
-        "captions": float(len(distinct)),
+        f"text_to_{name}_r1": float(to_media.double().mean()),
+        f"{name}_to_text_r1": float(to_text.double().mean()),
+        f"{name}_chance_r1": 1 / len(distinct),
+        f"{name}_captions": float(len(distinct)),
     }
