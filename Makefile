@@ -7,7 +7,7 @@ UV     := uv==0.13.9
 STAMP  := $(VENV)/.installed
 BUNDLE := .gpu-check
 
-.PHONY: install retrain test test-all check bench gpu-check gpu-check-bundle up down ui docs lock clean purge help
+.PHONY: install retrain test test-all check claims bench gpu-check gpu-check-bundle up down ui docs lock clean purge help
 
 help:  ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,9 @@ check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+claims: $(STAMP)  ## the paper's claims in small: each arm and seed a retraining (hours); writes docs/claims.md (ARGS="--seeds 2 --arms a,b")
+	@$(BIN)/python -m flows.claims $(ARGS)
 
 bench: $(STAMP)  ## the benchmarks behind bench/RESULTS.md
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

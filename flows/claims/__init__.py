@@ -1,0 +1,1 @@
+"""The paper's claims in small: `make claims` (docs/claims.md)."""

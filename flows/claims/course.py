@@ -1,0 +1,192 @@
+"""All runs of a plan, a few at a time, each a retraining as `make retrain` starts it; none is done twice."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.claims.arms import PROFILE, Arm, settings_of
+from flows.claims.ground import Ground, Outcome, code_key, run_key, settle, stage_seconds
+from videollava.process import OutputLines, Supervised, run_streamed
+
+__all__ = ["Course", "Run", "Stopped", "time_left"]
+
+GRACE = 30.0  # seconds in which a stage ends with a last checkpoint
+
+
+class Stopped(Exception):
+    """The course was told to end."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed."""
+
+    arm: Arm
+    seed: int
+
+
+@dataclass
+class Course:
+    """Runs the arms of each seed one after another, `lanes` seeds at a time: arms of a seed share stages.
+
+    more: settings over the profile for all arms. say: gets a line after each run. outcomes, failed: what came of it.
+    """
+
+    ground: Ground
+    arms: Sequence[Arm]
+    seeds: Sequence[int]
+    lanes: int = 1
+    more: tuple[str, ...] = ()
+    say: Callable[[str], None] = print
+    outcomes: dict[tuple[str, int], Outcome] = field(default_factory=dict)
+    failed: dict[tuple[str, int], str] = field(default_factory=dict)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _took: list[tuple[str, float]] = field(default_factory=list)
+    _broken: list[BaseException] = field(default_factory=list)
+
+    def run(self) -> None:
+        """To the end; on Ctrl-C and SIGTERM (as KeyboardInterrupt) what runs is ended first."""
+        waiting = list(self.seeds)
+        lanes = range(min(self.lanes, len(waiting)))
+        places = [self.ground.lane(number) for number in lanes]
+        threads = [
+            threading.Thread(target=self._drive, args=(place, waiting), name=place.name) for place in places
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+        if self._broken:
+            raise self._broken[0]
+
+    def recall(self) -> None:
+        """What is done already; nothing is run."""
+        lane = self.ground.lane(0)
+        code = code_key(lane)
+        for seed in self.seeds:
+            for arm in self.arms:
+                if known := self.ground.find(run_key(lane, code, arm, seed, self.more)):
+                    self.outcomes[arm.name, seed] = known
+
+    @property
+    def missing(self) -> bool:
+        """Whether any run is not done yet."""
+        return len(self.outcomes) < len(self.arms) * len(self.seeds)
+
+    def _drive(self, lane: Path, waiting: list[int]) -> None:
+        try:
+            while True:
+                with self._lock:
+                    if not waiting:
+                        return
+                    seed = waiting.pop(0)
+                for arm in self.arms:
+                    self._do(lane, Run(arm, seed))
+        except Stopped:
+            return
+        except BaseException as error:  # the thread that waits for this one tells it
+            self._broken.append(error)
+            self._stop.set()
+
+    def _do(self, lane: Path, run: Run) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        settle(lane, self.ground.commit)
+        key = run_key(lane, code_key(lane), run.arm, run.seed, self.more)
+        place = run.arm.name, run.seed
+        if known := self.ground.find(key):
+            with self._lock:
+                self.outcomes[place] = known
+            self.say(f"seed {run.seed} {run.arm.name}: done before")
+            return
+        began = time.monotonic()
+        status, last = self._retrain(lane, run)
+        seconds = time.monotonic() - began
+        if status:
+            with self._lock:
+                self.failed[place] = last
+            self.say(
+                f"seed {run.seed} {run.arm.name}: failed after {seconds:.0f} s: {last}; see {self._log(run)}"
+            )
+            return
+        outcome = Outcome(key, *place, self.ground.commit, round(seconds, 1), stage_seconds(lane))
+        self.ground.keep(lane, outcome)
+        with self._lock:
+            self.outcomes[place] = outcome
+            self._took.append((run.arm.name, seconds))
+        self.say(self._told(run, seconds))
+
+    def _retrain(self, lane: Path, run: Run) -> tuple[int, str]:
+        """Its exit status, and its last words."""
+        said = [word for setting in settings_of(run.arm, run.seed, self.more) for word in ("--set", setting)]
+        command = [
+            sys.executable,
+            "-m",
+            "flows.retrain",
+            "--profile",
+            PROFILE,
+            "--no-promote",
+            "--no-push",
+            *said,
+        ]
+        threads = max(1, (os.cpu_count() or 1) // self.lanes)
+        own = {"PYTHONPATH": str(lane), "MLFLOW_TRACKING_URI": ""}
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **own}
+        log = self._log(run)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        last = [""]
+        with log.open("a", encoding="utf-8") as stream:
+
+            def take(line: str) -> None:
+                print(line, file=stream, flush=True)
+                if line.startswith(("error", "retraining failed", "ERROR")):
+                    last[0] = line
+
+            status = run_streamed(command, lane, environment, OutputLines(take), grace=GRACE, look=self._look)
+        return status, last[0] or f"status {status}"
+
+    def _look(self, running: Supervised) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _log(self, run: Run) -> Path:
+        return self.ground.folder / "logs" / f"{run.seed}-{run.arm.name}.log"
+
+    def _told(self, run: Run, seconds: float) -> str:
+        results = self.ground.results(self.outcomes[run.arm.name, run.seed])
+        scores = ", ".join(f"{name} {found.score.value:.1f}" for name, found in results.items())
+        done = len(self.outcomes) + len(self.failed)
+        whole = len(self.arms) * len(self.seeds)
+        left = [
+            arm.name
+            for seed in self.seeds
+            for arm in self.arms
+            if (arm.name, seed) not in self.outcomes and (arm.name, seed) not in self.failed
+        ]
+        minutes = time_left(left, self._took, self.lanes) / 60
+        name = f"[{done}/{whole}] seed {run.seed} {run.arm.name}"
+        return f"{name}: {scores} in {seconds:.0f} s; about {minutes:.0f} min left"
+
+
+def time_left(left: Sequence[str], took: Sequence[tuple[str, float]], lanes: int) -> float:
+    """Seconds for the arms that are left, by what each took so far (an arm not run yet: the mean of all)."""
+    if not took:
+        return 0.0
+    mean = sum(seconds for _, seconds in took) / len(took)
+    each: dict[str, list[float]] = {}
+    for name, seconds in took:
+        each.setdefault(name, []).append(seconds)
+    means = {name: sum(values) / len(values) for name, values in each.items()}
+    return sum(means.get(name, mean) for name in left) / max(1, lanes)
