@@ -2,7 +2,7 @@
 
 Quick: with stand-ins for the programs of .venv that write down how they are called. Slow: the verbs themselves, but
 for those that take many minutes or another machine, whose programs have tests of their own: install and lock (package
-indexes), bench (tests/bench), gpu-check (tests/bench/test_gpu_check.py), up and down (tests/flows/stack); clean and
+indexes), claims (tests/flows/claims), bench (tests/bench), gpu-check (tests/bench/test_gpu_check.py), up and down (tests/flows/stack); clean and
 purge run in tests/flows/test_clean.py.
 """
 
@@ -46,6 +46,7 @@ CALLS = {
     "test": [f"{PYTEST} -m not slow -n 2 --set seed=1"],
     "test-all": [f"{PYTEST} --set seed=1"],
     "check": ["ruff format --check .", "ruff check .", "mypy"],
+    "claims": ["python -m flows.claims --set seed=1"],
     "bench": ["python bench/first.py", "python bench/second.py"],
     "gpu-check": [
         "python -m bench.gpu_check.bundle --to .gpu-check",
