@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.claims.arms import ARMS, BASE, CLAIMS, Contrast, choose_arms, params_of
+from flows.claims.arms import ARMS, CLAIMS, Contrast, choose_arms, params_of
 from flows.claims.course import Course
 from flows.claims.ground import Ground, Outcome
 from flows.claims.page import Report, describe_machine, power_table, write
@@ -153,10 +153,10 @@ def _test(
     for one in contrasts:
         base, other = (
             {seed: by[one.benchmark] for seed, by in scores.get(arm, {}).items() if one.benchmark in by}
-            for arm in (BASE, one.arm)
+            for arm in (one.base, one.arm)
         )
         if set(base) & set(other):
-            found.append(pool(one.arm, base, other))
+            found.append(pool((one.base, one.arm), base, other))
     return found
 
 

@@ -29,6 +29,8 @@ __all__ = [
 PROFILE = "claims"
 BASE = "aligned"
 PICTURES, CLIPS = "easy_vqa", "toy_video_qa"
+APART = ("align.spaces=separate",)
+ALONE = {kind: (f"pretrain.media=[{kind}]", f"finetune.media=[{kind}]") for kind in ("image", "video")}
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,16 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One test of a claim: the base against `arm`, on the questions of `benchmark`."""
+    """One test of a claim: `base` against `arm`, on the questions of `benchmark`."""
 
     arm: str
     benchmark: str
+    base: str = BASE
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the base is said to be better at than each contrast's arm; `letter` as in `--arms`' help.
+    """What is said of each contrast's base: that it answers better than the arm. letter: as `--arms` takes it.
 
     holds, reverse: what is said where that is so, and where the other arm is the better one.
     """
@@ -65,17 +68,11 @@ class Claim:
 
 ARMS = (
     Arm(BASE, "encoders of one text space, pictures and clips together, all stages"),
-    Arm("separate", "clips bound to a text space that was learned apart", ("align.spaces=separate",)),
-    Arm(
-        "pictures",
-        "stages 1 and 2 see pictures alone",
-        ("pretrain.media=[image]", "finetune.media=[image]", f"evaluate.benchmarks=[{PICTURES}]"),
-    ),
-    Arm(
-        "clips",
-        "stages 1 and 2 see clips alone",
-        ("pretrain.media=[video]", "finetune.media=[video]", f"evaluate.benchmarks=[{CLIPS}]"),
-    ),
+    Arm("separate", "clips bound to a text space that was learned apart", APART),
+    Arm("pictures", "stages 1 and 2 see pictures alone", ALONE["image"]),
+    Arm("clips", "stages 1 and 2 see clips alone", ALONE["video"]),
+    Arm("separate-pictures", "`separate`, and pictures alone", (*APART, *ALONE["image"])),
+    Arm("separate-clips", "`separate`, and clips alone", (*APART, *ALONE["video"])),
     Arm("no-stage-1", "stage 2 begins with a new projector", ("pretrain.epochs=0",)),
     Arm("no-dropout", "no patch of a clip is left out in `align`", ("align.video_patch_dropout=0",)),
     Arm("no-time", "no attention over frames in the video encoder", ("model.temporal_attention=false",)),
@@ -88,6 +85,16 @@ CLAIMS = (
         (Contrast("separate", PICTURES), Contrast("separate", CLIPS)),
         "aligned encoders answer better than separately learned ones",
         "separately learned encoders answer better than aligned ones",
+    ),
+    Claim(
+        "a2",
+        "Aligned, one projector serves both: what stages 1 and 2 learned of one kind of medium answers for the other",
+        (
+            Contrast("separate-pictures", CLIPS, "pictures"),
+            Contrast("separate-clips", PICTURES, "clips"),
+        ),
+        "of a kind of medium that stages 1 and 2 never saw, aligned encoders answer better",
+        "of a kind of medium that stages 1 and 2 never saw, separately learned encoders answer better",
     ),
     Claim(
         "b",
@@ -127,7 +134,9 @@ def choose_arms(wanted: str = "") -> list[Arm]:
     """
     if not wanted:
         return list(ARMS)
-    letters = {claim.letter: [one.arm for one in claim.contrasts] for claim in CLAIMS}
+    letters = {
+        claim.letter: [name for one in claim.contrasts for name in (one.base, one.arm)] for claim in CLAIMS
+    }
     names = {BASE}
     for word in filter(None, (part.strip() for part in wanted.split(","))):
         if word not in letters and word not in {arm.name for arm in ARMS}:

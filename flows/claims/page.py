@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.claims.arms import ARMS, BASE, CLAIMS, PROFILE, Claim
+from flows.claims.arms import ARMS, CLAIMS, PROFILE, Claim
 from flows.claims.ground import Outcome
 from flows.claims.plot import Line, draw
 from flows.claims.pooled import Pooled, format_points, sentence, word_of
@@ -43,7 +43,11 @@ def write(report: Report, folder: Path) -> list[str]:
     """Write page and picture into `folder`; the sentence of each claim."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
-        Line(f"({claim.letter}) {title_of(one.benchmark)}, against {one.arm}", one, word_of(one, len(found)))
+        Line(
+            f"({claim.letter}) {title_of(one.benchmark)}: {one.base} - {one.arm}",
+            one,
+            word_of(one, len(found)),
+        )
         for claim in CLAIMS
         if (found := report.found.get(claim.letter))
         for one in found
@@ -109,12 +113,12 @@ def _tables(report: Report) -> list[str]:
         "",
         "## Differences",
         "",
-        f"`{BASE}` minus the other arm, in points of 100. Over seeds: the mean of the seeds' differences, Student's "
+        "An arm minus another, in points of 100. Over seeds: the mean of the seeds' differences, Student's "
         "interval at 95 %. By questions: all seeds' questions pooled, each medium drawn, or changing sign, as one.",
         "",
-        f"| claim | benchmark | against | {BASE} | other | over seeds [95%] | by questions [95%] | p | each seed "
+        "| claim | benchmark | arm | minus | score | score | over seeds [95%] | by questions [95%] | p | each seed "
         "| word |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for claim in CLAIMS:
         for one in report.found.get(claim.letter, ()):
@@ -133,7 +137,7 @@ def _row(claim: Claim, one: Pooled, tests: int) -> str:
     each = ", ".join(f"{value:+.1f}" for value in one.by_seed.values())
     answers = f"{paired.difference:+.2f} [{paired.low:+.2f}, {paired.high:+.2f}]"
     return (
-        f"| {claim.letter} | {title_of(one.benchmark)} | {one.arm} | {paired.b:.2f} | {paired.a:.2f} | "
+        f"| {claim.letter} | {title_of(one.benchmark)} | {one.base} | {one.arm} | {paired.b:.2f} | {paired.a:.2f} | "
         f"{format_points(one.seeds)} | {answers} | {format_p(paired)} | {each} | {word_of(one, tests)} |"
     )
 
@@ -167,11 +171,11 @@ def _timed(report: Report) -> list[str]:
     lines = []
     for claim in CLAIMS:
         for one in report.found.get(claim.letter, ()) if claim.timed else ():
-            base, other = (_seconds(report, name, claim.timed) for name in (BASE, one.arm))
+            base, other = (_seconds(report, name, claim.timed) for name in (one.base, one.arm))
             if base and other:
                 lines += [
                     "",
-                    f"CPU time of `{claim.timed}`, the mean over runs: {base:.0f} s in `{BASE}`, {other:.0f} s in "
+                    f"CPU time of `{claim.timed}`, the mean over runs: {base:.0f} s in `{one.base}`, {other:.0f} s in "
                     f"`{one.arm}` ({100 * (base / other - 1):+.0f} %).",
                 ]
     return lines
@@ -210,6 +214,9 @@ def _how(report: Report) -> list[str]:
         "where it was stopped, and does nothing where all is done.",
         "",
         *(f"- `{arm.name}`: {arm.title}{_settings(arm.settings)}" for arm in ARMS),
+        "",
+        "(a2) asks for what the aim of alignment is: that one projector serves both. Its arms see one kind of medium "
+        "in stages 1 and 2 and are asked about the other.",
         "",
         "In `separate` the video encoder's whole line (language encoder, image encoder, video encoder) learns by "
         "itself: the same initial vision weights, pairs, order and steps, but a language encoder that began and was "

@@ -51,9 +51,7 @@ def draw(lines: Sequence[Line], file: Path) -> None:
     axes.axvline(0, color="#1f2328", linewidth=0.8)
     axes.set_yticks(range(len(lines)), [line.name for line in reversed(lines)])
     axes.set_ylim(-0.6, max(1, len(lines)) - 0.4)
-    axes.set_xlabel(
-        "points, aligned minus the other (diamond: mean; line: 95% over seeds; band: 95% by questions; dots: seeds)"
-    )
+    axes.set_xlabel("points (diamond: mean; line: 95% over seeds; band: 95% by questions; dots: seeds)")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})

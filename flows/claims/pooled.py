@@ -27,12 +27,13 @@ UNDECIDED: Word = "undecided"
 
 @dataclass(frozen=True)
 class Pooled:
-    """The base minus another arm on one benchmark, in points.
+    """`base` minus `arm` on one benchmark, in points.
 
     paired: all questions of all seeds, each medium with its questions of every seed drawn, or changing sign, as one.
     by_seed: the difference in each seed. seeds: their mean with Student's interval at 95 % (infinitely wide for one).
     """
 
+    base: str
     arm: str
     benchmark: str
     paired: statistics.Comparison
@@ -44,27 +45,28 @@ class Pooled:
         return _student(list(self.by_seed.values()), tests)
 
 
-def pool(arm: str, base: Mapping[int, Results], other: Mapping[int, Results]) -> Pooled:
-    """Compare two arms by the results of each seed; InputError where they have no seed in common, or a seed's two
-    evaluations were not asked the same questions.
+def pool(names: tuple[str, str], base: Mapping[int, Results], other: Mapping[int, Results]) -> Pooled:
+    """Compare two arms, `names`, by the results of each seed; InputError where they have no seed in common, or a seed's
+    two evaluations were not asked the same questions.
     """
     shared = sorted(set(base) & set(other))
     if not shared:
-        raise InputError(f"{arm}: has no seed in common with the base")
+        raise InputError(f"{' and '.join(names)}: have no seed in common")
     before: dict[str, float] = {}
     after: dict[str, float] = {}
     media: dict[str, str] = {}
     by_seed = {}
     for seed in shared:
         a, b = other[seed], base[seed]
-        by_seed[seed] = compare_results(a, b, (f"{arm}, seed {seed}", f"base, seed {seed}")).paired.difference
+        said = (f"{names[1]}, seed {seed}", f"{names[0]}, seed {seed}")
+        by_seed[seed] = compare_results(a, b, said).paired.difference
         groups = media_of(a, b)
         for key, answer in a.answers.items():
             name = f"{seed} {key}"
             before[name], after[name] = answer.value, b.answers[key].value
             media[name] = groups[key]
     paired = statistics.compare(before, after, media)
-    return Pooled(arm, base[shared[0]].benchmark, paired, by_seed, _student(list(by_seed.values())))
+    return Pooled(*names, base[shared[0]].benchmark, paired, by_seed, _student(list(by_seed.values())))
 
 
 def _student(differences: Sequence[float], tests: int = 1) -> Interval:
@@ -122,7 +124,7 @@ def _numbers(one: Pooled, tests: int) -> str:
     chance = format_p(one.paired)
     agree = sum(value > 0 for value in one.by_seed.values())
     return (
-        f"{one.benchmark}, against {one.arm}: {over.value:+.1f}{reach} points over {len(one.by_seed)} seeds "
+        f"{one.benchmark}, {one.base} against {one.arm}: {over.value:+.1f}{reach} points over {len(one.by_seed)} seeds "
         f"(ahead in {agree}), p {'' if chance.startswith('<') else '= '}{chance} by questions."
     )
 

@@ -12,19 +12,15 @@ from videollava.errors import InputError
 from videollava.tracking.lineage import flatten
 
 ROOT = Path(__file__).resolve().parents[3]
+PICTURES = {"pretrain.media": '["image"]', "finetune.media": '["image"]'}
+CLIPS = {"pretrain.media": '["video"]', "finetune.media": '["video"]'}
 CHANGED = {
     "aligned": {},
     "separate": {"align.spaces": "separate"},
-    "pictures": {
-        "pretrain.media": '["image"]',
-        "finetune.media": '["image"]',
-        "evaluate.benchmarks": '["easy_vqa"]',
-    },
-    "clips": {
-        "pretrain.media": '["video"]',
-        "finetune.media": '["video"]',
-        "evaluate.benchmarks": '["toy_video_qa"]',
-    },
+    "pictures": PICTURES,
+    "clips": CLIPS,
+    "separate-pictures": {"align.spaces": "separate", **PICTURES},
+    "separate-clips": {"align.spaces": "separate", **CLIPS},
     "no-stage-1": {"pretrain.epochs": "0"},
     "no-dropout": {"align.video_patch_dropout": "0.0"},
     "no-time": {"model.temporal_attention": "False"},
@@ -57,12 +53,17 @@ def test_each_contrast_asks_what_both_its_arms_are_asked() -> None:
     for claim in CLAIMS:
         for one in claim.contrasts:
             assert one.benchmark in arms[one.arm].evaluate.benchmarks
-            assert one.benchmark in arms[BASE].evaluate.benchmarks
+            assert one.benchmark in arms[one.base].evaluate.benchmarks
 
 
 def test_claims_and_arms_are_chosen_by_letter_or_name() -> None:
     assert [arm.name for arm in choose_arms()] == [arm.name for arm in ARMS]
     assert [arm.name for arm in choose_arms("a,b")] == ["aligned", "separate", "pictures", "clips"]
+    assert [arm.name for arm in choose_arms("a2")] == [
+        *("aligned", "pictures", "clips", "separate-pictures", "separate-clips")
+    ]
     assert [arm.name for arm in choose_arms("no-time, c")] == ["aligned", "no-stage-1", "no-time"]
-    with pytest.raises(InputError, match="--arms z: no such claim or arm; there are a, b, c, d, e, aligned"):
+    with pytest.raises(
+        InputError, match="--arms z: no such claim or arm; there are a, a2, b, c, d, e, aligned"
+    ):
         choose_arms("a,z")

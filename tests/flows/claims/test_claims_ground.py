@@ -181,8 +181,16 @@ def test_the_page_says_commit_machine_command_power_and_the_seeds(
             scores.setdefault(arm, {})[seed] = ground.results(outcome)
     base = {seed: by["easy_vqa"] for seed, by in scores[BASE].items()}
     found = {
-        "a": [pool("separate", base, {seed: by["easy_vqa"] for seed, by in scores["separate"].items()})],
-        "e": [pool("no-dropout", base, {seed: by["easy_vqa"] for seed, by in scores["no-dropout"].items()})],
+        "a": [
+            pool((BASE, "separate"), base, {seed: by["easy_vqa"] for seed, by in scores["separate"].items()})
+        ],
+        "e": [
+            pool(
+                (BASE, "no-dropout"),
+                base,
+                {seed: by["easy_vqa"] for seed, by in scores["no-dropout"].items()},
+            )
+        ],
     }
     plans = {"easy_vqa": Plan(12, 12, 2)}
     failed = {("clips", 1): "error: no room"}
@@ -196,7 +204,7 @@ def test_the_page_says_commit_machine_command_power_and_the_seeds(
     )
     assert "(2 seeds), 0.1 hours" in text
     assert "- **(a) holds here**: aligned encoders answer better" in text
-    assert "| a | easy-VQA | separate | 100.00 | 0.00 | +100.00 [+100.00, +100.00] |" in text
+    assert "| a | easy-VQA | aligned | separate | 100.00 | 0.00 | +100.00 [+100.00, +100.00] |" in text
     assert "CPU time of `align`, the mean over runs: 40 s in `aligned`, 80 s in `no-dropout` (-50 %)." in text
     assert "- seed 1, `clips`: error: no room" in text
     picture = (tmp_path / "docs/claims.svg").read_bytes()

@@ -41,7 +41,7 @@ def test_pooled_differences_are_those_of_all_questions_of_all_seeds() -> None:
         1: results("1000"),
         7: results("0000"),
     }  # a seed that only one has is left out
-    found = pool("separate", base, other)
+    found = pool(("aligned", "separate"), base, other)
     assert found.by_seed == {0: 25.0, 1: 75.0}
     assert (found.paired.n, found.paired.media) == (8, 4)
     assert (found.paired.b, found.paired.a, found.paired.difference) == (87.5, 37.5, 50.0)
@@ -54,15 +54,15 @@ def test_pooled_differences_are_those_of_all_questions_of_all_seeds() -> None:
 
 
 def test_questions_about_one_medium_are_one_draw() -> None:
-    found = pool("x", {0: results("111111")}, {0: results("000000")})
+    found = pool(("y", "x"), {0: results("111111")}, {0: results("000000")})
     assert found.paired.p == pytest.approx(2 / 64)
-    tied = pool("x", {0: results("111111", "aaabbb")}, {0: results("000000", "aaabbb")})
+    tied = pool(("y", "x"), {0: results("111111", "aaabbb")}, {0: results("000000", "aaabbb")})
     assert tied.paired.p == pytest.approx(2 / 4)
 
 
 def test_arms_without_a_common_seed_are_refused() -> None:
-    with pytest.raises(InputError, match="no seed in common"):
-        pool("x", {0: results("1")}, {1: results("1")})
+    with pytest.raises(InputError, match="y and x: have no seed in common"):
+        pool(("y", "x"), {0: results("1")}, {1: results("1")})
 
 
 def many(seeds: int, better: int, worse: int = 0, of: int = 40) -> Pooled:
@@ -75,7 +75,7 @@ def many(seeds: int, better: int, worse: int = 0, of: int = 40) -> Pooled:
         rest = "1" * (of - gained - worse)
         base[seed] = results("1" * gained + "0" * worse + rest)
         other[seed] = results("0" * gained + "1" * worse + rest)
-    return pool("separate", base, other)
+    return pool(("aligned", "separate"), base, other)
 
 
 def test_a_word_needs_both_questions_and_seeds() -> None:
@@ -87,7 +87,9 @@ def test_a_word_needs_both_questions_and_seeds() -> None:
     assert few.paired.p < 1e-6
     assert word_of(few, tests=2) == "holds here"
     apart = pool(
-        "x", {0: results("1" * 40), 1: results("1" * 40)}, {0: results("0" * 39 + "1"), 1: results("1" * 40)}
+        ("y", "x"),
+        {0: results("1" * 40), 1: results("1" * 40)},
+        {0: results("0" * 39 + "1"), 1: results("1" * 40)},
     )
     assert apart.paired.p < 1e-6
     assert word_of(apart) == "undecided"  # the questions are sure of these models, the seeds not of the next
@@ -105,7 +107,8 @@ def test_sentences_say_the_word_and_the_numbers() -> None:
     said = sentence(CLAIM, [many(3, 12)])
     assert said.startswith("(a) holds here: aligned encoders answer better than separately learned ones. ")
     assert (
-        "easy_vqa, against separate: +32.5 [+26.3, +38.7] points over 3 seeds (ahead in 3), p <0.001" in said
+        "easy_vqa, aligned against separate: +32.5 [+26.3, +38.7] points over 3 seeds (ahead in 3), p <0.001"
+        in said
     )
     assert sentence(CLAIM, [many(1, 20)]).startswith("(a) undecided: one seed says nothing about the next. ")
     assert "does not hold here: separately learned encoders" in sentence(CLAIM, [many(3, 0, 12)])
