@@ -7,7 +7,7 @@ UV     := uv==0.13.9
 STAMP  := $(VENV)/.installed
 BUNDLE := .gpu-check
 
-.PHONY: install retrain test test-all check claims bench gpu-check gpu-check-bundle up down ui docs lock clean purge help
+.PHONY: install retrain encoders test test-all check claims bench gpu-check gpu-check-bundle up down ui docs lock clean purge help
 
 help:  ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -29,6 +29,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 retrain: $(STAMP)  ## fetch, cut into shards, index, train, evaluate, register, promote: the main job (ARGS="--set finetune.epochs=3")
 	@$(BIN)/python -m flows.retrain $(ARGS)
+
+encoders: $(STAMP)  ## align the encoders alone and measure them by evaluate.zero_shot (videollava profile tiny-five)
+	@$(BIN)/dvc repro align
+	@$(BIN)/videollava evaluate
 
 # Two at a time, of one thread each: that fits 2 cores and 24 GiB.
 test: $(STAMP)  ## the tests

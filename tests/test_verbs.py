@@ -43,6 +43,7 @@ INSTALL = (
 # What each verb calls, in order; parts of lines.
 CALLS = {
     "retrain": ["python -m flows.retrain --set seed=1"],
+    "encoders": ["dvc repro align", "videollava evaluate"],
     "test": [f"{PYTEST} -m not slow -n 2 --set seed=1"],
     "test-all": [f"{PYTEST} --set seed=1"],
     "check": ["ruff format --check .", "ruff check .", "mypy"],
@@ -79,7 +80,7 @@ def scratch(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     for name in ("first", "second"):
         (tmp_path / f"bench/{name}.py").touch()
-    for name in ("python", "uv", "ruff", "mypy", "videollava"):
+    for name in ("python", "uv", "ruff", "mypy", "videollava", "dvc"):
         stand_in(tmp_path / ".venv/bin" / name)
     (tmp_path / ".venv/.installed").touch()
     return tmp_path
@@ -137,6 +138,7 @@ def test_a_verb_calls_what_it_is_for(scratch: Path, verb: str) -> None:
     ("verb", "fails", "last"),
     [
         ("check", "format --check", "ruff format --check ."),
+        ("encoders", "repro", "dvc repro align"),
         ("bench", "bench/first.py", "python bench/first.py"),
         ("gpu-check", "gpu_check.bundle", "python -m bench.gpu_check.bundle --to .gpu-check"),
         ("test", "pytest", f"{PYTEST} -m not slow -n 2"),
