@@ -29,6 +29,7 @@ from videollava.tracking.spent import find_journal
 __all__ = ["Ground", "Outcome", "code_key", "outcome_key", "stage_seconds"]
 
 FOLDER = ".prefect/claims"
+LOCKS = "locks"
 CODE = ("dvc.yaml", "compute.lock")
 TIMED = ("bases", "align", "pretrain", "finetune", "evaluate")
 
@@ -103,11 +104,26 @@ class Ground:
 
 
 def settle(root: Path, commit: str) -> None:
-    """Have a lane's tracked files be those of the commit; outputs, journals and checkpoints stay."""
+    """Have a lane's tracked files be those of the commit; outputs, journals and checkpoints stay.
+
+    So do the locks that the profile's own sources wrote, unless the commit has others than the one before: without them
+    the data would be fetched again for every run.
+    """
     (root / ".git" / "index.lock").unlink(missing_ok=True)  # of a git that was killed: nobody else is here
     if ask_git(root, "cat-file", "-e", f"{commit}^{{tree}}") is None:
         run_git(root, "fetch", "--quiet", "origin", commit)
+    there = (
+        _read_files(root / LOCKS)
+        if ask_git(root, "diff", "--quiet", "HEAD", commit, "--", LOCKS) == ""
+        else {}
+    )
     run_git(root, "checkout", "--quiet", "--force", "--detach", commit)
+    for file, content in there.items():
+        file.write_bytes(content)
+
+
+def _read_files(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*.json")}
 
 
 def code_key(root: Path, commit: str = "HEAD") -> str:

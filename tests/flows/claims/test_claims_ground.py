@@ -142,6 +142,25 @@ def test_what_ended_is_not_run_again_and_the_checkout_stays_as_it_was(
     assert not ran
 
 
+def test_a_lane_keeps_the_locks_of_its_sources_until_the_commit_has_others(home: Path) -> None:
+    (home / "locks").mkdir()
+    (home / "locks/clips.json").write_text("of tiny")
+    ground = Ground(home, commit(home))
+    lane = ground.lane(0)
+    (lane / "locks/clips.json").write_text("of claims")
+    (lane / "params.yaml").write_text("changed")
+    ground.lane(0)
+    assert (lane / "locks/clips.json").read_text() == "of claims"
+    assert (lane / "params.yaml").read_text() == "profile: tiny\n"
+    (home / "other.py").write_text("3\n")
+    Ground(home, commit(home)).lane(0)
+    assert (lane / "locks/clips.json").read_text() == "of claims"
+    assert (lane / "other.py").read_text() == "3\n"
+    (home / "locks/clips.json").write_text("of tiny, newer")
+    Ground(home, commit(home)).lane(0)
+    assert (lane / "locks/clips.json").read_text() == "of tiny, newer"
+
+
 def test_half_an_outcome_is_none(home: Path) -> None:
     ground = Ground(home, git(home, "rev-parse", "HEAD"))
     lane = ground.lane(0)
