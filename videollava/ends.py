@@ -6,7 +6,7 @@ has cost what it may cost, so that a person has to decide. 130: a person stopped
 
 from __future__ import annotations
 
-__all__ = ["AGAIN", "BUDGET", "INTERRUPTED", "STALLED", "TRAINING", "Ended"]
+__all__ = ["AGAIN", "BUDGET", "INTERRUPTED", "KILLED", "STALLED", "TRAINING", "Ended"]
 
 TRAINING = ("bases", "align", "pretrain", "finetune")  # stages that end so; the others end as any program
 
@@ -14,6 +14,7 @@ AGAIN = 75
 STALLED = 76
 BUDGET = 77
 INTERRUPTED = 130
+KILLED = (137, -9)  # as a shell says it, and as a parent does
 
 
 class Ended(SystemExit):

@@ -15,6 +15,8 @@ KINDS = {
     "Stalled": "it hung, and hung again: its last lines and the figures of its run say where, `stall_minutes` of "
     "machine.yaml how long is waited",
     "Again": "it was told to end, and kept a checkpoint: trigger it once more, and it goes on from there",
+    "Killed": "it was killed, and killed again: where memory was wanting (`dmesg` tells), lower `tokens_per_pack` or "
+    "`workers` of machine.yaml; triggered once more, it goes on from its last checkpoint",
     "Crashed": "its machine, worker or process was lost again and again: see to it, then trigger it once more; it goes "
     "on from its last checkpoint",
 }

@@ -340,7 +340,7 @@ def _make_source(root: Path, registry: str) -> None:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes((REPOSITORY / name).read_bytes())
     (root / "dvc.lock").unlink(missing_ok=True)
-    apply_params(root, "tiny", [*settings("finetune.epochs=12"), CLIPS, f"tracking.uri={registry}"])
+    apply_params(root, "tiny", [*settings("finetune.epochs=24"), CLIPS, f"tracking.uri={registry}"])
     (root / "gate.yaml").write_text(GATE)
     who = ["-c", "user.name=t", "-c", "user.email=t@t"]
     run(["git", "add", "-A"], cwd=root, check=True)

@@ -11,13 +11,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from blows import Blow, cancel, fill, kill_part, kill_process, kill_rank, refuse
+from blows import Blow, cancel, fill, has_clock, jump, kill_part, kill_process, kill_rank, own_clock, refuse
 from laid import FINAL, Laid, command_line, laid, wait_until
 
 from flows.stack import programs
@@ -56,13 +56,19 @@ BLOWS: dict[str, tuple[Blow, tuple[str, ...]]] = {
     "coordinator": (kill_part("coordinator"), ()),
     "coordinator-flow": (kill_process("coordinator", ENGINE), FAIL),
     "rank": (kill_rank, ("COMPLETED",)),
-    "stage": (kill_process("gpu", "videollava finetune"), FAIL),
+    "stage": (kill_process("gpu", "videollava finetune"), ("COMPLETED",)),
     "s3": (kill_part("s3"), FAIL),
     "postgres": (kill_part("postgres"), FAIL),
     "s3-503": (refuse, FAIL),
     "disk-full": (fill, FAIL),
+    "clock-forward": (jump("gpu", 600), ("COMPLETED",)),
+    "clock-back": (jump("gpu", -600), ("COMPLETED",)),
+    "clock-forward-of-coordinator": (jump("coordinator", 600), ("COMPLETED",)),
+    "clock-back-of-coordinator": (jump("coordinator", -600), ("COMPLETED",)),
 }
-TRAINING = ("rank", "stage", "disk-full")  # nothing of these is there to be struck once stage 2 is done
+# Nothing of these is there to be struck once stage 2 is done.
+TRAINING = ("rank", "stage", "disk-full", "clock-forward", "clock-back")
+CLOCKS = {what: "coordinator" if "coordinator" in what else "gpu" for what in BLOWS if "clock" in what}
 CASES = [
     Case(what, when, blow, ends)
     for what, (blow, ends) in BLOWS.items()
@@ -100,6 +106,12 @@ def undisturbed(ground: Laid) -> tuple[str, str]:
 def test_the_next_trigger_ends_as_if_nothing_had_happened(
     ground: Laid, undisturbed: tuple[str, str], case: Case
 ) -> None:
+    with clock_of(ground, case):
+        strike(ground, undisturbed, case)
+
+
+def strike(ground: Laid, undisturbed: tuple[str, str], case: Case) -> None:
+    """Let a run be struck, trigger it again, and look what is there then."""
     before = ground.registry()
     name = ground.fresh(case.name, before)
     commit = ground.commit(name, 1 + CASES.index(case) + 100 * len(before) if case.when == STAGE else 0)
@@ -141,6 +153,15 @@ def test_two_leads_promote_at_once_and_one_champion_is_left(
     assert 0 in [status for status, _ in told], told
     ground.note("two leads", "promotion", f"champion is version {after[name]['champion']}", 0.0, True)
     check_gone(ground)
+
+
+def clock_of(ground: Laid, case: Case) -> AbstractContextManager[None]:
+    """Of the machine that is struck, where its clock is what jumps."""
+    if case.what not in CLOCKS:
+        return nullcontext()
+    if not has_clock():
+        pytest.skip("no C compiler here")
+    return own_clock(ground, CLOCKS[case.what])
 
 
 def at_stage(ground: Laid, run: str) -> None:

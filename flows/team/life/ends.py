@@ -4,6 +4,7 @@
 |---|---|---|
 | Crashed | its process, worker or machine was lost | yes, from the checkpoint place |
 | Stalled | a stage hung, and hung again (status 76) | no |
+| Killed | a stage, or a rank, was killed (status 137): by hand, or for want of memory | one |
 | Again | a stage was told to end, and kept a checkpoint (status 75) | yes |
 | Budget | a stage has cost what it may (status 77) | a person decides |
 | Refused | a mistake of the user's | never |
@@ -20,14 +21,15 @@ from prefect.states import Failed
 
 from flows.stages.stage import StageFailed
 from flows.team.life.watch import UNWANTED
-from videollava.ends import AGAIN, BUDGET, STALLED
+from videollava.ends import AGAIN, BUDGET, KILLED, STALLED
 from videollava.errors import InputError
 from videollava.scrub import scrub
 
 __all__ = ["as_state", "may_help", "status_of"]
 
-NAMES = {AGAIN: "Again", BUDGET: "Budget", STALLED: "Stalled"}  # by a stage's exit status
-TRIES = {"Crashed": 5, "Again": 5}  # of one trigger, by the name of the last one's end
+# By a stage's exit status.
+NAMES = {AGAIN: "Again", BUDGET: "Budget", STALLED: "Stalled", **dict.fromkeys(KILLED, "Killed")}
+TRIES = {"Crashed": 5, "Again": 5, "Killed": 2}  # of one trigger, by the name of the last one's end
 
 
 def as_state(error: Exception) -> State[Any]:

@@ -68,6 +68,8 @@ def test_a_server_that_was_away_and_an_asker_that_slept_kill_nobody() -> None:
     [
         (StageFailed("finetune", AGAIN, []), "Again", True),
         (StageFailed("finetune", STALLED, []), "Stalled", False),
+        (StageFailed("finetune", 137, []), "Killed", True),
+        (StageFailed("finetune", -9, []), "Killed", True),
         (StageFailed("finetune", BUDGET, []), "Budget", False),
         (StageFailed("finetune", 1, []), "Failed", False),
         (InputError("params.yaml: no"), "Refused", False),
@@ -87,6 +89,7 @@ def test_what_was_lost_or_unwanted_may_be_tried_again() -> None:
     assert not may_help(Cancelled(message="by a person"), 1)
     assert may_help(Cancelled(message=UNWANTED), 1)
     assert not may_help(Failed(), 1)
+    assert not may_help(Failed(name="Killed"), 2)
 
 
 def test_no_credential_reaches_a_state() -> None:
