@@ -58,7 +58,9 @@ def _run_embed(arguments: Arguments) -> int:
         print(f"unreadable: {len(done.unreadable) - LISTED} more", file=sys.stderr)
     kept = f", {done.kept} were there" if done.kept else ""
     unreadable = f", {len(done.unreadable)} unreadable" if done.unreadable else ""
-    print(f"{arguments.to}: {done.written} vectors of {encoders.dim} written{kept}{unreadable}")
+    kinds = ", ".join(f"{done.kinds[kind]} {kind}" for kind in KINDS if done.kinds[kind])
+    told = f" ({kinds})" if kinds else ""
+    print(f"{arguments.to}: {done.written} vectors of {encoders.dim} written{told}{kept}{unreadable}")
     return 1 if done.unreadable else 0
 
 

@@ -80,11 +80,11 @@ def test_media_to_a_table_to_a_search_from_any_modality(
     model = ("--model", encoder_folders)
     files = [media / "image/image_0.jpg", broken, media / "audio"]
     status, said, error = run(capsys, "embed", *files, "--to", out, *model)
-    assert (status, said.strip()) == (1, f"{out}: 3 vectors of 32 written, 1 unreadable")
+    assert (status, said.strip()) == (1, f"{out}: 3 vectors of 32 written (1 image, 2 audio), 1 unreadable")
     assert error.startswith(f"unreadable: {broken}: cannot be read as image")
     assert run(capsys, "embed", *files, "--to", out, *model)[0] == 2  # exists
     depth = ("embed", media / "depth", "--as", "depth", "--to", out, "--add", *model)
-    assert run(capsys, *depth)[1].strip() == f"{out}: 2 vectors of 32 written"
+    assert run(capsys, *depth)[1].strip() == f"{out}: 2 vectors of 32 written (2 depth)"
     assert run(capsys, *depth)[1].strip() == f"{out}: 0 vectors of 32 written, 2 were there"
     table = pq.read_table(out)
     assert table.column("kind").to_pylist() == ["image", "audio", "audio", "depth", "depth"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,9 +43,12 @@ Tell = Callable[[int, int], None]
 
 @dataclass
 class Done:
-    """What came of the files. kept: rows that were there already, of this run's begin or of the table added to."""
+    """What came of the files. kinds: of those written, how many of each modality. kept: rows that were there already,
+    of this run's begin or of the table added to.
+    """
 
     written: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
@@ -108,6 +111,7 @@ def embed_files(
         ):
             write_whole(parts / f"{number:06d}.parquet", made, [table_of(found, vectors, made)])
             done.written += len(found)
+            done.kinds.update(kind for _, kind in found)
         if not there and not done.written:
             raise InputError(_nothing(done, len(rows)))
         merge([*sources, *_parts(parts)[len(sources) - target.exists() :]], target, made, parts / "whole.tmp")

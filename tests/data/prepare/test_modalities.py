@@ -19,8 +19,12 @@ from videollava.data.archives.listing import list_members
 from videollava.data.load.batches import Layout
 from videollava.data.load.pairs import Pairs, plan_pairs, rows_of
 from videollava.data.load.shards import Shards
+from videollava.data.modalities import MODALITIES
 from videollava.data.prepare.tables import load_split
 from videollava.data.text.vocabulary import load_tokenizer
+from videollava.embedding.encoders import load_encoders
+from videollava.model.checkpoint import save
+from videollava.model.encoders import LanguageBind, pair_config
 
 
 def wav(seed: int = 0, samples: int = 8000) -> bytes:
@@ -142,3 +146,34 @@ def test_pairs_of_any_kind(prepared: tuple[Path, Any]) -> None:
         assert given.kept is not None
         assert given.kept.shape == (shape[0], patches // 2)
         assert int(given.kept.max()) < patches
+
+
+def test_align_and_embed_see_the_same_pixels(prepared: tuple[Path, Any], tmp_path: Path) -> None:
+    """Of files that are wider or higher than a square, on encoders of the recipe's sizes: what is learned from is what
+    is asked with.
+    """
+    workspace, chosen = prepared
+    folder = workspace / "data/index"
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    tokenizer.pad_token = tokenizer.eos_token
+    layout = Layout.of(chosen.model, len(tokenizer), template="plain", image_aspect="crop")
+    first = LanguageBind(pair_config(chosen.model, "image", len(tokenizer)))
+    for kind in MODALITIES:
+        pair = LanguageBind(pair_config(chosen.model, kind, len(tokenizer)))
+        pair.text_model.load_state_dict(first.text_model.state_dict())
+        pair.text_projection.load_state_dict(first.text_projection.state_dict())
+        save(pair, tokenizer, tmp_path / "encoders" / kind)
+    encoders = load_encoders(tmp_path / "encoders", device="cpu")
+    captions = [json.loads(row["conversations"])[-1][1] for row in load_split(folder, "align").to_pylist()]
+    texts = {caption: torch.zeros(2) for caption in captions}
+    shards = Shards(folder)
+    for kind in MODALITIES:
+        plan = plan_pairs(len(rows_of(folder, kind)), 1, 1, seed=0, epoch=0)
+        pairs = Pairs(folder, kind, tokenizer, layout, plan, texts=texts)
+        for place in range(len(pairs)):
+            (number,) = pairs.records["media"][pairs.rows[plan.pack(place)[0]]].as_py()
+            file = tmp_path / f"{kind}-{number}"
+            file.write_bytes(shards.read(number))
+            learned, asked = pairs[place].pixels[0], encoders.read(file, kind)
+            assert learned.dtype == asked.dtype
+            assert torch.equal(learned, asked), (kind, number)

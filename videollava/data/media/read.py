@@ -141,7 +141,10 @@ def _load_grey(data: bytes, name: str) -> NDArray[Any]:
     """A picture of one channel as it is stored."""
     image = _open_image(data, name)
     if len(image.getbands()) != 1 or image.mode == "P":
-        raise InputError(f"{name}: a depth map is 16-bit PNG, one channel of millimetres, not {image.mode}")
+        raise InputError(
+            f"{name}: a depth map is 16-bit PNG, one channel of millimetres, not {image.mode}: save the distances "
+            "themselves, or give it as a picture"
+        )
     try:
         return np.array(image)
     except _BROKEN as error:
