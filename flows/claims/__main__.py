@@ -93,12 +93,14 @@ def _claim(options: argparse.Namespace, command: Sequence[str]) -> int:
     course = Course(ground, arms, seeds, options.at_once, more, _say)
     busy = f"{ground.folder}: another `make claims` is running here"
     ground.folder.mkdir(parents=True, exist_ok=True)
-    with hold_file(ground.folder / "claims.lock", busy, 2.0):
-        course.recall()
-        if not options.report and course.missing:
-            with prefect_server(ground.folder) as server:  # one for all runs: they find it by PREFECT_API_URL
-                server.wait()
-                course.run()
+    course.recall()
+    if not options.report and course.missing:
+        with (
+            hold_file(ground.folder / "claims.lock", busy, 2.0),
+            prefect_server(ground.folder) as server,  # one for all runs: they find it by PREFECT_API_URL
+        ):
+            server.wait()
+            course.run()
     return _report(
         course, plans, " ".join(command), options.to if options.to.is_absolute() else home / options.to
     )

@@ -72,12 +72,12 @@ class Course:
             raise self._broken[0]
 
     def recall(self) -> None:
-        """What is done already; nothing is run."""
-        lane = self.ground.lane(0)
-        code = code_key(lane)
+        """What is done already; nothing is run, and no lane is touched: another course may be at work in them."""
+        desk = self.ground.clone("desk")
+        code = code_key(desk)
         for seed in self.seeds:
             for arm in self.arms:
-                if known := self.ground.find(run_key(lane, code, arm, seed, self.more)):
+                if known := self.ground.find(run_key(desk, code, arm, seed, self.more)):
                     self.outcomes[arm.name, seed] = known
 
     @property

@@ -61,7 +61,13 @@ class Ground:
 
     def lane(self, number: int) -> Path:
         """A clone at the commit, with the files of earlier runs in it; one retraining at a time works there."""
-        root = self.folder / f"lane-{number}"
+        root = self.clone(f"lane-{number}")
+        share(self.home, root)
+        return root
+
+    def clone(self, name: str) -> Path:
+        """A clone of this name at the commit."""
+        root = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
         if not owns(root):
             if root.exists():
@@ -79,7 +85,6 @@ class Ground:
             )
             aside.rename(root)
         settle(root, self.commit)
-        share(self.home, root)
         return root
 
     def find(self, key: str) -> Outcome | None:
