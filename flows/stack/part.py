@@ -23,7 +23,7 @@ from videollava.process import SUPERVISE, end_carrying, find_carrying
 from videollava.scrub import scrub
 from videollava.who import name_process
 
-__all__ = ["MARK", "Part", "Place"]
+__all__ = ["MARK", "Part", "Place", "runs"]
 
 MARK = "VIDEOLLAVA_STACK_PART"
 LOG_BYTES = 20 << 20  # a log beyond this is set aside as NAME.log.1 when its part starts
@@ -121,7 +121,7 @@ class Place:
         end_carrying(self.mark)
         deadline = time.monotonic() + END_SECONDS
         # What ends has no environment any more, and its files are still open.
-        while any(map(_runs, left)) and time.monotonic() < deadline:
+        while any(map(runs, left)) and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
         while self.pid():  # elsewhere than on Linux nothing is marked
             with suppress(ProcessLookupError):
@@ -183,11 +183,13 @@ class Part:
         return "up" if not self.serves or self.answers() else "hangs"
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+def runs(pid: int) -> bool:
+    """Whether any thread of it does: the first is gone before others, which hold its ports and files till then."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            if thread.read_text().rpartition(")")[2].split()[0] not in "ZX":
+                return True
+    return False
 
 
 def _process(pid: int) -> str:

@@ -21,7 +21,7 @@ from flows.stack.__main__ import main
 from flows.stack.database import postgres
 from flows.stack.environment import client_environment, write_env
 from flows.stack.ground import PORTS, lay_ground
-from flows.stack.part import Part, Place
+from flows.stack.part import Part, Place, runs
 from flows.stack.stack import Stack, addresses
 from videollava.errors import InputError
 
@@ -99,6 +99,23 @@ def test_a_number_that_another_process_has_now_is_not_the_part(part: Part) -> No
         part.place.stop(5.0)
         assert other.poll() is None
         other.kill()
+
+
+def test_a_process_runs_until_its_last_thread_is_gone() -> None:
+    """The first is a zombie before: its ports are still held."""
+    code = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        told = Path(f"/proc/{process.pid}/stat")
+        while told.read_text().rpartition(")")[2].split()[0] != "Z":
+            assert process.poll() is None
+        assert runs(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not runs(process.pid)
 
 
 def test_a_part_that_ends_says_why(part: Part) -> None:
