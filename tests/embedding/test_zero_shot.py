@@ -17,6 +17,7 @@ from videollava import cli, embed, load_encoders
 from videollava.errors import InputError
 from videollava.evaluate.zero_shot import layouts
 from videollava.evaluate.zero_shot.figures import measure_classes, measure_retrieval
+from videollava.evaluate.zero_shot.run import measure_sets
 from videollava.evaluate.zero_shot.sets import SETS, find_sets
 
 Lay = Callable[[dict[str, str]], Path]
@@ -154,6 +155,25 @@ def test_a_folder_a_class_with_languagebinds_names(lay: Lay) -> None:
     assert (found.classes, found.labels) == (["background", "people"], [(0,), (0,), (1,)])
     with pytest.raises(InputError, match="expected a folder a class"):
         layouts.by_folder(folder / "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("didemo", "test_data.json", '[{"video": "1.mp4", "caption": "a cat"}]'),
+        ("didemo", "test_data.json", '{"1.mp4": "a cat"}'),
+        ("activitynet", "val_1.json", '{"v_a": {"timestamps": []}}'),
+        ("activitynet", "val_1.json", "3"),
+        ("audiocaps", "test.csv", "audiocap_id,youtube_id,start_time,caption\n1,a,0:30,bells\n"),
+        ("kinetics-400", "val.csv", "label,youtube_id,time_start,time_end\nsailing,a,1.5s,9\n"),
+        ("vggsound", "vggsound.csv", "a,soon,hail,test\n"),
+    ],
+)
+def test_files_laid_out_otherwise_are_named(lay: Lay, name: str, file: str, text: str) -> None:
+    folder = lay({file: text, "1.mp4": ""})
+    chosen = find_sets([f"{name}={folder}"])
+    with pytest.raises(InputError, match=rf"{SETS[name].title} is published|no such|{file}"):
+        next(measure_sets(None, chosen, folder / "out"))  # type: ignore[arg-type]
 
 
 def test_names_of_benchmarks(tmp_path: Path) -> None:

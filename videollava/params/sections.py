@@ -62,8 +62,13 @@ class Bases(Section):
         'models:/NAME@champion; "": from parts',
     )
     language: str = Field("train", description='"train", a folder, a hub id, a GGUF file or package:NAME')
-    image_encoder: str = Field("", description='a folder or hub id; "": learned in `align`')
-    video_encoder: str = Field("", description='a folder or hub id; "": learned in `align`')
+    image_encoder: str = Field(
+        "", description='a folder or hub id: what `align` begins with or takes; "": nothing'
+    )
+    video_encoder: str = Field(
+        "",
+        description='a folder or hub id: what `align` begins with or takes; "": the encoder of pictures, as learned',
+    )
     epochs: Count = Field(1, description="passes over the texts, where the language model is trained here")
     batch_tokens: Count = Field(8192, description="tokens of a step")
     learning_rate: Rate = Field(1e-3, description="AdamW's, at its peak")

@@ -94,6 +94,7 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
         given, tokenizer = take_language(params.align.language, pins)
     parts = parts_of(params.align)
     sources = {part.kind: pins.locate(part.source) for part in parts}
+    sources["video"] = pins.locate(params.bases.video_encoder)
     torch.manual_seed(params.seed)
     image = begin_image(params, tokenizer, pins.locate(params.bases.image_encoder), given)
     if first:
@@ -111,7 +112,7 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
             if params.align.spaces == SEPARATE:
                 root, more = _learn_apart(parts[0], tokenizer, params, work, workspace, done)
                 done += more
-            pair = begin_video(params, tokenizer, root)
+            pair = begin_video(params, tokenizer, root, sources[part.kind])
         elif number:
             pair = begin_other(params, part.kind, tokenizer, image, sources[part.kind])
         pair, steps = _learn(part, pair, tokenizer, params, work, workspace, done, followed=part != parts[-1])

@@ -120,10 +120,13 @@ def activitynet(folder: Path) -> Captioned:
     """val_1.json: by "v_ID" its sentences, which are one text. val_ids.json may choose."""
     said: Mapping[str, Any] = _json(folder / "val_1.json")
     chosen = _json(folder / "val_ids.json") if (folder / "val_ids.json").is_file() else list(said)
+    if strange := [name for name in chosen if name not in said]:
+        raise InputError(
+            f"{folder / 'val_1.json'}: has no sentences of {strange[0]}, which val_ids.json names"
+        )
     wanted: dict[Names, list[str]] = {
         (name, name.removeprefix("v_")): [" ".join(part.strip() for part in said[name]["sentences"])]
         for name in chosen
-        if name in said
     }
     return _captioned(folder, wanted)
 

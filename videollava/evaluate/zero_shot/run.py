@@ -76,7 +76,7 @@ def measure_sets(
             for name, (figures, rows) in measure_pairs(encoders, pairs, one.folder, batch, say).items():
                 yield name, _told(figures, rows), rows
             continue
-        items = one.set.read(one.folder)
+        items = _read_items(one)
         kind = one.set.kind or kind_of(items.media[0])
         encoders.tower(kind)
         say(f"{one.set.name}: {len(items.media)} media")
@@ -103,6 +103,19 @@ def measure_sets(
             ),
         }
         yield one.set.name, _told(told, rows), rows
+
+
+def _read_items(one: Chosen) -> Captioned | Labelled:
+    """Its media with what is said of them. InputError where its files are laid out otherwise."""
+    try:
+        return one.set.read(one.folder)
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{one.folder}: {one.set.holds}: not laid out as {one.set.title} is published "
+            f"({type(error).__name__}: {error}): compare it with the source"
+        ) from error
 
 
 def _told(figures: Figures, rows: Sequence[Row]) -> Figures:

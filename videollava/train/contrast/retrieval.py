@@ -37,7 +37,7 @@ def plan_gallery(pairs: int, ranks: int, batch: int) -> Plan:
 def ask_retrieval(
     packs: Pairs, engine: Engine, workers: int, name: str
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """What a validation calls, on every rank, with the model as it is trained. name: what its figures call the media."""
+    """What a validation calls, on every rank, with the model as it is trained. name: of the media, in its figures."""
     return lambda model: _ask(packs, engine, workers, name, model)
 
 
