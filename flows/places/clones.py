@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.places.by_hand import drop_torn
 from flows.places.git import ask_git, owns, run_git
 from flows.places.lock import WAIT_SECONDS, hold, hold_file
 from videollava.errors import InputError
@@ -55,6 +56,7 @@ def have_clone(
             _clone(home, root)
             _follow(home, root)
         with hold(root, wait) as lock:
+            drop_torn(root)
             _check_out(root, commit)
             os.utime(root)
             yield root, lock

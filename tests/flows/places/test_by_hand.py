@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from flows import local
-from flows.places.by_hand import await_dvc
+from flows.places.by_hand import await_dvc, drop_torn
+from flows.places.clones import have_clone
+from flows.places.git import run_git
 from flows.places.lock import hold
 from flows.places.workspace import occupy
 from videollava.errors import InputError
@@ -40,8 +42,25 @@ def test_a_dvc_at_work_is_waited_for_and_named(workspace: Path) -> None:
         began = time.monotonic()
         await_dvc(workspace, wait=60)
         assert time.monotonic() - began < 30
-    (workspace / ".dvc/tmp/rwlock").write_text("[")
+
+
+def test_a_list_that_a_full_disk_cut_short_is_removed(workspace: Path) -> None:
+    used(workspace, os.getpid())
+    list_of_users = workspace / ".dvc/tmp/rwlock"
+    list_of_users.write_text(list_of_users.read_text()[:40])
+    line = [sys.executable, "-m", "dvc", "repro", "fetch"]
+    done = subprocess.run(line, cwd=workspace, capture_output=True, text=True, check=False)
+    assert "JSON structure is corrupted" in done.stderr  # DVC by itself never works here again
     await_dvc(workspace, wait=0)
+    assert not list_of_users.exists()
+    with have_clone(workspace, run_git(workspace, "rev-parse", "HEAD")) as (root, _):
+        (root / ".dvc/tmp").mkdir(exist_ok=True)
+        (root / ".dvc/tmp/rwlock").write_text("")
+    with have_clone(workspace, run_git(workspace, "rev-parse", "HEAD")) as (root, _):
+        assert not (root / ".dvc/tmp/rwlock").exists()
+    used(workspace, os.getpid())
+    drop_torn(workspace)
+    assert list_of_users.exists()
 
 
 def test_a_running_stage_of_dvc_holds_off_a_change_of_parameters(
