@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from videollava import cli, embed, load_encoders
 from videollava.errors import InputError
+from videollava.evaluate.answers import write_lines
 from videollava.evaluate.zero_shot import layouts
-from videollava.evaluate.zero_shot.figures import measure_classes, measure_retrieval
+from videollava.evaluate.zero_shot.figures import measure_classes, measure_retrieval, rows_of_classes
 from videollava.evaluate.zero_shot.run import measure_sets
 from videollava.evaluate.zero_shot.sets import SETS, find_sets
+from videollava.gate import Gate, Rules, decide, read_pairs
 
 Lay = Callable[[dict[str, str]], Path]
 
@@ -208,6 +210,29 @@ def test_figures_of_several_labels() -> None:
     assert found["map"] == pytest.approx(100 * (0.75 + 1) / 2)
     low, high = found["intervals"]["map"]
     assert low <= found["map"] <= high
+
+
+def test_media_of_several_labels_are_compared_by_their_average_precision(tmp_path: Path) -> None:
+    """mAP alone would leave the gate without answers to compare: no version could follow a champion."""
+    scores = np.array([[0.9, 0.1, 0.3], [0.8, 0.7, 0.9], [0.1, 0.6, 0.2]], np.float32)
+    labels = [(0,), (0, 1), (0,)]
+    rows = rows_of_classes(scores, labels, ["a", "b", "c"], ["1", "2", "3"], ["x", "y", "z"], "audio")
+    # Places of their own classes: 1st; 2nd and 3rd of three; 3rd.
+    points = [1.0, (1 / 2 + 2 / 3) / 2, 1 / 3]
+    assert [row["score"] for row in rows] == pytest.approx([100 * one for one in points])
+    assert [row["correct"] for row in rows] == [True, False, False]
+    assert rows[1]["answer"] == "a; b"
+    metrics = {"audioset.zero_shot": measure_classes(scores, labels, multi=True)}
+    for name in ("champion", "candidate"):
+        (tmp_path / name / "predictions").mkdir(parents=True)
+        write_lines(rows, tmp_path / name / "predictions/audioset.zero_shot.jsonl")
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    pairs, unlike = read_pairs(tmp_path / "candidate", [tmp_path / "champion"])
+    assert not unlike
+    loose = Rules(Gate(rule="not_shown_worse"))  # three media exclude nothing
+    decision = decide(metrics, metrics, loose, pairs, unlike)
+    assert decision.passed, decision.reasons
+    assert decision.rows[0].score == pytest.approx(metrics["audioset.zero_shot"]["map"])
 
 
 def test_the_command_from_genuine_files_to_a_table(

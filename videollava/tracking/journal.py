@@ -59,7 +59,11 @@ BY_ITSELF = {
     "image": "loss_image",
     "text": "loss_text",
 }
-RETRIEVAL = ("text_to_{}_r1", "{}_to_text_r1", "{}_chance_r1")  # of held-out pairs, while encoders are aligned
+RETRIEVAL = (
+    "text_to_{}_r1",
+    "{}_to_text_r1",
+    "{}_chance_r1",
+)  # of held-out pairs, while encoders are aligned
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _active: list[Journal] = []

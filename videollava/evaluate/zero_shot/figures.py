@@ -61,9 +61,7 @@ def measure_classes(scores: Vectors, labels: Sequence[Sequence[int]], multi: boo
     """Top-1 and top-5 of media (N, C) with one class each, or mAP where `multi`; with intervals, by medium."""
     counts: Figures = {"media": len(scores), "classes": scores.shape[1]}
     if multi:
-        relevant = np.zeros(scores.shape, bool)
-        for row, said in enumerate(labels):
-            relevant[row, list(said)] = True
+        relevant = _relevant(scores, labels)
         value = 100 * float(np.nanmean(average_precisions(scores, relevant)))
         weights = np.random.default_rng(0).multinomial(
             len(scores), np.full(len(scores), 1 / len(scores)), SAMPLES // 10
@@ -138,7 +136,11 @@ def rows_of_classes(
     sums: Sequence[str],
     kind: str,
 ) -> list[Row]:
-    """A row a medium: its class, and the nearest one."""
+    """A row a medium: its class, and the nearest one. Where some have several: its points are the average precision of
+    its own classes among all, of a hundred; mAP is no mean over media, and two models are compared by these.
+    """
+    if any(len(said) != 1 for said in labels):
+        return _rows_of_labels(scores, labels, classes, places, sums, kind)
     ranks = class_ranks(scores, [said[0] for said in labels])
     return [
         {
@@ -153,3 +155,36 @@ def rows_of_classes(
         }
         for number, row in enumerate(scores)
     ]
+
+
+def _rows_of_labels(
+    scores: Vectors,
+    labels: Sequence[Sequence[int]],
+    classes: Sequence[str],
+    places: Sequence[str],
+    sums: Sequence[str],
+    kind: str,
+) -> list[Row]:
+    points = 100 * average_precisions(scores.T, _relevant(scores, labels).T)
+    return [
+        {
+            "question_id": str(number),
+            "kind": kind,
+            "question": "which classes?",
+            "answer": "; ".join(classes[one] for one in labels[number]),
+            "prediction": classes[int(row.argmax())],
+            "correct": int(row.argmax()) in labels[number],
+            "score": float(points[number]),
+            "media": [places[number]],
+            "media_sums": [sums[number]],
+        }
+        for number, row in enumerate(scores)
+    ]
+
+
+def _relevant(scores: Vectors, labels: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+    """(N, C): which classes each medium has."""
+    relevant = np.zeros(scores.shape, bool)
+    for row, said in enumerate(labels):
+        relevant[row, list(said)] = True
+    return relevant

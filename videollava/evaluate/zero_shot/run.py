@@ -2,7 +2,7 @@
 
 In the target folder:
     vectors/<name>.<model>.parquet   the media's vectors (`videollava embed`'s table), so that an ended run goes on
-    predictions/<name>.jsonl  a row a query: what it found first (none of several labels a medium)
+    predictions/<name>.jsonl  a row a query: what it found first
     metrics.json             figures by benchmark, and whose they are
     table.md                 the same beside the paper's
 """
@@ -150,8 +150,6 @@ def _classify(encoders: Encoders, items: Labelled, vectors: Vectors, kind: str) 
     templates = templates_for(kind)
     scores = similarity(vectors, class_vectors(encoders, items.classes, templates))
     figures = {**measure_classes(scores, items.labels, items.multi), "templates": len(templates)}
-    if items.multi:  # mAP is no mean of its media
-        return figures, []
     places, sums = [str(file) for file in items.media], [_sum(file) for file in items.media]
     return figures, rows_of_classes(scores, items.labels, items.classes, places, sums, kind)
 
