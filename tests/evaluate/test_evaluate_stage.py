@@ -128,6 +128,10 @@ def judged_by(log: Log, **options: Any) -> dict[str, Any]:
 
 def test_a_prepared_split(workspace: Path, model_folder: Path, capsys: Any) -> None:
     """The shape that the gate and DVC know; questions answered, blinded too; nothing left behind."""
+    with pytest.raises(
+        InputError, match=r"models/videollava: not there.*`videollava finetune`.*encoders alone"
+    ):
+        run(params(benchmarks=["easy_vqa"]), workspace)
     shutil.copytree(model_folder, workspace / "models/videollava")
     (workspace / "dvc.yaml").write_text("stages: {evaluate: {cmd: x, params: [evaluate], deps: []}}")
     run(params(benchmarks=["easy_vqa"]), workspace)
@@ -150,7 +154,9 @@ def test_a_prepared_split(workspace: Path, model_folder: Path, capsys: Any) -> N
     leaks = json.loads((out / "contamination.json").read_text())["easy_vqa"]
     assert (leaks["media"], leaks["of_media"], leaks["questions"], leaks["both"]) == (0, IMAGES, 5, 0)
     assert not list((workspace / "checkpoints").glob("evaluate-*"))
-    assert "easy_vqa: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "easy_vqa: " in said
+    assert said.endswith("evaluation/report.html: figures, curves, samples\n")
 
 
 def test_benchmarks_of_files(workspace: Path, model_folder: Path, capsys: Any) -> None:

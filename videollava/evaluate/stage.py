@@ -67,6 +67,11 @@ SHORT = 12  # digits of a hash
 
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     """Evaluate models/videollava into evaluation/ and metrics.json."""
+    if params.evaluate.benchmarks and not (workspace / "models/videollava").is_dir():
+        raise InputError(
+            "models/videollava: not there, and evaluate.benchmarks asks it: run `videollava finetune` (or `dvc repro`), "
+            "or set evaluate.benchmarks: [] to ask the encoders alone (evaluate.zero_shot)"
+        )
     key = input_key(workspace, "evaluate", parameters=False)
     target = workspace / "evaluation"
     metrics = evaluate(params, workspace, workspace / "models/videollava", target, key, machine=machine)
@@ -75,6 +80,7 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     _write_json(metrics, workspace / "metrics.json")
     if (target / "report.html").is_file():
         current().artifact(target / "report.html", "report")
+        print("evaluation/report.html: figures, curves, samples", flush=True)
 
 
 def evaluate(
