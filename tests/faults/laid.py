@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ __all__ = ["FINAL", "Laid", "command_line", "laid", "wait_until"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 LOOK_SECONDS = 0.5
+RUN = "PREFECT__FLOW_RUN_ID"  # in the environment of who works at it
 SERVES = re.compile(r"prefect worker start|flows\.worker")  # a worker itself, not what it does
 CLIPS = "sources={clips: {kind: generated, format: clips, train: 24, test: 8, seed: 1}}"
 GATE = "default: {minimum_over_blind: -100.0, allowed_regression: 100.0}\n"
@@ -131,9 +133,11 @@ class Laid:
 
     def unfinished(self) -> list[tuple[str, str]]:
         """Runs that have begun and are not over."""
+        return [(run["name"], run["state_type"]) for run in self._begun() if not _waits(run)]
+
+    def _begun(self) -> list[dict[str, Any]]:
         kinds = {"any_": ["RUNNING", "PENDING", "CANCELLING"]}
-        found = self.ask("flow_runs/filter", {"flow_runs": {"state": {"type": kinds}}})
-        return [(run["name"], run["state_type"]) for run in found]
+        return list(self.ask("flow_runs/filter", {"flow_runs": {"state": {"type": kinds}}}))
 
     def slots(self) -> dict[str, int]:
         """Slots of Prefect's concurrency limits that somebody holds, by limit."""
@@ -167,10 +171,11 @@ class Laid:
     def at_work(self, worker: str) -> list[int]:
         """All that a worker started for its runs."""
         own = self.stack.parts[worker].place.pid()
+        waiting = {pid for run in self._begun() if _waits(run) for pid in find_carrying(f"{RUN}={run['id']}")}
         return [
             pid
             for pid in self.stack.processes(worker)
-            if pid != own and (line := command_line(pid)) and not SERVES.search(line)
+            if pid not in (own, *waiting) and (line := command_line(pid)) and not SERVES.search(line)
         ]
 
     def ranks(self) -> list[int]:
@@ -298,6 +303,13 @@ def command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def _waits(run: Mapping[str, Any]) -> bool:
+    """Whether a scheduled run was only taken early, by a worker whose clock is ahead: the server has it wait."""
+    return run["state_type"] == "PENDING" and datetime.fromisoformat(
+        run["expected_start_time"]
+    ) > datetime.now(UTC)
 
 
 def _is_named(name: str, body: bytes) -> bool:
