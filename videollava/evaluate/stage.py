@@ -69,8 +69,8 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     """Evaluate models/videollava into evaluation/ and metrics.json."""
     if params.evaluate.benchmarks and not (workspace / "models/videollava").is_dir():
         raise InputError(
-            "models/videollava: not there, and evaluate.benchmarks asks it: run `videollava finetune` (or `dvc repro`), "
-            "or set evaluate.benchmarks: [] to ask the encoders alone (evaluate.zero_shot)"
+            "models/videollava: not there, and evaluate.benchmarks asks it: run `videollava finetune`, or "
+            "set evaluate.benchmarks: [] to ask the encoders alone (evaluate.zero_shot)"
         )
     key = input_key(workspace, "evaluate", parameters=False)
     target = workspace / "evaluation"
