@@ -152,6 +152,14 @@ def test_a_benchmark_may_be_dropped_or_added(tmp_path: Path) -> None:
     added = decide(mine | {"new": {"accuracy": 50.0}}, champion, Rules(dropped), pairs, unlike)
     assert added.reasons == ("new: no comparison with the champion: the champion was never asked",)
     assert added.unanswered == ("new",)
+    encoders = {"headline": "text_to_media_r1", "text_to_media_r1": 50.0, "asked": "encoders"}
+    added = decide(mine | {"pairs.audio": encoders}, champion, Rules(dropped), pairs, unlike)
+    assert (
+        "pairs.audio: no comparison with the champion: the champion was never asked; enc" in added.reasons[0]
+    )
+    assert added.unanswered == ()  # a version has no text encoder to ask with
+    let = dropped.replace(benchmarks=dropped.benchmarks | {"pairs.audio": Bar(without_comparison=True)})
+    assert decide(mine | {"pairs.audio": encoders}, champion, Rules(let), pairs, unlike).passed
 
 
 @pytest.mark.parametrize(

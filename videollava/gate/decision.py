@@ -110,7 +110,7 @@ def decide(
         "entry": rules.entry,
     }
     told |= {"gate": gate.model_dump(mode="json", exclude_defaults=True), "level": gate.level}
-    lacking = [one.name for one in counted if one.lacks_champion]
+    lacking = [one.name for one in counted if one.lacks_champion and not one.of_encoders]
     return Decision(
         not reasons, tuple(reasons), tuple(rows), tuple(notes), told, tuple(lacking), mean_gain=_plain(mean)
     )

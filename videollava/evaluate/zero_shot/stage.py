@@ -55,6 +55,7 @@ def ask_encoders(params: Params, workspace: Path, target: Path, device: str) -> 
     found: Mapping[str, Mapping[str, Any]] = json.loads((aside / "metrics.json").read_text())["benchmarks"]
     return {
         _apart(name): {key: value for key, value in figures.items() if key not in LEFT_OUT}
+        | {"asked": "encoders"}
         for name, figures in found.items()
     }
 
