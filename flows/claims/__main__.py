@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _claim(options, ["make claims", *_said(arguments)])
+        return _claim(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -73,12 +73,15 @@ def _terminate(*_: object) -> None:
     raise _Terminated
 
 
-def _said(arguments: Sequence[str] | None) -> list[str]:
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    return [f'ARGS="{shlex.join(words)}"'] if words else []
+def _command(options: argparse.Namespace) -> str:
+    """What gives these figures, wherever they lie."""
+    words = ["--seeds", str(options.seeds)] if options.seeds != SEEDS else []
+    words += ["--arms", options.arms] if options.arms else []
+    words += [word for one in options.overrides for word in ("--set", one)]
+    return "make claims" + (f' ARGS="{shlex.join(words)}"' if words else "")
 
 
-def _claim(options: argparse.Namespace, command: Sequence[str]) -> int:
+def _claim(options: argparse.Namespace) -> int:
     home, arms = checkout(options.workspace), choose_arms(options.arms)
     if options.seeds < 1 or options.at_once < 1:
         raise InputError("--seeds and --at-once must be at least 1")
@@ -101,9 +104,7 @@ def _claim(options: argparse.Namespace, command: Sequence[str]) -> int:
         ):
             server.wait()
             course.run()
-    return _report(
-        course, plans, " ".join(command), options.to if options.to.is_absolute() else home / options.to
-    )
+    return _report(course, plans, _command(options), home / options.to)
 
 
 def _say(line: str) -> None:
@@ -130,9 +131,8 @@ def _report(course: Course, plans: Mapping[str, Plan], command: str, folder: Pat
     scores = _read(course.ground, course.outcomes)
     found = {claim.letter: tests for claim in CLAIMS if (tests := _test(claim.contrasts, scores))}
     seeds = sorted({seed for _, seed in course.outcomes})
-    report = Report(
-        course.ground.commit, command, seeds, plans, course.outcomes, course.failed, scores, found
-    )
+    commits = sorted({outcome.commit for outcome in course.outcomes.values()})
+    report = Report(commits, command, seeds, plans, course.outcomes, course.failed, scores, found)
     for line in write(report, folder):
         print(line)
     print(f"\nwritten: {folder / 'claims.md'}")

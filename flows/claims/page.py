@@ -27,9 +27,9 @@ Scores = Mapping[str, Mapping[int, Mapping[str, Results]]]  # by arm, seed and b
 
 @dataclass(frozen=True)
 class Report:
-    """What a page is made of. plans: by benchmark, what was stated before. minutes: of all runs, as they were timed."""
+    """What a page is made of. commits: those that ran. plans: by benchmark, what was stated before."""
 
-    commit: str
+    commits: Sequence[str]
     command: str
     seeds: Sequence[int]
     plans: Mapping[str, Plan]
@@ -94,12 +94,13 @@ def power_table(plans: Mapping[str, Plan]) -> list[str]:
 def _head(report: Report, sentences: Sequence[str]) -> list[str]:
     done = len(report.outcomes)
     hours = sum(outcome.seconds for outcome in report.outcomes.values()) / 3600
+    commits = ", ".join(commit[:12] for commit in report.commits)
     many = f"{len(report.seeds)} seed{'s' if len(report.seeds) != 1 else ''}"
     return [
         "# The paper's claims, in small",
         "",
-        f"Written by `{report.command}` at commit {report.commit[:12]} on {describe_machine()}: "
-        f"{done} retrainings of profile `{PROFILE}` ({many}), {hours:.1f} hours of retraining together.",
+        f"Written by `{report.command}` at commit {commits} on {describe_machine()}: {done} retrainings of profile "
+        f"`{PROFILE}` (up to {many} an arm), {hours:.1f} hours of retraining together.",
         "They are small models on generated scenes: what holds here need not hold at 7B, and the other way round.",
         "",
         *(f"- **{line.partition(':')[0]}**:{line.partition(':')[2]}" for line in sentences),

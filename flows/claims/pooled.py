@@ -120,7 +120,8 @@ def _why_not(found: Sequence[Pooled]) -> str:
 
 def _numbers(one: Pooled, tests: int) -> str:
     over = one.interval(tests)
-    reach = f" [{over.low:+.1f}, {over.high:+.1f}]" if math.isfinite(over.low) else ""
+    level = f"{100 * (1 - SIGNIFICANT / tests):g} %"
+    reach = f" [{over.low:+.1f}, {over.high:+.1f} at {level}]" if math.isfinite(over.low) else ""
     chance = format_p(one.paired)
     agree = sum(value > 0 for value in one.by_seed.values())
     return (

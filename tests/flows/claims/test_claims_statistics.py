@@ -107,7 +107,7 @@ def test_sentences_say_the_word_and_the_numbers() -> None:
     said = sentence(CLAIM, [many(3, 12)])
     assert said.startswith("(a) holds here: aligned encoders answer better than separately learned ones. ")
     assert (
-        "easy_vqa, aligned against separate: +32.5 [+26.3, +38.7] points over 3 seeds (ahead in 3), p <0.001"
+        "easy_vqa, aligned against separate: +32.5 [+26.3, +38.7 at 95 %] points over 3 seeds (ahead in 3), p <0.001"
         in said
     )
     assert sentence(CLAIM, [many(1, 20)]).startswith("(a) undecided: one seed says nothing about the next. ")
