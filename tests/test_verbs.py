@@ -2,8 +2,8 @@
 
 Quick: with stand-ins for the programs of .venv that write down how they are called. Slow: the verbs themselves, but
 for those that take many minutes or another machine, whose programs have tests of their own: install and lock (package
-indexes), claims (tests/flows/claims), bench (tests/bench), gpu-check (tests/bench/test_gpu_check.py), up and down (tests/flows/stack); clean and
-purge run in tests/flows/test_clean.py.
+indexes), claims (tests/flows/claims), bench (tests/bench), gpu-check (tests/bench/test_gpu_check.py), up and down
+(tests/flows/stack); clean and purge run in tests/flows/test_clean.py.
 """
 
 from __future__ import annotations
