@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,57 @@ def test_openclip_is_a_start_for_alignment(tmp_path: Path) -> None:
     torch.testing.assert_close(
         load_tower(tmp_path)(pixels).pooler_output, expected.vision_output.pooler_output
     )
+
+
+# open_clip's own model in a process of its own, without torchvision, which its transforms alone need.
+OPENCLIP = """
+import importlib.machinery, importlib.util, json, sys, types
+class Absent(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+for name in ("", ".ops", ".ops.misc", ".transforms", ".transforms.functional"):
+    module = sys.modules["torchvision" + name] = Absent("torchvision" + name)
+    module.__path__, module.__spec__ = [], importlib.machinery.ModuleSpec(module.__name__, None)
+sys.modules["transformers"] = None
+places = list(importlib.util.find_spec("open_clip").submodule_search_locations)
+package = sys.modules["open_clip"] = types.ModuleType("open_clip")
+package.__path__ = places
+import torch
+from open_clip import model
+kind, quick, folder = sys.argv[1], sys.argv[2] == "quick_gelu", sys.argv[3]
+torch.manual_seed(0)
+shape = {
+    "embed_dim": 24, "quick_gelu": quick, "custom_text": kind != "CLIP",
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2},
+}
+made = {name: value for name, value in shape.items() if name != "custom_text"}
+clip = getattr(model, kind)(**made).eval()
+pixels, ids = torch.randn(3, 3, 32, 32), torch.randint(1, 98, (3, 16))
+ids[:, 9], ids[:, 10:] = 99, 0
+with torch.no_grad():
+    found = clip.encode_image(pixels, normalize=True), clip.encode_text(ids, normalize=True)
+torch.save(clip.state_dict(), folder + "/open_clip_pytorch_model.bin")
+torch.save((pixels, ids, *found), folder + "/case.pt")
+with open(folder + "/open_clip_config.json", "w") as file:
+    json.dump({"model_cfg": shape, "preprocess_cfg": {}}, file)
+"""
+
+
+@pytest.mark.parametrize(("kind", "act"), [("CLIP", "quick_gelu"), ("CustomTextCLIP", "gelu")])
+def test_openclips_own_models_are_read_as_they_compute(tmp_path: Path, kind: str, act: str) -> None:
+    if importlib.util.find_spec("open_clip") is None:
+        pytest.skip("open_clip_torch is not installed: pip install --no-deps open_clip_torch")
+    subprocess.run([sys.executable, "-c", OPENCLIP, kind, act, str(tmp_path)], check=True)
+    pixels, ids, images, texts = torch.load(tmp_path / "case.pt")
+    (tmp_path / "case.pt").unlink()
+    pair, _ = load_encoder(tmp_path)
+    with torch.no_grad():
+        found = pair(pixel_values=pixels, input_ids=ids)
+    torch.testing.assert_close(found.image_embeds, images, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.text_embeds, texts, rtol=0, atol=1e-6)
 
 
 @pytest.fixture
