@@ -157,6 +157,7 @@ class _Busy(BaseHTTPRequestHandler):
         self.send_response(503)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")  # else who keeps one open is refused for ever
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
