@@ -48,11 +48,23 @@ def draw(lines: Sequence[Line], file: Path) -> None:
         axes.plot(seeds, [height] * len(seeds), "o", color=color, markersize=3, alpha=0.6)
         axes.plot([over.value], [height], "D", color=color, markersize=6)
         axes.annotate(line.word, (1.01, height), xycoords=("axes fraction", "data"), va="center", color=color)
+    axes.set_xlim(*_reach(lines))
     axes.axvline(0, color="#1f2328", linewidth=0.8)
     axes.set_yticks(range(len(lines)), [line.name for line in reversed(lines)])
     axes.set_ylim(-0.6, max(1, len(lines)) - 0.4)
-    axes.set_xlabel("points (diamond: mean; line: 95% over seeds; band: 95% by questions; dots: seeds)")
+    axes.set_xlabel(
+        "points (diamond: mean; line, cut at the edge: 95% over seeds; band: 95% by questions; dots: seeds)"
+    )
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
+
+
+def _reach(lines: Sequence[Line]) -> tuple[float, float]:
+    """All seeds and bands by questions, and half as much again: of few seeds lines have no end worth showing."""
+    ends = [0.0]
+    for line in lines:
+        ends += [*line.found.by_seed.values(), line.found.paired.low, line.found.paired.high]
+    room = max(1.0, (max(ends) - min(ends)) / 2)
+    return min(ends) - room, max(ends) + room
