@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.team.life.pulse import KEY
 
-__all__ = ["PULSE_LOST", "Signs", "read_signs"]
+__all__ = ["PENDING_LOST", "PULSE_LOST", "Signs", "read_signs", "starts_at_once"]
 
 PULSE_LOST = 60.0  # seconds without a sign of life, of a run that should give some
 PENDING_LOST = 600.0  # that a worker has to start the process of a run it took
@@ -68,11 +68,11 @@ def read_signs(client: SyncPrefectClient, runs: list[FlowRun]) -> dict[UUID, Any
     beats = {one.flow_run_id: one.updated for one in found}
     signs: dict[UUID, Any] = {}
     for run in runs:
-        queues = run.state and run.state.is_pending() and not _starts_at_once(client, run)
+        queues = run.state and run.state.is_pending() and not starts_at_once(client, run)
         signs[run.id] = object() if queues else (run.state.id if run.state else None, beats.get(run.id))
     return signs
 
 
-def _starts_at_once(client: SyncPrefectClient, run: FlowRun) -> bool:
+def starts_at_once(client: SyncPrefectClient, run: FlowRun) -> bool:
     """Whether a run that was taken becomes a process of its worker; a cluster may let it wait for hours."""
     return bool(run.work_pool_name and client.read_work_pool(run.work_pool_name).type == "process")

@@ -28,7 +28,7 @@ from prefect.context import FlowRunContext
 
 from flows.team.life.claims import waiting_for, was_claimed
 from flows.team.life.server import AWAY, impatient_client
-from flows.team.life.signs import Signs, read_signs
+from flows.team.life.signs import PENDING_LOST, Signs, read_signs, starts_at_once
 from flows.team.life.watch import UNWANTED, cancel_run, close_lost
 from flows.team.turns import work_tag
 from videollava.scrub import scrub
@@ -36,6 +36,7 @@ from videollava.scrub import scrub
 __all__ = ["nobody_works", "sweep", "sweep_beside"]
 
 FLOWS = ["retrain", "stage"]  # those that beat
+OTHERS = ["sync", "sweep", "evaluate", "promote"]  # minutes at most, without a beat
 AT_WORK = [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING]
 LOOK = 5.0
 PATIENCE = 600.0  # for a server that is away in between
@@ -57,6 +58,7 @@ def sweep(say: Callable[[str], None]) -> list[str]:
                 if not signs:
                     swept += _cancel_unwanted(client, say)
                 closed, doubtful = _close_lost(client, signs, say)
+                closed += _close_never_begun(client, say)
         except AWAY:
             time.sleep(LOOK)
             continue
@@ -112,6 +114,24 @@ def _close_lost(
     return closed, doubtful
 
 
+def _close_never_begun(client: SyncPrefectClient, say: Callable[[str], None]) -> list[str]:
+    """Closed ones, by name, that a worker took long ago and died before they began. By the server's clock: it noted
+    when this run changed last, and when that one did.
+    """
+    context = FlowRunContext.get()
+    me = client.read_flow_run(context.flow_run.id) if context and context.flow_run else None
+    closed = []
+    for run in _read_runs(client, [StateType.PENDING], [*FLOWS, *OTHERS]) if me else []:
+        if me is None or not me.updated or not run.updated or not starts_at_once(client, run):
+            continue
+        since = max(run.updated, run.expected_start_time or run.updated)  # one taken early waits
+        if (me.updated - since).total_seconds() > PENDING_LOST:
+            close_lost(client, run)
+            say(f"{run.name}: its worker took it and is gone; it is closed")
+            closed.append(run.name)
+    return closed
+
+
 def _cancel_unwanted(client: SyncPrefectClient, say: Callable[[str], None]) -> list[str]:
     """Runs that wait for a worker, while nobody waits for them any more."""
     found = [
@@ -125,9 +145,9 @@ def _cancel_unwanted(client: SyncPrefectClient, say: Callable[[str], None]) -> l
     return [run.name for run in found]
 
 
-def _read_runs(client: SyncPrefectClient, states: list[StateType]) -> list[FlowRun]:
+def _read_runs(client: SyncPrefectClient, states: list[StateType], flows: list[str] = FLOWS) -> list[FlowRun]:
     return client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=FLOWS)),
+        flow_filter=FlowFilter(name=FlowFilterName(any_=flows)),
         flow_run_filter=FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
         ),
