@@ -85,14 +85,13 @@ class Laid:
         """A commit on origin whose versions are those of the model `name`; `stage` other than 0: stage 2 is trained.
         changes: of parameters, which may change digits.
         """
-        self._git("checkout", "--quiet", "-B", name, "main")
+        before = self._git("for-each-ref", "--format=%(refname)", f"refs/heads/{name}") or "main"
+        self._git("checkout", "--quiet", "-B", name, before)  # origin takes no branch back
         alpha = [f"finetune.lora.alpha={256 + stage}"]  # of an adapter that nobody asks for
         apply_params(self.source, "", [f"tracking.model={name}", *(alpha if stage else []), *changes])
         self._git("commit", "--quiet", "--all", "-m", f"Retrain as {name}")
         commit = self._git("rev-parse", "HEAD")
-        self._git(
-            "push", "--quiet", "--force", str(self.stack.folder / "origin.git"), f"HEAD:refs/heads/{name}"
-        )
+        self._git("push", "--quiet", str(self.stack.folder / "origin.git"), f"HEAD:refs/heads/{name}")
         self._git("checkout", "--quiet", "main")
         return commit
 
