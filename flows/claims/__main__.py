@@ -132,7 +132,8 @@ def _report(course: Course, plans: Mapping[str, Plan], command: str, folder: Pat
     found = {claim.letter: tests for claim in CLAIMS if (tests := _test(claim.contrasts, scores))}
     seeds = sorted({seed for _, seed in course.outcomes})
     commits = sorted({outcome.commit for outcome in course.outcomes.values()})
-    report = Report(commits, command, seeds, plans, course.outcomes, course.failed, scores, found)
+    asked = len(course.arms) * len(course.seeds)
+    report = Report(commits, command, asked, seeds, plans, course.outcomes, course.failed, scores, found)
     for line in write(report, folder):
         print(line)
     print(f"\nwritten: {folder / 'claims.md'}")

@@ -27,10 +27,13 @@ Scores = Mapping[str, Mapping[int, Mapping[str, Results]]]  # by arm, seed and b
 
 @dataclass(frozen=True)
 class Report:
-    """What a page is made of. commits: those that ran. plans: by benchmark, what was stated before."""
+    """What a page is made of. commits: those that ran. asked: runs that the command asks for, done or not. plans: by
+    benchmark, what was stated before.
+    """
 
     commits: Sequence[str]
     command: str
+    asked: int
     seeds: Sequence[int]
     plans: Mapping[str, Plan]
     outcomes: Mapping[tuple[str, int], Outcome]
@@ -101,12 +104,20 @@ def _head(report: Report, sentences: Sequence[str]) -> list[str]:
         "",
         f"Written by `{report.command}` at commit {commits} on {describe_machine()}: {done} retrainings of profile "
         f"`{PROFILE}` (up to {many} an arm), {hours:.1f} hours of retraining together.",
+        *_lacking(report),
         "They are small models on generated scenes: what holds here need not hold at 7B, and the other way round.",
         "",
         *(f"- **{line.partition(':')[0]}**:{line.partition(':')[2]}" for line in sentences),
         "",
         f"![differences with their intervals]({PICTURE})",
     ]
+
+
+def _lacking(report: Report) -> list[str]:
+    left = report.asked - len(report.outcomes)
+    return (
+        [f"{left} more that it asks for are not done yet; called again it goes on with them."] if left else []
+    )
 
 
 def _tables(report: Report) -> list[str]:

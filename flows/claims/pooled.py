@@ -123,9 +123,10 @@ def _numbers(one: Pooled, tests: int) -> str:
     level = f"{100 * (1 - SIGNIFICANT / tests):g} %"
     reach = f" [{over.low:+.1f}, {over.high:+.1f} at {level}]" if math.isfinite(over.low) else ""
     chance = format_p(one.paired)
+    seeds = f"{len(one.by_seed)} seed{'s' if len(one.by_seed) != 1 else ''}"
     agree = sum(value > 0 for value in one.by_seed.values())
     return (
-        f"{one.benchmark}, {one.base} against {one.arm}: {over.value:+.1f}{reach} points over {len(one.by_seed)} seeds "
+        f"{one.benchmark}, {one.base} against {one.arm}: {over.value:+.1f}{reach} points over {seeds} "
         f"(ahead in {agree}), p {'' if chance.startswith('<') else '= '}{chance} by questions."
     )
 

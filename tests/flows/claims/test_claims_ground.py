@@ -213,7 +213,7 @@ def test_the_page_says_commit_machine_command_power_and_the_seeds(
     }
     plans = {"easy_vqa": Plan(12, 12, 2)}
     failed = {("clips", 1): "error: no room"}
-    report = Report([ground.commit], "make claims", [0, 1], plans, outcomes, failed, scores, found)
+    report = Report([ground.commit], "make claims", 8, [0, 1], plans, outcomes, failed, scores, found)
     sentences = write(report, tmp_path / "docs")
     text = (tmp_path / "docs/claims.md").read_text()
     assert sentences[0].startswith("(a) holds here")
@@ -222,6 +222,7 @@ def test_the_page_says_commit_machine_command_power_and_the_seeds(
         in text
     )
     assert "(up to 2 seeds an arm), 0.1 hours" in text
+    assert "\n2 more that it asks for are not done yet" in text
     assert "- **(a) holds here**: aligned encoders answer better" in text
     assert "| a | easy-VQA | aligned | separate | 100.00 | 0.00 | +100.00 [+100.00, +100.00] |" in text
     assert "CPU time of `align`, the mean over runs: 40 s in `aligned`, 80 s in `no-dropout` (-50 %)." in text
