@@ -86,7 +86,7 @@ def _claim(options: argparse.Namespace) -> int:
     if options.seeds < 1 or options.at_once < 1:
         raise InputError("--seeds and --at-once must be at least 1")
     commit = run_git(home, "rev-parse", "HEAD")
-    if ask_git(home, "status", "--porcelain", "--untracked-files=no"):
+    if ask_git(home, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs"):
         print(f"uncommitted changes are left out: what is tried is commit {commit[:12]}", flush=True)
     ground, more = Ground(home, commit), tuple(options.overrides)
     seeds = range(options.seeds)
