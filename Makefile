@@ -46,7 +46,7 @@ check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-claims: $(STAMP)  ## the paper's claims in small: each arm and seed a retraining (hours); writes docs/claims.md (ARGS="--seeds 2 --arms a,b")
+claims: $(STAMP)  ## the paper's claims in small: each arm and seed a retraining (two hours); writes docs/claims.md (ARGS="--seeds 2 --arms a,b")
 	@$(BIN)/python -m flows.claims $(ARGS)
 
 bench: $(STAMP)  ## the benchmarks behind bench/RESULTS.md
