@@ -92,17 +92,26 @@ def stand_in(file: Path) -> Path:
     return file
 
 
+def outside(*without: str) -> dict[str, str]:
+    """The environment as it is outside of a make that runs these tests: what make hands down (its flags, and what was
+    set in its command line, like ARGS) is nothing that a verb called here may see.
+    """
+    handed = {"ARGS", "BUNDLE", "PYTHON", "VENV"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in handed and not name.startswith(("MAKE", "MFLAGS", *without))
+    }
+
+
 def make(folder: Path, *words: str, fails: str = "") -> tuple[int, list[str], str]:
     """make's exit status, the calls it made, and what it said."""
     calls = folder / "calls"
     calls.unlink(missing_ok=True)
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-    }
     done = subprocess.run(
         ["make", *words],
         cwd=folder,
-        env={**environment, "CALLS": str(calls), "FAILS": fails},
+        env={**outside(), "CALLS": str(calls), "FAILS": fails},
         capture_output=True,
         text=True,
         check=False,
@@ -205,15 +214,10 @@ def real(scratch: Path) -> Path:
 
 def make_real(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """As a person who has installed it: the stamp, which a link to an environment has not, counts as old."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-    }
-    for name in ("PREFECT_API_URL", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
-        environment.pop(name, None)
     return subprocess.run(
         ["make", "-o", ".venv/.installed", *words],
         cwd=folder,
-        env={**environment, "PYTHONPATH": str(folder)},
+        env={**outside("PREFECT_API_URL", "PYTEST_"), "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -269,14 +273,14 @@ def test_check_reads_format_rules_and_types(real: Path) -> None:
 def test_ui_serves_both_pages_until_it_is_told_to_end(real: Path) -> None:
     for name in ("params.yaml", "dvc.yaml", "pools.yaml"):
         shutil.copy(REPOSITORY / name, real)
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PREFECT_"))
-    }
-    environment.pop("MLFLOW_TRACKING_URI", None)
     running = subprocess.Popen(
         ["make", "-o", ".venv/.installed", "ui"],
         cwd=real,
-        env={**environment, "PYTHONPATH": str(real), "PREFECT_HOME": str(real / "client")},
+        env={
+            **outside("PREFECT_", "MLFLOW_TRACKING_URI"),
+            "PYTHONPATH": str(real),
+            "PREFECT_HOME": str(real / "client"),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
