@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from pictures import write_sources
+from pictures import USES, write_sources
 
 from videollava.machine import Machine
 from videollava.params import Params, load_params
@@ -53,10 +54,10 @@ def settings(*changes: str) -> list[str]:
     return [*(item for item in MICRO if item.partition("=")[0] not in changed), *changes]
 
 
-def sources(folder: Path) -> str:
-    """The override that makes two dozen clips and as many pictures the sources."""
+def sources(folder: Path, uses: Sequence[str] = USES) -> str:
+    """The override that makes two dozen clips, and as many pictures for each of `uses`, the sources."""
     clips = "clips: {kind: generated, format: clips, train: 24, test: 8, seed: 1}"
-    return f"sources={{{clips}, {write_sources(folder)}}}"
+    return f"sources={{{clips}, {write_sources(folder, uses)}}}"
 
 
 def write_machine(folder: Path, **changes: object) -> None:

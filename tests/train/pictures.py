@@ -7,12 +7,14 @@ import io
 import itertools
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 COLORS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "rectangle")
+USES = ("align", "pretrain", "finetune")
 
 
 def draw(color: str, shape: str, place: int) -> bytes:
@@ -26,10 +28,10 @@ def draw(color: str, shape: str, place: int) -> bytes:
     return data.getvalue()
 
 
-def write_sources(folder: Path) -> str:
-    """Write the archive and its annotations; the sources as the inside of a YAML mapping."""
+def write_sources(folder: Path, uses: Sequence[str] = USES) -> str:
+    """Write the archive and its annotations; the sources, one a use, as the inside of a YAML mapping."""
     folder.mkdir(parents=True)
-    items: dict[str, list[dict[str, object]]] = {"align": [], "pretrain": [], "finetune": []}
+    items: dict[str, list[dict[str, object]]] = {use: [] for use in USES}
     with tarfile.open(folder / "pictures.tar", "w") as archive:
         for number, (color, shape, place) in enumerate(itertools.product(COLORS, SHAPES, (0, 8, 16))):
             name, data = f"{number}.png", draw(color, shape, place)
@@ -46,8 +48,8 @@ def write_sources(folder: Path) -> str:
                 ]
                 items[use].append({"id": f"{use}-{number}", "image": name, "conversations": talk})
     sources = []
-    for use, rows in items.items():
-        notes = folder / f"{use}.json"
+    for use in uses:
+        rows, notes = items[use], folder / f"{use}.json"
         notes.write_text(json.dumps(rows))
         archive_url = (folder / "pictures.tar").as_uri()
         sources.append(

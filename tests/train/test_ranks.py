@@ -91,6 +91,7 @@ def check_equal(ours: Path, expected: Path, stage: str) -> None:
         assert checkpoint.load(ours / "models/videollava").tokenizer is not None
 
 
+@pytest.mark.slow  # the next one holds the same, with two records less
 def test_two_ranks_learn_as_one_does(alone: Callable[..., Path], workspace: Callable[[str], Path]) -> None:
     expected, ours = alone("one", "finetune"), workspace("two")
     done = launch(ours, "finetune")

@@ -131,7 +131,10 @@ def test_a_job_set_does_the_same(api: Api, tmp_path: Path, capfd: pytest.Capture
     check_gone(api)
 
 
-@pytest.mark.parametrize(("status", "script"), [(77, "exit 77"), (9, "test $I = 0 && exec sleep 9; exit 9")])
+@pytest.mark.parametrize(
+    ("status", "script"),
+    [(77, "exit 77"), pytest.param(9, "test $I = 0 && exec sleep 9; exit 9", marks=pytest.mark.slow)],
+)
 def test_a_pods_status_is_the_launchs(api: Api, tmp_path: Path, status: int, script: str) -> None:
     ranks = plan(tmp_path, script)
     assert job.main(ranks) == status
