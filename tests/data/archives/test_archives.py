@@ -32,8 +32,8 @@ def reasons(archive: Path) -> dict[str, str]:
     return {found.name: found.reason for found in list_members(archive) if isinstance(found, Refusal)}
 
 
-def contents(archive: Path) -> dict[str, bytes]:
-    return {found.name: read_member(found) for found in list_members(archive) if isinstance(found, Member)}
+def contents(*files: Path) -> dict[str, bytes]:
+    return {found.name: read_member(found) for found in list_members(*files) if isinstance(found, Member)}
 
 
 def zipped(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -171,10 +171,10 @@ def test_compressed_tars(tmp_path: Path, packer: Any) -> None:
     plain = tar(tmp_path / "a.tar", FILES)
     packed = tmp_path / "a.tar.packed"
     packed.write_bytes(packer.compress(plain.read_bytes()))
-    assert unpack_compressed(plain, tmp_path) == plain
-    assert contents(unpack_compressed(packed, tmp_path)) == FILES
+    assert unpack_compressed([plain], tmp_path) == [plain]
+    assert contents(*unpack_compressed([packed], tmp_path)) == FILES
     packed.write_bytes(packed.read_bytes()[:-30])
-    assert unpack_compressed(packed, tmp_path).exists()
+    assert unpack_compressed([packed], tmp_path)[0].exists()
 
 
 def test_a_compressed_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_a_compressed_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     packed = tmp_path / "a.tar.gz"
     packed.write_bytes(gzip.compress(bytes(8 << 20)))
     with pytest.raises(InputError, match="decompression bomb"):
-        unpack_compressed(packed, tmp_path)
+        unpack_compressed([packed], tmp_path)
     assert list(tmp_path.iterdir()) == [packed]
 
 

@@ -7,14 +7,12 @@ import shutil
 from pathlib import Path
 
 from videollava.data.acquire.located import MANIFEST, source_files
-from videollava.data.archives.listing import JUNK, list_members, unpack_compressed
+from videollava.data.archives.listing import JUNK, list_archive
 from videollava.data.archives.members import Member, Refusal, open_member
-from videollava.data.archives.parts import group_parts, join_parts
+from videollava.data.archives.parts import group_parts, is_archive
 from videollava.errors import InputError
 
 __all__ = ["unpack_fetched"]
-
-ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
 
 def unpack_fetched(folder: Path, scratch: Path) -> Path:
@@ -36,7 +34,7 @@ def unpack_fetched(folder: Path, scratch: Path) -> Path:
     try:
         names = {path: name for name, path in files.items()}
         for group in group_parts(sorted(files.values())):
-            if len(group) > 1 or group[0].name.lower().endswith(ARCHIVES):
+            if is_archive(group[0].name):
                 _unpack(group, plain, building)
             else:
                 _put(building, names[group[0]], group[0]).symlink_to(group[0].absolute())
@@ -51,8 +49,7 @@ def unpack_fetched(folder: Path, scratch: Path) -> Path:
 
 
 def _unpack(group: list[Path], plain: Path, target: Path) -> None:
-    joined = join_parts(group, plain)
-    found = [joined] if isinstance(joined, Refusal) else list(list_members(unpack_compressed(joined, plain)))
+    found = list(list_archive(group, plain))
     refused = next((one for one in found if isinstance(one, Refusal) and one.reason != JUNK), None)
     if refused:
         raise InputError(

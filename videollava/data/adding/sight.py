@@ -17,6 +17,7 @@ from videollava.data.acquire.lock import Lock, LockedFile
 from videollava.data.acquire.remote import open_url
 from videollava.data.acquire.replies import Body, Span, TransientError
 from videollava.data.acquire.s3_client import access_of
+from videollava.data.archives.parts import is_archive, is_part
 from videollava.data.records.endings import kind_of_file
 from videollava.data.records.formats.table import LOOKED_AT, guess_format
 from videollava.data.records.items import is_annotations, read_items
@@ -25,7 +26,6 @@ from videollava.params import Source
 
 __all__ = ["Sight", "look_into"]
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 START = 8 << 20  # bytes of annotations that are read for a guess
 
 
@@ -58,10 +58,11 @@ def look_into(source: Source, lock: Lock, workspace: Path) -> Sight:
 def _what(name: str) -> str:
     if is_annotations(name):
         return "annotations"
-    if name.lower().endswith(ARCHIVES):
-        return "archives"
     kind = kind_of_file(name)
-    return f"{kind} files" if kind else "others"
+    if kind:
+        return f"{kind} files"
+    plain = name.rpartition("/")[2]
+    return "parts of archives" if is_part(plain) else "archives" if is_archive(plain) else "others"
 
 
 def _guess(source: Source, lock: Lock, workspace: Path) -> tuple[str, str]:

@@ -11,21 +11,26 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from videollava.data.archives.compressed import find_opener
+from videollava.data.archives.deflate64 import DEFLATE64
+from videollava.data.archives.joined import open_joined
 from videollava.data.archives.members import (
     DAMAGED,
     Member,
     Refusal,
     have_same_bytes,
+    open_entry,
     open_member,
     read_member,
 )
 from videollava.data.archives.names import clean_name, is_junk, is_safe, zip_name
+from videollava.data.archives.parts import find_lacking, is_archive
+from videollava.data.archives.split_zip import SplitZipError, open_zip
 from videollava.data.archives.strangers import name_stranger
 from videollava.data.archives.tar_writer import TarWriter
 from videollava.errors import InputError
@@ -38,6 +43,7 @@ __all__ = [
     "Refusal",
     "TarWriter",
     "is_safe",
+    "list_archive",
     "list_members",
     "open_member",
     "place_of",
@@ -56,29 +62,16 @@ LINKS = 8  # one after the other, to a file
 
 JUNK = "left by an operating system"
 AMBIGUOUS = "ambiguous member"
-NESTED = (
-    ".zip",
-    ".tar",
-    ".tgz",
-    ".tar.gz",
-    ".tar.bz2",
-    ".tbz2",
-    ".tar.xz",
-    ".txz",
-    ".tar.zst",
-    ".7z",
-    ".rar",
-)
+NESTED = (".7z", ".rar")  # beside what is_archive knows
 ZIP_METHODS = {
     1: "shrink",
     6: "implode",
-    9: "Deflate64",
     20: "Zstandard",
     93: "Zstandard",
     95: "XZ",
     98: "PPMd",
 }
-READ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+READ_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, DEFLATE64, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 ENCRYPTED = 0x2041  # flags of a zip's entry
 
 
@@ -91,19 +84,33 @@ class Link:
     hard: bool
 
 
-def list_members(archive: Path) -> Iterator[Member | Refusal]:
+def list_archive(group: Sequence[Path], scratch: Path) -> Iterator[Member | Refusal]:
+    """Every regular file of an archive, of one file or of several (of group_parts). scratch: where a compressed tar is
+    unpacked; InputError where that grows past all bounds."""
+    lacking = find_lacking(group)
+    if lacking:
+        yield Refusal(str(group[0]), "", "unreadable archive", lacking)
+        return
+    yield from list_members(*unpack_compressed(group, scratch))
+
+
+def list_members(*files: Path) -> Iterator[Member | Refusal]:
     """Every regular file of a plain tar or a zip, in its order; unpack compressed tars first.
 
-    Names come out clean (names.py). Links to files of the same archive are files, after the others.
+    files: the archive, or all its parts in order. Names come out clean (names.py). Links to files of the same archive
+    are files, after the others.
     """
+    archive, names = str(files[0]), tuple(map(str, files))
     seen: dict[str, Member] = {}
     links: list[Link] = []
     try:
-        for count, found in enumerate(_list_zip(archive) if _is_zip(archive) else _list_tar(archive)):
+        for count, found in enumerate(_list_zip(names) if _is_zip(files) else _list_tar(names)):
             if count == MAX_MEMBERS:
                 detail = f"more than {MAX_MEMBERS}, and the rest is not read: pack them into several"
-                yield Refusal(str(archive), "", "too many members", detail)
+                yield Refusal(archive, "", "too many members", detail)
                 return
+            if isinstance(found, Member) and len(files) > 1:
+                found = replace(found, parts=names)
             if isinstance(found, Link) and not found.hard:
                 links.append(found)
                 continue
@@ -112,21 +119,25 @@ def list_members(archive: Path) -> Iterator[Member | Refusal]:
         targets = {link.name: link.target for link in links}
         for link in links:
             yield _admit(_follow(archive, link, seen, targets), seen)
+    except SplitZipError as error:
+        yield Refusal(archive, "", "unreadable archive", str(error))
     except DAMAGED as error:
-        yield Refusal(str(archive), "", "unreadable archive", name_stranger(archive) or _expected(error))
+        yield Refusal(archive, "", "unreadable archive", name_stranger(files[0]) or _expected(error))
 
 
 def _expected(error: Exception) -> str:
     return f"{error} (a tar or a zip is expected)"
 
 
-def _is_zip(archive: Path) -> bool:
-    with archive.open("rb") as file:
+def _is_zip(files: Sequence[Path]) -> bool:
+    if len(files) > 1 and files[-1].suffix.lower() == ".zip":
+        return True  # the last of x.z01, x.z02 and so on
+    with open_joined(list(map(str, files))) as file:
         head = file.read(tarfile.BLOCKSIZE)
-    # By its start: a tar whose last member is a zip ends like one. What starts like neither may be a self-extractor.
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00")):
-        return True
-    return not _is_tar_header(head) and zipfile.is_zipfile(archive)
+        # By its start: a tar whose last member is a zip ends like one. Starts like neither: may be a self-extractor.
+        if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00")):
+            return True
+        return not _is_tar_header(head) and zipfile.is_zipfile(file)
 
 
 def _is_tar_header(block: bytes) -> bool:
@@ -143,7 +154,7 @@ def _admit(found: Member | Refusal, seen: dict[str, Member]) -> Member | Refusal
         return found
     if is_junk(found.name):
         return Refusal(found.archive, found.name, JUNK)
-    if found.name.lower().endswith(NESTED):
+    if is_archive(found.name) or found.name.lower().endswith(NESTED):
         return Refusal(
             found.archive, found.name, "nested archive", "unpack it, and list it as an archive of its own"
         )
@@ -164,21 +175,19 @@ def tell_apart(member: Member, other: Member) -> Refusal:
 
 
 def _follow(
-    archive: Path, link: Link, seen: Mapping[str, Member], links: Mapping[str, str]
+    archive: str, link: Link, seen: Mapping[str, Member], links: Mapping[str, str]
 ) -> Member | Refusal:
     """The file that a link stands for, under the link's name; a path that leaves the archive is never followed."""
     target = link.target
     for _ in range(LINKS):
         if not is_safe(target):
-            return Refusal(str(archive), link.name, "unsafe member", f"a link to {target}")
+            return Refusal(archive, link.name, "unsafe member", f"a link to {target}")
         if target in seen:
             return replace(seen[target], name=link.name, written=link.name)
         if target not in links:
             break
         target = links[target]
-    return Refusal(
-        str(archive), link.name, "unsafe member", f"a link to {link.target}, no file of the archive"
-    )
+    return Refusal(archive, link.name, "unsafe member", f"a link to {link.target}, no file of the archive")
 
 
 def _resolve(name: str, target: str) -> str:
@@ -186,25 +195,29 @@ def _resolve(name: str, target: str) -> str:
     return clean_name(target if target.startswith("/") else f"{name.rpartition('/')[0] or '.'}/{target}")
 
 
-def _list_tar(archive: Path) -> Iterator[Member | Refusal | Link]:
-    total, start = archive.stat().st_size, 0
+def _list_tar(files: tuple[str, ...]) -> Iterator[Member | Refusal | Link]:
+    archive, total, start = files[0], _size(files), 0
     while start >= 0:
-        with archive.open("rb") as file:
+        with open_joined(files) as file:
             file.seek(start)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (info := tar.next()) is not None:
                     if not info.isdir():
-                        yield _check_tar(str(archive), info, total)
+                        yield _check_tar(archive, info, total)
                     tar.members.clear()  # type: ignore[attr-defined]  # or the headers of millions stay in memory
                 end = tar.offset
             # tarfile takes a broken header for the end.
             file.seek(end)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                yield Refusal(str(archive), "", "damaged archive", f"no tar header at byte {end} of {total}")
+                yield Refusal(archive, "", "damaged archive", f"no tar header at byte {end} of {total}")
                 return
             start, rest = _next_tar(file, end)
         if rest:
-            yield Refusal(str(archive), "", "trailing bytes", f"{total - end} bytes follow its end; not read")
+            yield Refusal(archive, "", "trailing bytes", f"{total - end} bytes follow its end; not read")
+
+
+def _size(files: Sequence[str]) -> int:
+    return sum(os.stat(file).st_size for file in files)
 
 
 def _next_tar(file: IO[bytes], end: int) -> tuple[int, bool]:
@@ -239,18 +252,20 @@ def _check_tar(archive: str, info: tarfile.TarInfo, total: int) -> Member | Refu
     return Member(archive, name, info.size, info.offset_data, written=info.name)
 
 
-def _list_zip(archive: Path) -> Iterator[Member | Refusal | Link]:
-    with zipfile.ZipFile(archive) as file:
+def _list_zip(files: tuple[str, ...]) -> Iterator[Member | Refusal | Link]:
+    archive = files[0]
+    with open_zip(files) as file:
         # Entries that share their bytes are each within bounds, and no bound together.
-        total, packed = sum(info.file_size for info in file.infolist()), archive.stat().st_size
+        total, packed = sum(info.file_size for info in file.infolist()), _size(files)
         if total > max(MAX_ZIP, MAX_RATIO * packed):
-            yield Refusal(str(archive), "", "decompression bomb", f"{packed} bytes grow to {total}")
+            yield Refusal(archive, "", "decompression bomb", f"{packed} bytes grow to {total}")
             return
         for entry, info in enumerate(file.infolist()):
             if not info.is_dir() and not info.filename.endswith("\\"):
-                found: Member | Refusal | Link = _check_zip(str(archive), info, entry)
+                found: Member | Refusal | Link = _check_zip(archive, info, entry)
                 if isinstance(found, Member) and stat.S_ISLNK(info.external_attr >> 16):
-                    target = file.read(info).decode("utf-8", "replace")
+                    with open_entry(file, info) as link:
+                        target = link.read(LONGEST_LINK + 1).decode("utf-8", "replace")
                     found = Link(found.name, _resolve(found.name, target), hard=False)
                 yield found
 
@@ -285,20 +300,24 @@ def place_of(folder: Path) -> str:
     return f"{folder.name}-{zlib.crc32(os.fsencode(folder)):08x}"
 
 
-def unpack_compressed(archive: Path, scratch: Path) -> Path:
-    """A plain tar, in `scratch`, of a compressed one (gz, bz2, xz, zst, lz4); others come back as they are."""
-    with archive.open("rb") as file:
+def unpack_compressed(files: Sequence[Path], scratch: Path) -> Sequence[Path]:
+    """A plain tar, in `scratch`, of a compressed one (gz, bz2, xz, zst, lz4); others come back as they are.
+
+    files: the archive, or all its parts in order.
+    """
+    names = list(map(str, files))
+    with open_joined(names) as file:
         opener = find_opener(file.read(2))
     if opener is None:
-        return archive
-    target = scratch / f"{place_of(archive.parent)}-{archive.name}.plain"
-    limit = max(FREE, MAX_RATIO * archive.stat().st_size)
+        return files
+    target = scratch / f"{place_of(files[0].parent)}-{files[0].name}.plain"
+    limit = max(FREE, MAX_RATIO * _size(names))
     try:
-        with opener(archive) as source, target.open("wb") as out:
+        with open_joined(names) as packed, opener(packed) as source, target.open("wb") as out:
             while block := source.read(1 << 20):
                 if out.tell() + len(block) > limit:
                     raise InputError(
-                        f"{archive}: a decompression bomb, past {limit} bytes; check where it came from"
+                        f"{files[0]}: a decompression bomb, past {limit} bytes; check where it came from"
                     )
                 out.write(block)
     except InputError:
@@ -306,4 +325,4 @@ def unpack_compressed(archive: Path, scratch: Path) -> Path:
         raise
     except DAMAGED:
         pass  # what came out before the damage is listed, and ends with a Refusal
-    return target
+    return [target]

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any
 
-__all__ = ["DAMAGED", "Member", "Refusal", "have_same_bytes", "open_member", "read_member"]
+from videollava.data.archives.deflate64 import DEFLATE64, open_deflate64
+from videollava.data.archives.joined import open_joined
+from videollava.data.archives.split_zip import open_zip
+
+__all__ = ["DAMAGED", "Member", "Refusal", "have_same_bytes", "open_entry", "open_member", "read_member"]
 
 # What reading a damaged archive raises.
 DAMAGED: tuple[type[Exception], ...] = (
@@ -27,6 +31,7 @@ class Member:
 
     `offset` is where its bytes start in the archive, -1 where they're compressed; `entry` its number in a zip.
     `written` is its name as the archive has it, `legacy` the bytes of that where nothing says what they mean.
+    `parts`: all files of an archive in parts, in order; `archive` is one of them.
     """
 
     archive: str
@@ -36,6 +41,12 @@ class Member:
     entry: int = -1
     written: str = ""
     legacy: bytes = b""
+    parts: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it lies in."""
+        return self.parts or (self.archive,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +62,15 @@ class Refusal:
 def read_member(member: Member) -> bytes:
     """The bytes of a member; one of DAMAGED where the archive is."""
     if member.offset < 0:
-        archive = _open_zip(*_version(member.archive))
-        with archive.open(_zip_entry(archive, member)) as file:
+        archive = _open_zip(member.files, _versions(member.files))
+        with open_entry(archive, _zip_entry(archive, member)) as file:
             data = file.read(member.size + 1)
+    elif member.parts:
+        with open_member(member) as file:
+            data = file.read()
     else:
-        data = os.pread(_open_file(*_version(member.archive)).fileno(), member.size, member.offset)
+        archive_file = _open_file(member.archive, _versions(member.files))
+        data = os.pread(archive_file.fileno(), member.size, member.offset)
     if len(data) != member.size:
         raise OSError(f"{member.archive}: {member.name} has not the {member.size} bytes it should have")
     return data
@@ -64,9 +79,14 @@ def read_member(member: Member) -> bytes:
 def open_member(member: Member) -> IO[bytes]:
     """A member as a stream, for what is too large to hold."""
     if member.offset < 0:
-        archive = zipfile.ZipFile(member.archive)
-        return archive.open(_zip_entry(archive, member))
-    return io.BufferedReader(_Window(member.archive, member.offset, member.size), 1 << 20)
+        archive = open_zip(member.files)
+        return open_entry(archive, _zip_entry(archive, member))
+    return io.BufferedReader(_Window(open_joined(member.files), member.offset, member.size), 1 << 20)
+
+
+def open_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
+    """A zip's entry as a stream of its bytes, unpacked."""
+    return open_deflate64(archive, entry) if entry.compress_type == DEFLATE64 else archive.open(entry)
 
 
 def _zip_entry(archive: zipfile.ZipFile, member: Member) -> zipfile.ZipInfo:
@@ -77,8 +97,8 @@ def _zip_entry(archive: zipfile.ZipFile, member: Member) -> zipfile.ZipInfo:
 class _Window(io.RawIOBase):
     """Part of a file, as a file."""
 
-    def __init__(self, path: str, offset: int, size: int) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        self._file = file
         self._file.seek(offset)
         self._left = size
 
@@ -96,20 +116,20 @@ class _Window(io.RawIOBase):
         super().close()
 
 
-def _version(path: str) -> tuple[str, int, int]:
+def _versions(files: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     # A file that was replaced is another file: kept open, the old one would still be read.
-    state = os.stat(path)
-    return path, state.st_ino, state.st_mtime_ns
+    states = [os.stat(file) for file in files]
+    return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
 
 @lru_cache(maxsize=64)
-def _open_file(path: str, inode: int, modified: int) -> IO[bytes]:
+def _open_file(path: str, versions: tuple[tuple[int, int], ...]) -> IO[bytes]:
     return open(path, "rb", buffering=0)
 
 
 @lru_cache(maxsize=16)
-def _open_zip(path: str, inode: int, modified: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+def _open_zip(files: tuple[str, ...], versions: tuple[tuple[int, int], ...]) -> zipfile.ZipFile:
+    return open_zip(files)
 
 
 def have_same_bytes(one: Member, other: Member) -> bool:

@@ -1,94 +1,117 @@
-"""Archives that were published in parts: those that are cut anywhere are joined, others are refused in words."""
+"""Names of archives, and of the parts that one was published in."""
 
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from videollava.data.archives.listing import Refusal, place_of
-from videollava.errors import InputError
+from videollava.data.modalities import MODALITIES
 
-__all__ = ["group_parts", "join_parts"]
+__all__ = ["find_lacking", "group_of", "group_parts", "is_archive", "is_part"]
 
+ENDINGS = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 # x.zip.001, x.tar.gz.aa, x.tar.part-00: cut by `split` and its like.
 _CUT = re.compile(
     r"(?P<whole>.+\.(?:zip|tar|tgz|tbz2|txz|gz|bz2|xz|zst|lz4))[._-](?:part[._-]?)?(?P<part>\d{1,4}|[a-z]{1,3})",
     re.IGNORECASE,
 )
-# x.z01 beside x.zip: parts that know of each other.
-_SPANNED = re.compile(r"(?P<whole>.+)\.z\d{2}", re.IGNORECASE)
+# x.z01 beside x.zip, which is the last: parts that know of each other.
+_SPLIT = re.compile(r"(?P<whole>.+)\.z(?P<part>\d{2,4})", re.IGNORECASE)
 _WORDS = {"zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "lz4", "bak", "tmp", "old", "txt", "md5"}
+_WORDS |= {ending.rpartition(".")[2] for row in MODALITIES.values() for ending in row.endings}
+_REMEDY = "put all its parts into the source"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file as a part of `whole`: `text` and `number` say which; `split`: of parts that know of each other."""
+
+    whole: str
+    text: str
+    number: int
+    split: bool = False
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of this name is an archive, or a part of one."""
+    return name.lower().endswith(ENDINGS) or is_part(name)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name is a part of an archive; the last of a split zip is named as a zip."""
+    return _part_of(name) is not None
 
 
 def group_parts(files: Iterable[Path]) -> list[list[Path]]:
-    """Files in order, with the parts of one archive together; whatever is no part stands alone."""
-    groups: dict[tuple[Path, int], list[Path]] = {}
-    for file in files:
-        part = _part_of(file.name)
-        key = (file.parent / part[0], len(part[1])) if part else (file, 0)
-        groups.setdefault(key, []).append(file)
-    return list(groups.values())
+    """Files in order, with the parts of one archive together, in theirs; whatever is no part stands alone."""
+    listed = list(files)
+    parts = {file: _part_of(file.name) for file in listed}
+    split = {(file.parent, part.whole.casefold()) for file, part in parts.items() if part and part.split}
+    groups: dict[tuple[Path, int], list[tuple[int, Path]]] = {}
+    for file, part in parts.items():
+        ending = (file.parent, file.stem.casefold())
+        if (part and part.split) or (file.suffix.lower() == ".zip" and ending in split):
+            whole = part.whole if part else file.stem
+            key, number = (file.parent / whole.casefold(), -1), part.number if part else 10**4
+        elif part:
+            # Of digits all are one row; what is cut by `split -a 3` is another than what is by `split`.
+            width = 0 if part.text.isdigit() else len(part.text)
+            key, number = (file.parent / part.whole.casefold(), 1 + width), part.number
+        else:
+            key, number = (file, 0), 0
+        groups.setdefault(key, []).append((number, file))
+    return [[file for _, file in sorted(group)] for group in groups.values()]
 
 
-def join_parts(group: list[Path], scratch: Path) -> Path | Refusal:
-    """The whole archive of its parts, in `scratch`; one file alone comes back as it is.
-
-    Raises InputError where there is no room for it.
-    """
-    first = group[0]
-    if _is_spanned(first):
-        detail = "part of a split zip; join it with `zip --fix-split` or `zip -s 0 x.zip --out whole.zip`"
-        return Refusal(str(first), "", "unreadable archive", detail)
-    part = _part_of(first.name)
-    if part is None:
-        return first
-    missing = _first_missing([found[1] for file in group if (found := _part_of(file.name))])
-    if missing:
-        detail = f"part {missing} of {part[0]} is not there; list all its parts in `urls`"
-        return Refusal(str(first), "", "unreadable archive", detail)
-    if len(group) == 1:
-        return first
-    size, free = sum(file.stat().st_size for file in group), shutil.disk_usage(scratch).free
-    if size > free:
-        raise InputError(
-            f"{scratch}: joining {part[0]} takes {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
-            "free some space"
-        )
-    joined = scratch / f"{place_of(first.parent)}-{part[0]}"
-    with joined.open("wb") as out:
-        for file in group:
-            with file.open("rb") as source:
-                shutil.copyfileobj(source, out, 1 << 20)
-    return joined
+def group_of(file: Path) -> list[Path]:
+    """A file with the other parts of its archive that lie beside it."""
+    beside = (path for path in sorted(file.parent.iterdir()) if path.is_file() or path == file)
+    return next(group for group in group_parts(beside) if file in group)
 
 
-def _part_of(name: str) -> tuple[str, str] | None:
-    found = _CUT.fullmatch(name)
-    return (found["whole"], found["part"].lower()) if found and found["part"].lower() not in _WORDS else None
-
-
-def _is_spanned(file: Path) -> bool:
-    if _SPANNED.fullmatch(file.name):
-        return True
-    return file.suffix.lower() == ".zip" and any(
-        other.stem == file.stem and _SPANNED.fullmatch(other.name) for other in file.parent.iterdir()
+def find_lacking(group: Sequence[Path]) -> str:
+    """What the parts of an archive (of group_parts) lack by their names, and what to do; "" where nothing."""
+    parts = [_part_of(file.name) for file in group]
+    first = parts[0]
+    if first is None:
+        return ""
+    if first.split and parts[-1] is not None:
+        return f"{first.whole}.zip, the last part of a split zip, is not there; {_REMEDY}"
+    found = [part for part in parts if part is not None]
+    for (one, path), (other, twin) in pairwise(zip(found, group, strict=False)):
+        if one.number == other.number:
+            return f"{path.name} and {twin.name} are the same part; take one away"
+    start = 1 if first.split else min(first.number, 1) if first.text.isdigit() else 0
+    missing = next((number for number, part in enumerate(found, start) if part.number != number), None)
+    if missing is None:
+        return ""
+    name = (
+        f"z{missing:02d} of {first.whole}.zip" if first.split else f"{_text(missing, first)} of {first.whole}"
     )
+    return f"part {name} is not there; {_REMEDY}"
 
 
-def _first_missing(parts: list[str]) -> str:
-    """The first of the names that parts in a row would have and these have not; "" where none is missing."""
-    expected = _names(parts[0])
-    return next((name for name, part in zip(expected, parts, strict=False) if name != part), "")
+def _part_of(name: str) -> _Part | None:
+    if found := _SPLIT.fullmatch(name):
+        return _Part(found["whole"], found["part"], int(found["part"]), split=True)
+    found = _CUT.fullmatch(name)
+    if not found or found["part"].lower() in _WORDS:
+        return None
+    text = found["part"].lower()
+    if text.isdigit():
+        return _Part(found["whole"], text, int(text))
+    number = 0
+    for letter in text:
+        number = 26 * number + ord(letter) - ord("a")
+    return _Part(found["whole"], text, number)
 
 
-def _names(first: str) -> Iterator[str]:
-    """Names of parts from the first on: 000 or 001 .., aa .."""
-    width = len(first)
-    if first.isdigit():
-        start = min(int(first), 1)
-        yield from (f"{number:0{width}d}" for number in range(start, 10**width))
-        return
-    for number in range(26**width):
-        yield "".join(chr(97 + number // 26**place % 26) for place in reversed(range(width)))
+def _text(number: int, like: _Part) -> str:
+    """How a part is named beside another: 001, ab."""
+    width = len(like.text)
+    if like.text.isdigit():
+        return f"{number:0{width}d}"
+    return "".join(chr(ord("a") + number // 26**place % 26) for place in reversed(range(width)))

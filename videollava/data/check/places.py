@@ -12,17 +12,15 @@ from videollava.data.archives.listing import (
     AMBIGUOUS,
     Member,
     Refusal,
-    list_members,
+    list_archive,
     tell_apart,
-    unpack_compressed,
 )
 from videollava.data.archives.names import is_junk, is_safe
+from videollava.data.archives.parts import group_of, group_parts, is_archive
 from videollava.data.records.rejected import Notes
 from videollava.errors import InputError
 
 __all__ = ["Folder", "Place", "list_archives", "open_place"]
-
-ARCHIVES = (".tar", ".zip", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 
 
 class Folder(Mapping[str, Member]):
@@ -83,14 +81,15 @@ class Place:
 
 
 def list_archives(files: Iterable[Path], scratch: Path) -> Place:
-    """The members of tars or zips; InputError where one can't be read. scratch: for those that are compressed."""
+    """The members of tars or zips, also in parts; InputError where one can't be read. scratch: for those that are
+    compressed."""
     found: dict[str, Member] = {}
     place = Place(found)
-    for file in files:
-        for member in list_members(unpack_compressed(file, scratch)):
+    for group in group_parts(files):
+        for member in list_archive(group, scratch):
             if isinstance(member, Refusal) and not member.name:
                 raise InputError(
-                    f"{file}: {member.reason}: {member.detail}; annotations are files named .json or .jsonl"
+                    f"{group[0]}: {member.reason}: {member.detail}; annotations are files named .json or .jsonl"
                 )
             other = None if isinstance(member, Refusal) else found.setdefault(member.name, member)
             if isinstance(member, Member) and other is not None and other is not member:
@@ -106,9 +105,9 @@ def open_place(place: Path, scratch: Path) -> Place:
     """Media of a folder, or of the archives that are all it holds, or of one archive."""
     if place.is_dir():
         files = sorted(file for file in place.iterdir() if not is_junk(file.name))
-        if files and all(file.name.lower().endswith(ARCHIVES) for file in files):
+        if files and all(is_archive(file.name) for file in files):
             return list_archives(files, scratch)
         return Place(Folder(place))
     if not place.is_file():
         raise InputError(f"--media {place}: not found; name the folder that the media lie in")
-    return list_archives([place], scratch)
+    return list_archives(group_of(place), scratch)

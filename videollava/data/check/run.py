@@ -17,7 +17,7 @@ from typing import Literal
 from videollava.data.acquire.located import RAW
 from videollava.data.check.findings import Findings
 from videollava.data.check.lengths import Task, measure
-from videollava.data.check.places import Place, list_archives, open_place
+from videollava.data.check.places import Place, open_place
 from videollava.data.pool import Pool
 from videollava.data.prepare.catalogue import Finder, Unfound
 from videollava.data.prepare.opened import open_source
@@ -146,7 +146,7 @@ def _open_file(asked: Asked, path: Path, scratch: Path) -> _Opened:
         return _Opened(source.replace(annotations=path.name), path.parent, place, bool(asked.media))
     empty = scratch / "beside"
     empty.mkdir()
-    return _Opened(source, empty, list_archives([path], scratch))
+    return _Opened(source, empty, open_place(path, scratch))
 
 
 def _source_of(asked: Asked, name: str) -> Source:

@@ -15,13 +15,12 @@ from videollava.data.archives.listing import (
     AMBIGUOUS,
     Member,
     Refusal,
-    list_members,
+    list_archive,
     tell_apart,
-    unpack_compressed,
 )
 from videollava.data.archives.loose import as_member
 from videollava.data.archives.names import is_junk
-from videollava.data.archives.parts import group_parts, join_parts
+from videollava.data.archives.parts import group_parts
 from videollava.data.prepare.catalogue import Finder, Unfound
 from videollava.data.prepare.inspection import Inspected
 from videollava.data.prepare.row import Row
@@ -201,8 +200,4 @@ def _list(group: list[Path], name: str, scratch: Path) -> Iterator[Member | Refu
     if not archive.is_file():
         yield Refusal(str(archive), "", "unreadable archive", "not a file; pack folders into a tar")
         return
-    joined = join_parts(group, scratch)
-    if isinstance(joined, Refusal):
-        yield joined
-        return
-    yield from list_members(unpack_compressed(joined, scratch))
+    yield from list_archive(group, scratch)
