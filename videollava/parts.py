@@ -1,4 +1,6 @@
-"""A source's media opened in parts, by as many processes of as many hosts as there are: `videollava shards --part`."""
+"""What `videollava shards` does beside the stage: a source's media opened in parts, by as many processes of as many
+hosts as there are (--part, --ray), and what storing frames would take (--plan).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ __all__ = ["add_parts", "run_parts"]
 
 
 def add_parts(parser: argparse.ArgumentParser) -> None:
-    """--part I/N, and --ray N: the same parts, spread by Ray."""
+    """--part I/N, and --ray N: the same parts, spread by Ray; --plan: write nothing."""
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--part", metavar="I/N", help="only open the I-th of N parts of the media, for a later run"
@@ -26,12 +28,20 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--ray", metavar="N", type=int, help="open them in N parts on the Ray cluster, then cut here"
     )
+    how.add_argument(
+        "--plan",
+        action="store_true",
+        help="write nothing: say what clips take as frames (shards.frames), and how fast both are read",
+    )
 
 
 def run_parts(arguments: Arguments, params: Params, workspace: Path, machine: Machine) -> bool:
-    """Do what --part or --ray asks for; whether nothing is left to do."""
-    from videollava.data.prepare.shards import probe_part
+    """Do what --part, --ray or --plan asks for; whether nothing is left to do."""
+    from videollava.data.prepare.shards import probe_part, weigh_frames
 
+    if arguments.plan:
+        weigh_frames(params, workspace, machine, arguments.source)
+        return True
     if not arguments.part and not arguments.ray:
         return False
     if not arguments.source:

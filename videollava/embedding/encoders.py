@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from videollava.data.media.admission.opening import Source
 from videollava.data.media.pixels import stack
 from videollava.data.media.read import load_pixels
+from videollava.data.media.stored import StoredFrames
 from videollava.embedding.kinds import KINDS, kind_of, kind_said
 from videollava.errors import InputError
 from videollava.model.device import choose_device
@@ -73,7 +74,7 @@ class Encoders:
             )
         return self.towers[kind]
 
-    def read(self, source: Source, kind: str, where: str = "") -> Tensor:
+    def read(self, source: Source | StoredFrames, kind: str, where: str = "") -> Tensor:
         """One file, or its bytes, as the pixels its encoder takes, (C, H, W) or (T, C, H, W).
 
         InputError where it cannot be read; where: what bytes are called in it.

@@ -86,6 +86,10 @@ class Reader:
         except InputError as error:
             return str(error).replace(f"{self.workspace}/", "")
 
+    def check_frames(self) -> None:
+        """InputError where clips of data/index are stored as other frames than the model takes."""
+        self._shards().check_frames(self.frames, self.video_size)
+
     def size(self, medium: Medium) -> int:
         """Bytes of its file; 0 where there is none."""
         _, key = medium

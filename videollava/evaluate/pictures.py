@@ -12,6 +12,7 @@ from PIL import Image
 
 from videollava.data.load.shards import Shards
 from videollava.data.media.read import read_depth, read_frames, read_image
+from videollava.data.media.stored import StoredFrames
 from videollava.errors import InputError
 from videollava.evaluate.page import Markup, tag
 
@@ -64,12 +65,16 @@ class Album:
             self.problem = self.problem or str(error)
             return tag("span", "no picture", class_="note")
 
-    def _draw(self, kind: str, source: bytes | Path) -> Markup:
-        if kind == "video":
-            frames = read_frames(source, self.frames)
+    def _draw(self, kind: str, source: bytes | Path | StoredFrames) -> Markup:
+        if isinstance(source, StoredFrames) or kind == "video":
+            frames = (
+                source.pictures(self.frames)
+                if isinstance(source, StoredFrames)
+                else read_frames(source, self.frames)
+            )
             numbered = enumerate(map(Image.fromarray, frames), start=1)
             shown = [
-                _img(_fit(f, FRAME_WIDTH, FRAME_HEIGHT), f"frame {n} of {self.frames}") for n, f in numbered
+                _img(_fit(f, FRAME_WIDTH, FRAME_HEIGHT), f"frame {n} of {len(frames)}") for n, f in numbered
             ]
             return tag("div", *shown, class_="strip")
         readers: dict[str, Callable[[Any], Image.Image]] = {
@@ -89,7 +94,7 @@ class Album:
             raise InputError(f"{shards.folder}: no medium {medium}; evaluate again on this data")
         return shards.kind(medium)
 
-    def _source(self, medium: int | str) -> bytes | Path:
+    def _source(self, medium: int | str) -> bytes | Path | StoredFrames:
         return self.workspace / medium if isinstance(medium, str) else self._open().read(medium)
 
     def _open(self) -> Shards:

@@ -20,7 +20,7 @@ from videollava.params.bounds import (
 )
 from videollava.scrub import has_password
 
-__all__ = ["Index", "Portion", "Shards", "Source"]
+__all__ = ["Frames", "Index", "Portion", "Shards", "Source"]
 
 Part = Literal["field"] | Share
 
@@ -107,11 +107,26 @@ class Source(Section):
         return value
 
 
+class Frames(Section):
+    """A clip as the frames that training takes of it, instead of its file: decoded once, not once an epoch."""
+
+    count: Whole = Field(
+        0, description="frames stored of a clip, as many as model.frames; 0: clips stay the files they are"
+    )
+    size: Count = Field(64, description="pixels of their side: model.image_size")
+    form: Literal["exact", "rounded"] = Field(
+        "exact",
+        description="exact: the very numbers that decoding and resizing give; rounded: to whole levels of 255, in "
+        "about a sixth of the bytes",
+    )
+
+
 class Shards(Section):
     """What becomes of a source's records and media."""
 
     shard_mib: Count = Field(256, description="size of a shard")
     max_quarantined: Share = Field(0.01, description="share of a source's records that may be unusable")
+    frames: Frames = Field(Frames(), description="whether clips are stored as frames")
 
 
 class Portion(Section):

@@ -25,7 +25,7 @@ from videollava.params.bounds import (
     Whole,
     Words,
 )
-from videollava.params.data import Index, Portion, Shards, Source
+from videollava.params.data import Frames, Index, Portion, Shards, Source
 from videollava.params.geometry import Encoder, Language, Model
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Bases",
     "Encoder",
     "Evaluate",
+    "Frames",
     "Index",
     "Judge",
     "Language",
@@ -344,5 +345,16 @@ class Params(Section):
         if self.bases.model and self.align.train:
             raise ValueError(
                 "align.train is true, and the encoders come from bases.model: set align.train to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stores_what_is_read(self) -> Self:
+        stored, model = self.shards.frames, self.model
+        if stored.count and (stored.count, stored.size) != (model.frames, model.image_size):
+            raise ValueError(
+                f"shards.frames stores {stored.count} frames of {stored.size} pixels, and model takes {model.frames} "
+                f"of {model.image_size} (model.frames, model.image_size): write the same in both, or "
+                "shards.frames.count: 0, which keeps the clips"
             )
         return self

@@ -37,6 +37,7 @@ class Media(Dataset[Tensor]):
 
     def __init__(self, shards: Shards, numbers: Sequence[int], kind: str, layout: Layout) -> None:
         self.shards, self.numbers, self.kind, self.layout = shards, numbers, kind, layout
+        shards.check_frames(layout.frames, layout.image_size)
 
     def __len__(self) -> int:
         return len(self.numbers)

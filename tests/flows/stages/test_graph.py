@@ -63,12 +63,12 @@ SILENT = (
     "videollava/data/__init__.py",
 )
 
-# Of packages that modules of many stages import: the only stages where they are used. Shards are cut without torch,
-# GGUF files are read into models/bases, and QLoRA alone computes in few bits.
+# Of packages that modules of many stages import: the only stages where they are used. Shards resize stored frames by
+# torch, GGUF files are read into models/bases, and QLoRA alone computes in few bits.
 ALONE = {
     "bitsandbytes": {"finetune"},
     "gguf": {"index", "bases"},
-    "torch": {"bases", "align", "pretrain", "finetune", "evaluate"},
+    "torch": {"shards", "bases", "align", "pretrain", "finetune", "evaluate"},
 }
 
 # What these load is for people: the assistant, the reports of a version. A stage asks the registry which version a

@@ -161,6 +161,7 @@ class Packs(Dataset[Batch]):
         rows: NDArray[np.int64] | None = None,
     ) -> None:
         self.shards, self.rows = Shards(folder), rows
+        self.shards.check_frames(layout.frames, layout.image_size)
         self.records = load_split(folder, split)
         self.split, self.tokenizer, self.layout, self.plan, self.features = (
             split,

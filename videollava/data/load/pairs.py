@@ -151,6 +151,7 @@ class Pairs(Dataset[PairBatch]):
         self.shards, self.records = Shards(prepared), load_split(prepared, split)
         self.rows = rows_of(prepared, kind, split)
         self.kind, self.tokenizer, self.layout, self.plan = kind, tokenizer, layout, plan
+        self.shards.check_frames(layout.frames, layout.image_size)
         self.positions, self.seed, self.flips, self.pixels = positions, seed, flips, pixels
         self.texts = texts
 
@@ -222,6 +223,7 @@ class Pairs(Dataset[PairBatch]):
 class _Pixels(Dataset[Tensor]):
     def __init__(self, shards: Shards, media: Sequence[int], kind: MediumKind, layout: Layout) -> None:
         self.shards, self.media, self.kind, self.layout = shards, media, kind, layout
+        shards.check_frames(layout.frames, layout.image_size)
 
     def __len__(self) -> int:
         return len(self.media)

@@ -11,6 +11,7 @@ import configparser
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +29,14 @@ PATIENCE = 3600.0  # seconds for another process of this host that fetches the s
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A shard as the index names it; `size` in bytes."""
+    """A shard as the index names it; `size` in bytes. frames: how many are stored of its clips, and their side."""
 
     source: str
     file: str
     size: int
     sha256: str
     md5: str
+    frames: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

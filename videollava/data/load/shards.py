@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from videollava.data.load.places import Shard, find_shard
+from videollava.data.media.stored import StoredFrames, is_stored
 from videollava.data.prepare.tables import MEDIA, open_table
 from videollava.errors import InputError
 
@@ -45,8 +46,22 @@ class Shards:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         Shards.__init__(self, state["folder"], state["verify"])
 
-    def read(self, media_id: int) -> bytes:
-        """The encoded bytes of one medium; InputError where the shard is damaged or nowhere to be had."""
+    def check_frames(self, count: int, size: int) -> None:
+        """InputError where clips are stored as other frames than `count` of `size` pixels."""
+        for listed in self._listed:
+            if listed.frames and tuple(listed.frames) != (count, size):
+                stored, side = listed.frames
+                raise InputError(
+                    f"{self.folder}: of {listed.source}'s clips {stored} frames of {side} pixels are stored "
+                    f"(shards.frames), and {count} of {size} are asked for: write these there, or "
+                    f"shards.frames.count: 0, which keeps the clips; then `videollava shards {listed.source}` and "
+                    "`videollava index`"
+                )
+
+    def read(self, media_id: int) -> bytes | StoredFrames:
+        """One medium, encoded, or the frames that stand in its place; InputError where the shard is damaged or nowhere
+        to be had.
+        """
         if not 0 <= media_id < len(self):
             raise InputError(
                 f"{self.folder}: no medium {media_id}, there are {len(self)}; run `videollava index`"
@@ -60,13 +75,14 @@ class Shards:
         finally:
             if self._files.get(shard) != file:
                 os.close(file)
-        if len(data) != size or (self.verify and self._hash(media_id) != hashlib.sha256(data).hexdigest()):
+        medium = StoredFrames(data) if is_stored(data) else data
+        if len(data) != size or (self.verify and self._hash(media_id) != _sum_of(medium)):
             listed = self._listed[shard]
             raise InputError(
                 f"{self._path(shard)}: medium {media_id} is not what was written; run "
                 f"`videollava shards {listed.source}` and `videollava index` again"
             )
-        return data
+        return medium
 
     def kind(self, media_id: int) -> str:
         """ "image", "video", ..."""
@@ -95,6 +111,11 @@ class Shards:
         if len(self._files) < KEPT_OPEN:
             self._files.setdefault(shard, opened)  # unless another thread was quicker
         return opened
+
+
+def _sum_of(medium: bytes | StoredFrames) -> str:
+    """Of the clip, where frames are stored: they carry it."""
+    return medium.sha256() if isinstance(medium, StoredFrames) else hashlib.sha256(medium).hexdigest()
 
 
 def _read_list(file: Path) -> list[Shard]:

@@ -22,6 +22,7 @@ from PIL import Image
 from videollava.data.media.admission.opening import Source, name_of, open_medium, read_file, unreadable
 from videollava.data.media.audio import BINS, FRAMES, audio_to_pixels, read_audio
 from videollava.data.media.pixels import CLIP_MEAN, FULL, affine, finely
+from videollava.data.media.stored import StoredFrames
 from videollava.data.media.video import frame_indices, read_frames
 from videollava.data.modalities import MODALITIES, MediumKind, Modality
 from videollava.errors import InputError
@@ -195,7 +196,7 @@ def depth_to_pixels(depth: NDArray[np.float32], size: int) -> Tensor:
 
 def load_pixels(
     kind: str,
-    source: Source,
+    source: Source | StoredFrames,
     size: int,
     frames: int = 8,
     aspect: Literal["crop", "pad"] = "crop",
@@ -206,6 +207,8 @@ def load_pixels(
 
     size: of a picture's side; spectrogram: bins and frames of a sound's.
     """
+    if isinstance(source, StoredFrames):
+        return source.pixels(size, frames, where)
     loaders: dict[MediumKind, Callable[[], Tensor]] = {
         "image": lambda: image_to_pixels(read_image(source, where), size, aspect),
         "video": lambda: frames_to_pixels(read_frames(source, frames, where), size),

@@ -78,7 +78,7 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
         joined = join_sources(workspace / SHARDS, list(params.sources), read_forgotten(workspace))
         joined.take_over(quarantine)
         size = _write_media(joined, building)
-        write_shards(building, joined.shards, workspace / SUMS)
+        write_shards(building, joined.shards, workspace / SUMS, joined.frames)
         cut = cut_splits(joined, params.index)
         tokenizer = building / "tokenizer"
         _make_tokenizer(params, joined, cut, tokenizer, Pins(workspace, "index"))
@@ -104,14 +104,27 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
     write_card(building)
 
 
-def write_shards(building: Path, shards: Iterable[tuple[str, Path]], memory: Path | None = None) -> None:
+def write_shards(
+    building: Path,
+    shards: Iterable[tuple[str, Path]],
+    memory: Path | None = None,
+    frames: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
     """Write shards.json of sources and their files: training finds a shard by its sum, wherever it lies.
 
-    memory: a file of the sums that were found before.
+    memory: a file of the sums that were found before; frames: how many are stored of the clips of a source, and their
+    side.
     """
     sums = Sums(memory)
+    stored = {source: {"frames": list(found)} for source, found in (frames or {}).items()}
     listed = [
-        {"source": source, "file": file.name, "size": file.stat().st_size, **sums.of(file)}
+        {
+            "source": source,
+            "file": file.name,
+            "size": file.stat().st_size,
+            **sums.of(file),
+            **stored.get(source, {}),
+        }
         for source, file in shards
     ]
     sums.keep()

@@ -100,6 +100,12 @@ class Joined:
     forgotten: dict[str, dict[str, int]]
 
     @property
+    def frames(self) -> dict[str, tuple[int, int]]:
+        """Of the sources whose clips are stored as frames, how many frames and of what side."""
+        stored = {part.name: part.summary["frames"] for part in self.parts if "frames" in part.summary}
+        return {name: (found["count"], found["size"]) for name, found in stored.items()}
+
+    @property
     def places(self) -> Places:
         """Of each medium, the first 64 bits of its hash."""
         return np.ascontiguousarray(self.hashes[:, :8]).view(">u8")[:, 0].astype(np.uint64)

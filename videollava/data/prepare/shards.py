@@ -4,6 +4,9 @@ NAME-00000.tar ..   WebDataset samples: a medium, and a .json of what it is and 
 media.arrow         one row a medium; records.arrow: one row a record (tables.py)
 quarantine.jsonl    what can't be used, with its reason; too much of it fails the stage
 
+Where shards.frames asks for it, a clip is stored as the frames that training takes of it: what that costs and saves is
+measured on a few clips and told before anything is written.
+
 In passes that hold names and numbers but no content: which media do records ask for; is each of them what it claims
 to be (decoded in worker processes, once ever: verdicts.py); the records; the shards. A shard that was written before
 is taken as it is. The same source gives the same bytes, whatever the number of workers; what a later look at the
@@ -15,8 +18,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from typing import Any
 from videollava.data.acquire.declared import choose
 from videollava.data.acquire.located import RAW
 from videollava.data.archives.listing import Member
+from videollava.data.media.stored import FORMS, nominal_size
 from videollava.data.modalities import MODALITIES
 from videollava.data.pool import Pool
 from videollava.data.prepare.opened import Opened, open_source
@@ -31,22 +36,32 @@ from videollava.data.prepare.probing import Part, probe
 from videollava.data.prepare.row import record_row
 from videollava.data.prepare.tables import RECORDS, TableWriter, record_schema, write_media
 from videollava.data.prepare.verdicts import Verdicts
-from videollava.data.prepare.writing import Sample, ShardStore, Writing, write_shard
+from videollava.data.prepare.weighing import Weighed, tell_weight, weigh
+from videollava.data.prepare.writing import (
+    Place,
+    Sample,
+    ShardStore,
+    Writing,
+    Written,
+    take_frames,
+    write_shard,
+)
 from videollava.data.records.endings import kind_of_file
 from videollava.data.records.marks import MediumKind
 from videollava.data.records.quarantine import Quarantine
 from videollava.data.records.readers import Rejected
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine
-from videollava.params import Params, Source
+from videollava.params import Frames, Params, Source
 
-__all__ = ["SHARDS", "probe_part", "run"]
+__all__ = ["SHARDS", "probe_part", "run", "weigh_frames"]
 
 SHARDS = Path("data/shards")
 SCRATCH = Path("checkpoints/shards")
 VERDICTS = Path("checkpoints/verdicts")
 QUARANTINE = Path("runs/quarantine.jsonl")
 ASKED = "benchmark"  # what a source is used for that nothing is trained on
+NO_FRAMES = Frames()
 
 Advance = Callable[[int], None]
 
@@ -84,18 +99,48 @@ def probe_part(params: Params, workspace: Path, machine: Machine, source: str, p
         return 0
     number, parts = part
     name = f"part-{number}-of-{parts}"
-    unpacked = workspace / SCRATCH / source / f"{name}.unpacked"
+    with (
+        Verdicts(workspace / VERDICTS, f"{source}-{name}") as verdicts,
+        Pool(max(1, machine.work("shards").loaders)) as pool,
+        _opened_aside(one, workspace, name) as opened,
+    ):
+        return sum(1 for _ in probe(opened, verdicts, pool, part))
+
+
+def weigh_frames(params: Params, workspace: Path, machine: Machine, source: str = "") -> None:
+    """Print what a source's clips take, as they are and as frames of each form, and how fast both are read.
+
+    Measured on a few of its clips; nothing is written. Raises InputError as `run`.
+    """
+    stored = params.shards.frames
+    count, size = (
+        (stored.count, stored.size) if stored.count else (params.model.frames, params.model.image_size)
+    )
+    for one in choose(params, source):
+        if one.use == ASKED:
+            print(f"{one.name}: a benchmark's media are not cut into shards")
+            continue
+        with (
+            Pool(max(1, machine.work("shards").loaders)) as pool,
+            _opened_aside(one, workspace, "plan") as opened,
+        ):
+            clips = [opened.catalogue[name] for name, kind in opened.wanted.items() if kind == "video"]
+            for form in FORMS:
+                frames = Frames(count=count, size=size, form=form)
+                print(tell_weight(one.name, weigh(clips, frames, pool), frames))
+
+
+@contextmanager
+def _opened_aside(source: Source, workspace: Path, name: str) -> Iterator[Opened]:
+    """A fetched source and what its records want, by who writes no shards."""
+    unpacked = workspace / SCRATCH / source.name / f"{name}.unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     unpacked.mkdir(parents=True)
     try:
-        with (
-            Quarantine(unpacked / "quarantine.jsonl") as quarantine,
-            Verdicts(workspace / VERDICTS, f"{source}-{name}") as verdicts,
-            Pool(max(1, machine.work("shards").loaders)) as pool,
-        ):
-            opened = open_source(one, workspace / RAW, unpacked, quarantine)
+        with Quarantine(unpacked / "quarantine.jsonl") as quarantine:
+            opened = open_source(source, workspace / RAW, unpacked, quarantine)
             opened.find_wanted()
-            return sum(1 for _ in probe(opened, verdicts, pool, part))
+            yield opened
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
 
@@ -141,17 +186,21 @@ def _build(
         media = _keep(opened, verdicts, pool, _bar(progress, "media", len(opened.wanted)))
         firsts = _write_records(opened, building, quarantine, _bar(progress, "records", count))
         quarantine.check(params.shards.max_quarantined, workspace / QUARANTINE)
-        shards = list(_cut(media, params.shards.shard_mib << 20))
-        _check_space([media[number] for shard in shards for number in shard], building)
+        frames = params.shards.frames if any(kept.kind == "video" for kept in media) else NO_FRAMES
+        weighed = _weigh(source, media, frames, pool)
+        _check_space(media, weighed, building)
+        shards = list(_cut(media, params.shards.shard_mib << 20, frames))
         bar = _bar(progress, "copied", len(media))
-        _write(source, media, shards, firsts, building, store, pool, bar)
+        places = _write(source, media, shards, firsts, building, store, pool, bar, frames)
     _say(opened)
+    _say_whole(source, places)
     notes = {"notes": opened.notes} if opened.notes else {}
     summary = {
         "records": count,
         **notes,
-        "media": _count_media(media, opened),
+        "media": _count_media(places, media, opened),
         "quarantined": quarantine.summary(),
+        **({"frames": frames.model_dump()} if any(place.stored for place in places) else {}),
     }
     (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
@@ -210,23 +259,37 @@ def _write_records(
     return firsts
 
 
-def _cut(media: list[Kept], limit: int) -> Iterator[list[int]]:
-    """Numbers of the media of each shard: up to `limit` bytes, of one look at the source."""
+def _weigh(source: Source, media: Sequence[Kept], frames: Frames, pool: Pool) -> Weighed | None:
+    """Tell what storing frames takes, before they are."""
+    if not frames.count:
+        return None
+    weighed = weigh([kept.member for kept in media if kept.kind == "video"], frames, pool)
+    print(tell_weight(source.name, weighed, frames), flush=True)
+    return weighed
+
+
+def _cut(media: Sequence[Kept], limit: int, frames: Frames) -> Iterator[list[int]]:
+    """Numbers of the media of each shard: up to about `limit` bytes, of one look at the source."""
     shard: list[int] = []
     size = 0
     for number, kept in enumerate(media):
         later = bool(shard) and kept.seen != media[shard[-1]].seen
-        if shard and (later or size + kept.member.size > limit):
+        taken = kept.member.size
+        if frames.count and kept.kind == "video":
+            taken = nominal_size(frames.count, frames.size, frames.form)
+        if shard and (later or size + taken > limit):
             yield shard
             shard, size = [], 0
         shard.append(number)
-        size += kept.member.size + 1024
+        size += taken + 1024
     if shard:
         yield shard
 
 
-def _check_space(media: list[Kept], folder: Path) -> None:
+def _check_space(media: Sequence[Kept], weighed: Weighed | None, folder: Path) -> None:
     needed = sum(kept.member.size + 2048 for kept in media)
+    if weighed:
+        needed += weighed.most - weighed.files
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
@@ -237,35 +300,60 @@ def _check_space(media: list[Kept], folder: Path) -> None:
 
 def _write(
     source: Source,
-    media: list[Kept],
-    shards: list[list[int]],
+    media: Sequence[Kept],
+    shards: Sequence[Sequence[int]],
     firsts: Mapping[int, list[int]],
     building: Path,
     store: ShardStore,
     pool: Pool,
     advance: Advance,
-) -> None:
-    """Write the shards and media.arrow."""
+    frames: Frames,
+) -> list[Place]:
+    """Write the shards and media.arrow; where each medium lies."""
     rows: list[Mapping[str, Any]] = []
+    places: list[Place] = []
 
     def writings() -> Iterator[Writing]:
         for number, shard in enumerate(shards):
             samples = [_sample(medium, media[medium], firsts.get(medium, [])) for medium in shard]
-            yield Writing(
-                building / f"{source.name}-{number:05d}.tar", store.folder, building / RECORDS, samples
-            )
+            path = building / f"{source.name}-{number:05d}.tar"
+            asked = frames if frames.count else None
+            yield Writing(path, store.folder, building / RECORDS, samples, asked)
 
-    for number, (key, offsets) in enumerate(pool.stream(write_shard, writings(), window=2 * pool.workers)):
-        store.use(key)
-        advance(len(offsets))
-        for offset in offsets:
+    apart = partial(_write_apart, pool, frames) if frames.count else None
+    written = pool.stream(write_shard, writings(), crashed=apart, window=2 * pool.workers)
+    for number, shard in enumerate(written):
+        store.use(shard.key)
+        advance(len(shard.places))
+        for place in shard.places:
             kept = media[len(rows)]
-            width, height, frames = kept.sides
-            place = {"media_id": len(rows), "shard": number, "offset": offset, "size": kept.member.size}
-            sides = {"width": width, "height": height, "frames": frames}
+            width, height, length = kept.sides
+            lies = {"media_id": len(rows), "shard": number, "offset": place.offset, "size": place.size}
+            sides = {"width": width, "height": height, "frames": length}
             seen = {"kind": kept.kind, "sha256": kept.sha256, "look": kept.look}
-            rows.append({**place, **seen, **sides})
+            rows.append({**lies, **seen, **sides})
+        places += shard.places
     write_media(building, rows)
+    return places
+
+
+def _write_apart(pool: Pool, frames: Frames, writing: Writing) -> Written:
+    """Find the clips that kill the process which decodes them; they stay the files they are."""
+    clips = [sample for sample in writing.samples if sample.kind == "video"]
+    tried = pool.stream(partial(_try_frames, frames), clips, crashed=lambda sample: False, window=1)
+    reason = "the decoder crashed or ran out of memory"
+    whole = {
+        sample.key: f"{sample.member.name}: {reason}"
+        for sample, fine in zip(clips, tried, strict=True)
+        if not fine
+    }
+    return next(pool.stream(write_shard, [replace(writing, whole=whole)]))
+
+
+def _try_frames(frames: Frames, sample: Sample) -> bool:
+    with suppress(InputError):
+        take_frames(sample.member, sample.sha256, frames)
+    return True
 
 
 def _sample(number: int, kept: Kept, records: list[int]) -> Sample:
@@ -288,8 +376,16 @@ def _say(opened: Opened) -> None:
         )
 
 
-def _count_media(media: list[Kept], opened: Opened) -> dict[str, Any]:
+def _say_whole(source: Source, places: Sequence[Place]) -> None:
+    reasons = [place.reason for place in places if place.reason]
+    if reasons:
+        print(
+            f"{source.name}: {len(reasons):,} clips are stored as they are, their frames can't be decoded: {reasons[0]}"
+        )
+
+
+def _count_media(places: Sequence[Place], media: Sequence[Kept], opened: Opened) -> dict[str, Any]:
     kinds = Counter(kept.kind for kept in media)
-    size = sum(kept.member.size for kept in media)
+    size = sum(place.size for place in places)
     counts = {"bytes": size, "duplicates": len(opened.numbers) - len(media), "kinds": kinds}
     return {**counts, "renamed": len(opened.renamed)} if opened.renamed else counts

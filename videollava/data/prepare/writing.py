@@ -1,6 +1,8 @@
 """Writes one shard: WebDataset samples of a medium and a .json. Runs in worker processes.
 
-A shard is known by a key of all that is in it. What was written under a key before is linked, not written again.
+A shard is known by a key of all that is in it. What was written under a key before is linked, not written again. With
+`frames` a clip is decoded here and its frames stand in its place (media/stored.py); how long they turned out, and why
+a clip had to stay the file it is, is kept beside the written shard.
 """
 
 from __future__ import annotations
@@ -9,17 +11,24 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from videollava.data.archives.listing import Member, read_member
 from videollava.data.archives.tar_writer import TarWriter
+from videollava.data.media.stored import SUFFIX, store_frames
+from videollava.data.prepare.remembered import digest_of_code
 from videollava.data.prepare.tables import open_table
 from videollava.data.records.marks import MediumKind
+from videollava.errors import InputError
+from videollava.params import Frames
 
-__all__ = ["Sample", "ShardStore", "Writing", "write_shard"]
+__all__ = ["Place", "Sample", "ShardStore", "Writing", "Written", "take_frames", "write_shard"]
+
+# What decides stored frames beside the clip: of others, shards are written again.
+DECODERS = ("decord", "av", "pillow", "numpy", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +46,35 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """A shard to write at `path`, from records.arrow and the archives, with what was written before in `store`."""
+    """A shard to write at `path`, from records.arrow and the archives, with what was written before in `store`.
+
+    frames: what is stored of clips, but of those whose keys are in `whole`, by the reason why not; None: their files.
+    """
 
     path: Path
     store: Path
     records: Path
     samples: Sequence[Sample]
+    frames: Frames | None = None
+    whole: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a medium's bytes lie in its shard. `stored`: they are frames; `reason`: why they are not, though asked."""
+
+    offset: int
+    size: int
+    stored: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A shard by its key, and its media in their order."""
+
+    key: str
+    places: Sequence[Place]
 
 
 class ShardStore:
@@ -67,23 +99,63 @@ class ShardStore:
                 file.unlink()
 
 
-def write_shard(writing: Writing) -> tuple[str, list[int]]:
-    """Write one; its key, and where each medium lies in it.
+def write_shard(writing: Writing) -> Written:
+    """Write one, unless it was written before.
 
     Raises OSError and the like where an archive is not what it was.
     """
     texts = _texts(writing)
-    key = _key(writing.samples, texts)
+    key = _key(writing, texts)
     written = writing.store / f"{key}.tar"
-    if not written.is_file():
-        half = writing.store / f"{key}.{os.getpid()}.tmp"
-        with TarWriter(half) as tar:
-            for sample, text in zip(writing.samples, texts, strict=True):
-                tar.add(f"{sample.key}{sample.suffix}", read_member(sample.member))
-                tar.add(f"{sample.key}.json", text)
-        half.replace(written)
+    # What is in it has sizes of its own where frames are stored.
+    listed = written.with_suffix(".json") if writing.frames else None
+    if not written.is_file() or (listed and not listed.is_file()):
+        _write(writing, texts, written, listed)
     _link(written, writing.path)
-    return key, _offsets(writing.samples, texts)
+    places = (
+        [Place(**place) for place in json.loads(listed.read_text())]
+        if listed
+        else _places(writing.samples, texts)
+    )
+    return Written(key, places)
+
+
+def take_frames(clip: Member, sha256: str, frames: Frames) -> bytes:
+    """The stored frames of a clip; InputError where they can't be decoded."""
+    import torch
+
+    from videollava.data.media.read import load_pixels
+
+    torch.set_num_threads(1)  # workers are what runs in parallel
+    pixels = load_pixels("video", read_member(clip), frames.size, frames.count, where=clip.name)
+    return store_frames(pixels, frames.form, sha256)
+
+
+def _write(writing: Writing, texts: Sequence[bytes], written: Path, listed: Path | None) -> None:
+    half = writing.store / f"{written.stem}.{os.getpid()}.tmp"
+    places = []
+    with TarWriter(half) as tar:
+        for sample, text in zip(writing.samples, texts, strict=True):
+            data, reason = _frames_of(sample, writing)
+            name = f"{sample.key}{SUFFIX if data else sample.suffix}"
+            stored, data = bool(data), data or read_member(sample.member)
+            places.append(Place(tar.add(name, data), len(data), stored, reason))
+            tar.add(f"{sample.key}.json", text)
+    if listed:
+        listed.write_text(json.dumps([asdict(place) for place in places]))
+    half.replace(written)
+
+
+def _frames_of(sample: Sample, writing: Writing) -> tuple[bytes, str]:
+    """What is stored of a clip, or why not; nothing of either for what keeps its file."""
+    if writing.frames is None or sample.kind != "video":
+        return b"", ""
+    if reason := writing.whole.get(sample.key):
+        return b"", reason
+    try:
+        return take_frames(sample.member, sample.sha256, writing.frames), ""
+    except InputError as error:  # training will meet the clip as it is, and say the same
+        return b"", str(error)
 
 
 def _texts(writing: Writing) -> list[bytes]:
@@ -113,9 +185,12 @@ def _json(sample: Sample, rows: Sequence[dict[str, Any]]) -> bytes:
     return json.dumps({**about, "records": records}, ensure_ascii=False).encode()
 
 
-def _key(samples: Sequence[Sample], texts: Sequence[bytes]) -> str:
+def _key(writing: Writing, texts: Sequence[bytes]) -> str:
     digest = hashlib.sha256()
-    for sample, text in zip(samples, texts, strict=True):
+    if writing.frames:
+        made = digest_of_code(("media",), DECODERS)
+        digest.update(f"{writing.frames.model_dump_json()} {made}\n".encode())
+    for sample, text in zip(writing.samples, texts, strict=True):
         digest.update(
             f"{sample.key}{sample.suffix} {sample.sha256} {sample.member.size} {len(text)}\n".encode()
         )
@@ -123,15 +198,15 @@ def _key(samples: Sequence[Sample], texts: Sequence[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _offsets(samples: Sequence[Sample], texts: Sequence[bytes]) -> list[int]:
+def _places(samples: Sequence[Sample], texts: Sequence[bytes]) -> list[Place]:
     """Where media lie: their order and sizes say it, also of a shard that was not written now."""
-    offsets, end = [], 0
+    places, end = [], 0
     for sample, text in zip(samples, texts, strict=True):
         start = TarWriter.begins(f"{sample.key}{sample.suffix}", sample.member.size, end)
-        offsets.append(start)
+        places.append(Place(start, sample.member.size))
         end = TarWriter.ends(start, sample.member.size)
         end = TarWriter.ends(TarWriter.begins(f"{sample.key}.json", len(text), end), len(text))
-    return offsets
+    return places
 
 
 def _link(written: Path, path: Path) -> None:
