@@ -1,10 +1,11 @@
-"""Videos a second of one core: our decoding and preprocessing against plain decord and a resize.
+"""Videos a second of one core: our decoding and preprocessing against plain decord and a resize, and against reading
+frames that stage `shards` stored (shards.frames), with the bytes of each.
 
     python bench/decode.py                     # H.264 clips of three sizes, drawn here
     python bench/decode.py --videos FOLDER     # every .mp4, .webm, .mkv and .avi below it
 
 Every way gives 8 frames of 224 x 224, float32 and normalised, in one thread; the ways take turns, file by file, and
-the best of the rounds counts. One JSON object a line.
+the best of the rounds counts. One JSON object a line; `bytes` of the clip's file and of its stored frames.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -25,6 +27,7 @@ from torch.nn import functional as F
 from videollava.data.media import read as media
 from videollava.data.media import video
 from videollava.data.media.pixels import normalise
+from videollava.data.media.stored import FORMS, Form, StoredFrames, store_frames
 
 FRAMES, SIZE = 8, 224
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -62,7 +65,23 @@ def _whole(frames: np.ndarray) -> Tensor:
     return pixels[..., top : top + SIZE, left : left + SIZE].contiguous()
 
 
-WAYS: dict[str, Callable[[Path], Tensor]] = {"ours": ours, "ours, PyAV alone": by_av, "plain": plain}
+@lru_cache(maxsize=2)
+def stored(form: Form, file: Path) -> StoredFrames:
+    """What stage `shards` puts in the clip's place."""
+    return StoredFrames(store_frames(ours(file), form, "0" * 64))
+
+
+def from_frames(form: Form, file: Path) -> Tensor:
+    """What training does where frames are stored."""
+    return stored(form, file).pixels(SIZE, FRAMES)
+
+
+WAYS: dict[str, Callable[[Path], Tensor]] = {
+    "ours": ours,
+    "ours, PyAV alone": by_av,
+    "plain": plain,
+    **{f"stored, {form}": partial(from_frames, form) for form in FORMS},
+}
 
 
 def draw(folder: Path) -> Iterator[Path]:
@@ -82,6 +101,10 @@ def draw(folder: Path) -> Iterator[Path]:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
         yield file
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((normalise(one) - normalise(other)).abs().max())
 
 
 def seconds_of(way: Callable[[Path], Tensor], file: Path) -> float:
@@ -107,13 +130,25 @@ def main() -> None:
         totals = dict.fromkeys(WAYS, 0.0)
         for file in files:
             best = dict.fromkeys(WAYS, float("inf"))
+            sizes = {form: len(stored(form, file).data) for form in FORMS}
+            assert torch.equal(from_frames("exact", file), ours(file)), file
             for _ in range(options.rounds):
                 for name, way in WAYS.items():
                     best[name] = min(best[name], seconds_of(way, file))
-            difference = float((normalise(ours(file)) - plain(file)).abs().max())
+            difference = _difference(ours(file), plain(file))
             line = {name: round(1 / took, 2) for name, took in best.items()}
             print(
-                json.dumps({"file": file.name, **line, "ours_differs_from_plain": round(difference, 5)}),
+                json.dumps(
+                    {
+                        "file": file.name,
+                        **line,
+                        "bytes": {"file": file.stat().st_size, **sizes},
+                        "ours_differs_from_plain": round(difference, 5),
+                        "rounded_differs_from_ours": round(
+                            _difference(ours(file), from_frames("rounded", file)), 5
+                        ),
+                    }
+                ),
                 flush=True,
             )
             totals = {name: totals[name] + took for name, took in best.items()}

@@ -12,7 +12,7 @@ from micro import ROOT
 
 from videollava.errors import InputError
 from videollava.machine import Machine, Strategy, load_machine, preset_text
-from videollava.params import load_params
+from videollava.params import Frames, load_params
 from videollava.train.gpus import GPUS, find_gpu
 from videollava.train.planning.choice import ALIKE, DEEPSPEED, FILLED, Case, look_at
 from videollava.train.planning.hardware import hardware_of
@@ -135,6 +135,18 @@ def test_a_checkpoint_holds_the_steps_up_for_its_copy_alone() -> None:
     waited = look_at(look.case, look.case.work.replace(strategy="zero2"))
     assert waited.saving.stall == pytest.approx(saving.size / DISK)
     assert waited.spending.checkpoints > 50 * look.best.spending.checkpoints
+
+
+def test_stored_frames_are_planned_with_their_own_bytes() -> None:
+    params = load_params(ROOT / "videollava/profiles/paper-7b.yaml")
+    frames = Frames(count=params.model.frames, size=params.model.image_size)
+    stored = params.replace(shards=params.shards.replace(frames=frames))
+    asked = (Machine(gpus=8), Path("nowhere"), hardware_of("H100", 8), parse_samples(PAPER))
+    plain, planned = plan(params, *asked), plan(stored, *asked)
+    clips = 702_000 + 100_000
+    exact = 8 * 3 * 224 * 224 * 2
+    assert planned.disk.data - plain.disk.data == pytest.approx(clips * (exact - 2e6))
+    assert "`videollava shards --plan`" in as_text(plain)
 
 
 def test_the_lines_to_write_are_a_machine_file(tmp_path: Path) -> None:

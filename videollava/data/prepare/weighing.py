@@ -22,7 +22,7 @@ ROUNDS = 3
 UNREADABLE: tuple[type[Exception], ...] = (*DAMAGED, InputError)
 SAYS = {
     "exact": "the very numbers that decoding gives",
-    "rounded": "rounded to whole levels of 255: the very numbers only of clips that have the size already",
+    "rounded": "off by half a level of 255 at most, by nothing where a clip has the size already",
 }
 
 

@@ -7,12 +7,14 @@ memory, what is sent, checkpoints, disk.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from videollava.data.media.stored import nominal_size
 from videollava.data.prepare.tables import load_split, split_names
 from videollava.errors import InputError
 from videollava.machine import Machine
@@ -187,14 +189,16 @@ def _disk(
 
     prepared = workspace / "data/index"
     measured = (prepared / "media.arrow").is_file()
+    clip = _clip_bytes(params)
     if measured:
         counts = _count_media(prepared)
-        shards = float(sum(file.stat().st_size for file in prepared.rglob("*") if file.is_file()))
+        shards = float(sum(shard["size"] for shard in json.loads((prepared / "shards.json").read_text())))
     else:
         counts = {
             kind: sum(getattr(stated, f"{kind}s") for stated in samples.values()) for kind in MEDIUM_BYTES
         }
-        shards = sum(counts[kind] * size for kind, size in MEDIUM_BYTES.items())
+        shards = sum(counts[kind] * size for kind, size in (MEDIUM_BYTES | {"video": clip}).items())
+    fetched = shards + counts["video"] * (MEDIUM_BYTES["video"] - clip)
     cached = any(look.case.settings.cache_features for look in stages)
     tokens = {"image": params.model.image_tokens, "video": params.model.video_tokens}
     features = 2.0 * params.model.vision.width * sum(counts[kind] * tokens[kind] for kind in tokens)
@@ -202,7 +206,7 @@ def _disk(
     last = stages[-1]
     whole = 2.0 * last.case.weights.learned if not last.shown.work.strategy.startswith("zero") else 0.0
     return Disk(
-        data=2 * shards,
+        data=fetched + shards,
         features=features if cached else 0.0,
         # The parts it is made of, and the whole (what learned is float32 there, without DeepSpeed).
         models=4.0 * every + whole,
@@ -210,6 +214,13 @@ def _disk(
         checkpoints=(KEEP + 1) * max(look.shown.saving.size for look in stages),
         measured=measured,
     )
+
+
+def _clip_bytes(params: Params) -> float:
+    """Of a clip in the shards."""
+    frames = params.shards.frames
+    stored = nominal_size(frames.count, frames.size, frames.form)
+    return float(stored) if frames.count else MEDIUM_BYTES["video"]
 
 
 def _count_media(prepared: Path) -> dict[str, int]:

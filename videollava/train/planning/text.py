@@ -27,6 +27,7 @@ SPENT = {
     "validation": "validation",
     "loading": "loading",
 }
+PLAN_FRAMES = " (`videollava shards --plan`: how much quicker clips are read that are stored as frames)"
 USUAL = (0.25, 0.35)  # MFU that is published of video language models in training
 
 
@@ -228,7 +229,7 @@ def _unknown(outlook: Outlook) -> Iterator[str]:
             told = [f"{_number(load.epochs * n / seconds / hardware.nodes)} {kind}" for kind, n in rates if n]
             yield (
                 f"whether reading keeps up: in {look.stage} each host must read and decode {' and '.join(told)} a "
-                "second"
+                f"second{PLAN_FRAMES if load.media[1] else ''}"
             )
     host = max(look.shown.need.host for look in outlook.stages) * hardware.here
     if host:
