@@ -95,7 +95,7 @@ def _working(root: Path) -> Iterator[Path]:
     yield from sorted(root.glob("*.tmp"))
     if (root / DVC_TMP).is_dir():
         yield from sorted(path for path in (root / DVC_TMP).iterdir() if path.name not in DVC_OWN)
-    for path in [*(root / ".mlflow" / "models").glob("unfolding-*"), *(root / CLONES).glob("removing-*")]:
+    for path in [*(root / ".mlflow").glob("*/unfolding-*"), *(root / CLONES).glob("removing-*")]:
         if time.time() - path.lstat().st_mtime > STALE_SECONDS:
             yield path
 

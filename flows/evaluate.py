@@ -25,9 +25,10 @@ from flows.stages.graph import stage_order
 from flows.stages.reading import Reading
 from flows.stages.remote import why_unreached
 from flows.stages.stage import NOISE, StageFailed, stage_environment
-from flows.storage import bring, has_remote
+from flows.storage import bring, bring_encoders, has_remote
 from videollava import registry
 from videollava.errors import InputError
+from videollava.evaluate.zero_shot.sets import set_of
 from videollava.gate import primary
 from videollava.params import Params, load_params
 from videollava.process import OutputLines, run_streamed
@@ -49,7 +50,7 @@ def evaluate(root: Path, model: str, benchmarks: Sequence[str] = ()) -> dict[str
             get_run_logger().warning(lacking)
         tracking = load_params(root / "params.yaml").tracking
         version = registry.find_version(root, tracking, model)
-        bring(root, version.reference)  # also from remotes that DVC alone reads
+        _bring(root, version.reference, benchmarks)
         name = f"version-{version.number}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:4]}"
         out = root / "runs" / "evaluate" / name
         with _find_place(root, version, lock) as (place, held):
@@ -118,8 +119,19 @@ def answer(root: Path, params: Params, model: str, benchmarks: Sequence[str], lo
     """Let a version (models:/...) answer this folder's questions; its scores and answers stay with it."""
     version = registry.find_version(root, params.tracking, model)
     out = root / "runs" / "evaluate" / f"version-{version.number}-asked-{uuid.uuid4().hex[:8]}"
-    bring(root, version.reference)
+    _bring(root, version.reference, benchmarks)
     log_scores(root, version, score_version(root, version.reference, out, benchmarks, lock), out)
+
+
+def _bring(root: Path, reference: str, benchmarks: Sequence[str]) -> None:
+    """Have here what is asked of a version, also from remotes that DVC alone reads."""
+    bring(root, reference)
+    choices = load_params(root / "params.yaml").evaluate
+    if [name for name in benchmarks if set_of(name)] if benchmarks else choices.zero_shot:
+        try:
+            bring_encoders(root, reference)
+        except InputError as error:
+            get_run_logger().warning("%s", error)
 
 
 def find_unanswered(

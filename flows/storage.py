@@ -1,7 +1,7 @@
 """Where DVC keeps and shares this workspace's files, as DVC itself reads its settings (system, global, repo, local).
 
-As a program: `python -m flows.storage [VERSION]` lists the places, and brings a registered version's files
-here through DVC, from whatever kind of remote it speaks to.
+As a program: `python -m flows.storage [VERSION [--encoders]]` lists the places, and brings a registered version's
+files here through DVC, from whatever kind of remote it speaks to.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from videollava.errors import InputError
 from videollava.registry.store import Store
 from videollava.scrub import scrub
 
-__all__ = ["borrowers", "bring", "has_remote", "read_config", "share", "stores"]
+__all__ = ["borrowers", "bring", "bring_encoders", "has_remote", "read_config", "share", "stores"]
 
 BORROWERS = "borrowers"  # in the cache: a line for each checkout that was given it
 
@@ -92,10 +92,6 @@ def bring(workspace: Path, reference: str) -> Path:
 
     InputError where the version or a file of it is not to be had.
     """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc_data.hashfile.hash_info import HashInfo
-
     from videollava import registry
     from videollava.params import load_params
     from videollava.registry.manifest import missing_files, model_cache
@@ -105,12 +101,38 @@ def bring(workspace: Path, reference: str) -> Path:
     manifest, recorded = registry.version_manifest(workspace, tracking, reference)
     places = [*recorded, *stores(workspace)]
     if missing_files(manifest, places, model_cache(workspace)) and has_remote(workspace):
-        try:
-            with Repo(str(workspace)) as repo:
-                repo.cloud.pull([HashInfo("md5", file.md5) for file in manifest.files])
-        except (DvcException, OSError) as error:
-            raise InputError(f"DVC cannot bring {reference}: {error}") from error
+        _pull(workspace, reference, [file.md5 for file in manifest.files])
     return registry.resolve(reference, workspace, tracking, places)
+
+
+def bring_encoders(workspace: Path, reference: str) -> Path:
+    """The same of the encoders that a version keeps."""
+    from videollava import registry
+    from videollava.params import load_params
+    from videollava.registry.encoders import list_objects
+
+    tracking = load_params(workspace / "params.yaml").tracking
+    version, places = registry.find_version(workspace, tracking, reference), stores(workspace)
+    try:
+        return registry.resolve_encoders(version.reference, workspace, tracking, places)
+    except InputError:
+        if not (version.encoders and has_remote(workspace)):
+            raise
+    _pull(workspace, version.reference, [version.encoders])
+    _pull(workspace, version.reference, list_objects(workspace, version, places))
+    return registry.resolve_encoders(version.reference, workspace, tracking, places)
+
+
+def _pull(workspace: Path, reference: str, hashes: Sequence[str]) -> None:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    try:
+        with Repo(str(workspace)) as repo:
+            repo.cloud.pull([HashInfo("md5", md5) for md5 in hashes])
+    except (DvcException, OSError) as error:
+        raise InputError(f"DVC cannot bring {reference}: {error}") from error
 
 
 def read_config(workspace: Path) -> Mapping[str, Any]:
@@ -190,6 +212,7 @@ def _address(url: object) -> str:
 def _main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.storage", description=__doc__)
     parser.add_argument("version", nargs="?", default="", help="bring this version's files here through DVC")
+    parser.add_argument("--encoders", action="store_true", help="its encoders, instead of its model")
     options = parser.parse_args(arguments)
     root = Path.cwd()
     try:
@@ -197,7 +220,7 @@ def _main(arguments: Sequence[str] | None = None) -> int:
             details = (place.endpoint, place.region, place.profile, place.trouble)
             print("  ".join(word for word in (place.url, *details) if word))
         if options.version:
-            print(bring(root, options.version))
+            print((bring_encoders if options.encoders else bring)(root, options.version))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -23,9 +23,9 @@ def _add_model(parser: argparse.ArgumentParser, default: str) -> None:
         "--model",
         action="append",
         default=[],
-        metavar="[KIND=]FOLDER",
-        help="an encoder's folder or hub id (LanguageBind, CLIP, OpenCLIP, ours), or a folder of several; may be "
-        f"repeated; default: {default}",
+        metavar="[KIND=]MODEL",
+        help="an encoder's folder or hub id (LanguageBind, CLIP, OpenCLIP, ours), a folder of several, or a registered "
+        f"version (models:/NAME@champion); may be repeated; default: {default}",
     )
     parser.add_argument("--device", help="cpu, cuda, ..; default: a GPU where there is one")
 
@@ -82,9 +82,15 @@ def _load(models: list[str], device: str | None) -> Any:
     settle_torch()
     if models == [OURS] and not Path(OURS).is_dir():
         raise InputError(f"{OURS}: not there; name encoders by --model, or run `videollava align`")
+    import warnings
+
     from videollava.embedding.encoders import load_encoders
 
-    return load_encoders(*models, device=device)
+    with warnings.catch_warnings(record=True) as said:
+        found = load_encoders(*models, device=device)
+    for warning in said:
+        print(f"note: {warning.message}", file=sys.stderr)
+    return found
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

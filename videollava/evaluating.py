@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,8 @@ from videollava.command import Arguments, folder_to_write, with_model
 from videollava.errors import InputError
 
 __all__ = ["add_options", "by_own_code", "check", "checkpoint_as_model", "evaluate_model", "overrides"]
+
+REGISTERED = "models:"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +38,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--champion", type=Path, help="with --model or --checkpoint: an evaluation folder to compare with"
     )
-    parser.add_argument("--benchmarks", help="comma-separated; default: evaluate.benchmarks")
+    parser.add_argument(
+        "--benchmarks",
+        help="comma-separated, those of encoders as in metrics.json (msvd.zero_shot, toy_pairs.audio); default: "
+        "evaluate.benchmarks and evaluate.zero_shot",
+    )
+    parser.add_argument(
+        "--encoders",
+        type=Path,
+        metavar="FOLDER",
+        help="with --model: its encoders, which evaluate.zero_shot asks; default: those of a registered version",
+    )
     parser.add_argument(
         "--keep",
         action="store_true",
@@ -49,11 +61,21 @@ def overrides(arguments: Arguments) -> list[str]:
     if not arguments.benchmarks:
         return []
     names = [name.strip() for name in arguments.benchmarks.split(",")]
-    if not all(re.fullmatch(r"[\w-]+", name) for name in names):
+    if not all(re.fullmatch(r"[\w.-]+", name) for name in names):
         raise InputError(
             f"--benchmarks {arguments.benchmarks}: write names with a comma between, such as gqa,pope"
         )
-    return [f"evaluate.benchmarks=[{', '.join(names)}]"]
+    questions, alone = _parted(names)
+    return [f"evaluate.benchmarks=[{', '.join(questions)}]", f"evaluate.zero_shot=[{', '.join(alone)}]"]
+
+
+def _parted(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Benchmarks of questions to a language model, and those of encoders alone."""
+    from videollava.evaluate.zero_shot.sets import set_of
+
+    own = Path("data/index/splits")  # a source of one's own may have a dot in its name
+    of = {name: "" if (own / f"test-{name}.arrow").is_file() else set_of(name) for name in names}
+    return [name for name in names if not of[name]], list(dict.fromkeys(filter(None, of.values())))
 
 
 def check(arguments: Arguments) -> None:
@@ -62,6 +84,8 @@ def check(arguments: Arguments) -> None:
         raise InputError("--keep: only a registered version keeps an evaluation: give --model models:/NAME/N")
     if arguments.model and arguments.checkpoint:
         raise InputError("--model and --checkpoint: one of them at a time is evaluated")
+    if arguments.encoders and not arguments.model:
+        raise InputError("--encoders: only with --model; models/videollava has those in models/encoders")
     alone = [f"--{name}" for name in ("out", "champion") if getattr(arguments, name)]
     if alone and not (arguments.model or arguments.checkpoint):
         raise InputError(
@@ -107,7 +131,11 @@ def evaluate_model(params: Any, machine: Any, workspace: Path, arguments: Argume
 
     chosen, given = bool(arguments.benchmarks), arguments.model
     out = arguments.out or workspace / folder_of(given)
-    scores = evaluate_other(params, workspace, given, out, machine, arguments.champion, chosen)
+    if given.startswith(REGISTERED) and not arguments.encoders:  # it was told why it has none
+        params = params.replace(evaluate=params.evaluate.replace(zero_shot=()))
+    scores = evaluate_other(
+        *(params, workspace, given, out, machine, arguments.champion, chosen, arguments.encoders)
+    )
     if arguments.keep and scores:  # on ranks other than 0 there are none
         _keep_scores(workspace, given, scores, out)
 
@@ -124,7 +152,7 @@ def _keep_scores(workspace: Path, given: str, scores: Any, out: Path) -> None:
 
 def by_own_code(arguments: Arguments) -> int | None:
     """A registered version of other code than this is evaluated by its own; None where that is not so."""
-    if not (arguments.model or "").startswith("models:"):
+    if not (arguments.model or "").startswith(REGISTERED):
         return None
     from videollava.evaluate.others import folder_of
     from videollava.registry import resolve
@@ -133,8 +161,29 @@ def by_own_code(arguments: Arguments) -> int | None:
     workspace = Path.cwd()
     out = arguments.out or workspace / folder_of(arguments.model)
     more = [] if arguments.out else [f"--out={out}"]
+    if not arguments.encoders and (folder := _find_encoders(arguments, workspace)):
+        arguments.encoders = folder
+        more.append(f"--encoders={folder}")
     words = with_model(arguments, str(resolve(arguments.model, workspace)), *more)
     status = run_by_own_code(arguments.model, [word for word in words if word != "--keep"], workspace)
     if status == 0 and arguments.keep:
         _keep_scores(workspace, arguments.model, json.loads((out / "metrics.json").read_text()), out)
     return status
+
+
+def _find_encoders(arguments: Arguments, workspace: Path) -> Path | None:
+    """A registered version's encoders, where benchmarks ask any. InputError where those were asked for by name, and it
+    has none to be had.
+    """
+    from videollava.params import load_params
+    from videollava.registry import resolve_encoders
+
+    if not load_params(arguments.params, [*arguments.set, *overrides(arguments)]).evaluate.zero_shot:
+        return None
+    try:
+        return resolve_encoders(arguments.model, workspace).absolute()
+    except InputError as error:
+        if arguments.benchmarks:
+            raise
+        print(f"evaluate.zero_shot: left out: {error}", flush=True)
+        return None

@@ -14,8 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videollava.errors import InputError
+
+if TYPE_CHECKING:
+    from videollava.params import Tracking
 
 __all__ = [
     "PACKAGE",
@@ -23,6 +27,7 @@ __all__ = [
     "Origin",
     "Pins",
     "fetch_snapshot",
+    "find_encoders",
     "find_model",
     "find_packaged",
     "is_on_hub",
@@ -132,14 +137,28 @@ def find_model(name: str, workspace: Path, revision: str = "") -> Origin:
     return fetch_snapshot(name, revision)
 
 
+def find_encoders(name: str, workspace: Path) -> Origin:
+    """The encoders of a registered version, a folder of several. InputError where it is not there, or keeps none."""
+    from videollava import registry
+
+    tracking = _tracking(workspace)
+    reference = registry.find_version(workspace, tracking, name).reference
+    return Origin(name, registry.resolve_encoders(reference, workspace, tracking), reference)
+
+
 def _find_version(name: str, workspace: Path, revision: str) -> Origin:
     from videollava import registry
+
+    tracking = _tracking(workspace)
+    reference = revision or registry.find_version(workspace, tracking, name).reference
+    return Origin(name, registry.resolve(reference, workspace, tracking), reference)
+
+
+def _tracking(workspace: Path) -> Tracking:
     from videollava.params import Tracking, load_params
 
     file = workspace / "params.yaml"
-    tracking = load_params(file).tracking if file.is_file() else Tracking()
-    reference = revision or registry.find_version(workspace, tracking, name).reference
-    return Origin(name, registry.resolve(reference, workspace, tracking), reference)
+    return load_params(file).tracking if file.is_file() else Tracking()
 
 
 def fetch_snapshot(name: str, revision: str = "") -> Origin:

@@ -241,7 +241,7 @@ def _used(repo: Repo, root: Path, commits: Sequence[str]) -> set[str]:
 
 
 def _of_versions(repo: Repo, versions: Iterable[Version]) -> set[str]:
-    """Hashes of the models and answers of registered versions, archived ones without an alias aside."""
+    """Hashes of models, answers and encoders of registered versions, archived ones without an alias aside."""
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
@@ -249,7 +249,7 @@ def _of_versions(repo: Repo, versions: Iterable[Version]) -> set[str]:
     for version in versions:
         if version.archived and not version.aliases:
             continue
-        for key in filter(None, (version.key, version.evaluation)):
+        for key in filter(None, (version.key, version.evaluation, version.encoders)):
             used.add(key)
             if key.endswith(".dir") and Path(repo.cache.local.oid_to_path(key)).is_file():
                 tree = Tree.load(repo.cache.local, HashInfo("md5", key))
@@ -258,10 +258,16 @@ def _of_versions(repo: Repo, versions: Iterable[Version]) -> set[str]:
 
 
 def _unneeded(root: Path, versions: Sequence[Version]) -> list[Path]:
-    """Unfolded models and answers (.mlflow) that no version which stays has: they are made again when asked for."""
-    wanted = {version.manifest[:32] for version in versions if version.aliases or not version.archived}
-    found = [path for path in sorted((root / ".mlflow" / "models").glob("*")) if path.is_dir()]
-    return [path for path in found if path.name not in wanted and not path.name.startswith("unfolding-")]
+    """Unfolded models and encoders (.mlflow) that no version which stays has: they are made again when asked for."""
+    staying = [version for version in versions if version.aliases or not version.archived]
+    wanted = {version.manifest[:32] for version in staying}
+    wanted |= {version.encoders.removesuffix(".dir") for version in staying}
+    found = [path for name in ("models", "encoders") for path in sorted((root / ".mlflow" / name).glob("*"))]
+    return [
+        path
+        for path in found
+        if path.is_dir() and path.name not in wanted and not path.name.startswith("unfolding-")
+    ]
 
 
 def _weigh(paths: Iterable[Path]) -> int:

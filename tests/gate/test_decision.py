@@ -154,10 +154,15 @@ def test_a_benchmark_may_be_dropped_or_added(tmp_path: Path) -> None:
     assert added.unanswered == ("new",)
     encoders = {"headline": "text_to_media_r1", "text_to_media_r1": 50.0, "asked": "encoders"}
     added = decide(mine | {"pairs.audio": encoders}, champion, Rules(dropped), pairs, unlike)
-    assert (
-        "pairs.audio: no comparison with the champion: the champion was never asked; enc" in added.reasons[0]
+    assert added.unanswered == ("pairs.audio",)
+    unable = {"pairs.audio": "models:/videollava/1 has no encoder of audio (it has image, video)"}
+    added = decide(mine | {"pairs.audio": encoders}, champion, Rules(dropped), pairs, unlike, unable=unable)
+    assert added.reasons == (
+        "pairs.audio: no comparison with the champion: the champion was never asked, and cannot be asked now: "
+        "models:/videollava/1 has no encoder of audio (it has image, video); `without_comparison: true` for it in "
+        "gate.yaml lets this one pass",
     )
-    assert added.unanswered == ()  # a version has no text encoder to ask with
+    assert added.unanswered == ()
     let = dropped.replace(benchmarks=dropped.benchmarks | {"pairs.audio": Bar(without_comparison=True)})
     assert decide(mine | {"pairs.audio": encoders}, champion, Rules(let), pairs, unlike).passed
 

@@ -8,6 +8,7 @@ similarity(embed(encoders, texts=["a lion climbing a tree"]), embed(encoders, fi
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from videollava.model.device import choose_device
 from videollava.model.encoders import LanguageBind, LanguageBindTextModel, LanguageBindVisionModel
 from videollava.model.formats.encoder import load_encoder
 from videollava.model.formats.folders import CONFIGS
+from videollava.origin import REGISTERED, find_encoders
 
 __all__ = ["Encoders", "Vectors", "embed", "load_encoders", "similarity"]
 
@@ -117,18 +119,19 @@ def load_encoders(
     device: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Encoders:
-    """The encoders of folders or hub ids: LanguageBind's of any modality, CLIP's, OpenCLIP's, ours.
+    """The encoders of folders or hub ids (LanguageBind's of any modality, CLIP's, OpenCLIP's, ours), or of a registered
+    version ("models:/NAME@champion", "models:/NAME/3").
 
-    A folder of several (ours: models/encoders with image, video, ..) is all of them. "depth=FOLDER", or
-    {"depth": FOLDER}, takes a folder of pictures' encoder (CLIP, OpenCLIP) for another modality. All must be bound to
-    one text space: the text towers' weights must be equal, which is checked. device: a GPU where there is one. dtype:
-    of the weights; float32 on a CPU, as saved on a GPU.
+    A folder of several (ours: models/encoders with image, video, ..), and a version, is all of them; "depth=SOURCE", or
+    {"depth": SOURCE}, is that one of them, and takes a folder of pictures' encoder (CLIP, OpenCLIP) for another
+    modality. All must be bound to one text space: the text towers' weights must be equal, which is checked. device: a
+    GPU where there is one. dtype: of the weights; float32 on a CPU, as saved on a GPU.
     """
     device = choose_device(device)
     dtype = dtype or (torch.float32 if device == "cpu" else None)
     found: Encoders | None = None
-    for kind, source in _listed(sources):
-        found = _joined(found, kind, source, device, dtype)
+    for source in _listed(sources):
+        found = _joined(found, source, device, dtype)
     if found is None:
         raise InputError("no encoder named: give a folder or a hub id of one")
     return found
@@ -176,35 +179,70 @@ def similarity(a: Vectors, b: Vectors) -> Vectors:
     return np.asarray(a.astype(np.float64) @ b.T.astype(np.float64), np.float32)
 
 
-def _listed(sources: Iterable[str | Path | Mapping[str, str | Path]]) -> list[tuple[str, str]]:
-    """Each source by itself, with the modality it is asked to be for ("": its own)."""
-    found: list[tuple[str, str]] = []
+@dataclass(frozen=True)
+class _Source:
+    """One encoder to load. kind: the modality it is asked to be for ("": its own). name: what it was asked for by;
+    place: its folder, or a hub id.
+    """
+
+    kind: str
+    name: str
+    place: str
+
+
+def _listed(sources: Iterable[str | Path | Mapping[str, str | Path]]) -> list[_Source]:
+    """Each source by itself."""
+    found: list[_Source] = []
     for source in sources:
         if isinstance(source, Mapping):
-            found += [(kind_said(kind), str(folder)) for kind, folder in source.items()]
+            for kind, place in source.items():
+                found += _within(kind_said(kind), str(place))
             continue
-        kind, equals, folder = str(source).partition("=")
-        if equals and kind in KINDS:
-            found.append((kind, folder))
-            continue
-        inner = _inside(Path(str(source)).expanduser())
-        found += [("", str(folder)) for folder in inner] or [("", str(source))]
+        kind, equals, place = str(source).partition("=")
+        found += _within(kind, place) if equals and kind in KINDS else _within("", str(source))
     return found
 
 
-def _inside(folder: Path) -> list[Path]:
-    """The encoders in a folder that is none itself, named by their modality."""
+def _within(kind: str, source: str) -> list[_Source]:
+    """The encoder of a source, those of a folder of several, or the one of them of the modality that is asked for."""
+    if source.startswith(REGISTERED):
+        origin = find_encoders(source, Path())
+        _warn_of_code(origin.revision)
+        inner = {
+            of: _Source(kind, origin.revision, str(place)) for of, place in _inside(origin.folder).items()
+        }
+    else:
+        there = _inside(Path(source).expanduser())
+        inner = {of: _Source(kind, str(place), str(place)) for of, place in there.items()}
+    if kind and inner:
+        if kind not in inner:
+            raise InputError(f"{source}: holds no encoder of {kind}, but of {', '.join(inner)}")
+        return [inner[kind]]
+    return list(inner.values()) or [_Source(kind, source, source)]
+
+
+def _warn_of_code(version: str) -> None:
+    from videollava.registry import find_code
+
+    if find_code(version, Path()).folder is not None:
+        warnings.warn(
+            f"{version} was made by other code than this, which reads media for its encoders now; `videollava evaluate "
+            f"--model {version}` asks them by its own",
+            stacklevel=4,
+        )
+
+
+def _inside(folder: Path) -> dict[str, Path]:
+    """The encoders in a folder that is none itself, by their modality."""
     if any((folder / name).is_file() for name in CONFIGS):
-        return []
-    return [folder / kind for kind in KINDS if (folder / kind / "config.json").is_file()]
+        return {}
+    return {kind: folder / kind for kind in KINDS if (folder / kind / "config.json").is_file()}
 
 
-def _joined(
-    found: Encoders | None, kind: str, source: str, device: str, dtype: torch.dtype | None
-) -> Encoders:
+def _joined(found: Encoders | None, asked: _Source, device: str, dtype: torch.dtype | None) -> Encoders:
     """What there is, with one more encoder. InputError where it is bound to another text space."""
-    pair, tokenizer = load_encoder(source, kind, device, dtype)
-    kind = kind or pair.config.vision_config.modality
+    pair, tokenizer = load_encoder(asked.place, asked.kind, device, dtype)
+    source, kind = asked.name, asked.kind or pair.config.vision_config.modality
     towers = {} if found is None else found.towers
     if kind in towers:
         raise InputError(

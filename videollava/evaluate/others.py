@@ -13,6 +13,7 @@ from videollava.errors import InputError
 from videollava.evaluate.at_hand import look_at
 from videollava.evaluate.ranks import Ranks
 from videollava.evaluate.stage import evaluate
+from videollava.evaluate.zero_shot.stage import choose_sets
 from videollava.machine import DEFAULTS, Machine
 from videollava.origin import find_model
 from videollava.params import Evaluate, Params
@@ -30,13 +31,14 @@ def evaluate_other(
     machine: Machine = DEFAULTS,
     champion: Path | None = None,
     chosen: bool = False,
+    encoders: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate `model` (a folder, a hub id, models:/NAME@champion) into `target`, by default evaluations/MODEL.
 
     chosen: whether the benchmarks were asked for by name; otherwise those without data here are told and left out.
-    InputError where none has data.
+    encoders: the folder of the model's own, for `evaluate.zero_shot`. InputError where no benchmark has data.
     """
-    choices = params.evaluate if chosen else _those_here(params, workspace)
+    choices = params.evaluate if chosen else _those_here(params, workspace, encoders)
     origin = find_model(model, workspace)
     if not Ranks.of().rank:
         print(f"evaluate: {model} ({origin.revision})", flush=True)
@@ -48,6 +50,7 @@ def evaluate_other(
         machine=machine,
         champion=champion,
         name=model,
+        encoders=encoders,
     )
 
 
@@ -56,7 +59,7 @@ def folder_of(model: str) -> Path:
     return Path(EVALUATIONS) / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
 
 
-def _those_here(params: Params, workspace: Path) -> Evaluate:
+def _those_here(params: Params, workspace: Path, encoders: Path | None) -> Evaluate:
     """The benchmarks of params.yaml, and those of which it names folders, as far as their data are here."""
     choices = params.evaluate
     asked = list(dict.fromkeys([*choices.benchmarks, *choices.folders]))
@@ -67,10 +70,23 @@ def _those_here(params: Params, workspace: Path) -> Evaluate:
         for name in asked
         if (name in places and places[name].here) or (splits / f"test-{name}.arrow").is_file()
     ]
-    if lacking := [name for name in asked if name not in here]:
+    lacking = [name for name in asked if name not in here]
+    alone = choices.zero_shot
+    if encoders is not None:
+        alone = tuple(name for name in choices.zero_shot if _is_here(name, params, workspace))
+        lacking += [name for name in choices.zero_shot if name not in alone]
+    if lacking:
         print(f"evaluate: no data here for {', '.join(lacking)}: left out", flush=True)
-    if not here:
+    if not (here or (alone and encoders)):
         raise InputError(
             "no benchmark of params.yaml has data here; `videollava benchmarks` tells what each lacks and how to get it"
         )
-    return choices.replace(benchmarks=tuple(here))
+    return choices.replace(benchmarks=tuple(here), zero_shot=alone)
+
+
+def _is_here(name: str, params: Params, workspace: Path) -> bool:
+    try:
+        choose_sets(params.replace(evaluate=params.evaluate.replace(zero_shot=(name,))), workspace)
+    except InputError:
+        return False
+    return True

@@ -74,7 +74,11 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
         )
     key = input_key(workspace, "evaluate", parameters=False)
     target = workspace / "evaluation"
-    metrics = evaluate(params, workspace, workspace / "models/videollava", target, key, machine=machine)
+    metrics = evaluate(
+        *(params, workspace, workspace / "models/videollava", target, key),
+        machine=machine,
+        encoders=workspace / "models/encoders",
+    )
     if Ranks.of().rank:
         return
     _write_json(metrics, workspace / "metrics.json")
@@ -93,11 +97,13 @@ def evaluate(
     machine: Machine = DEFAULTS,
     champion: Path | None = None,
     name: str = "",
+    encoders: Path | None = None,
 ) -> dict[str, Any]:
     """Scores of a model on `params.evaluate.benchmarks`; predictions, metrics.json and report go to `target`.
 
     key: of the model, data and code that the answers depend on; without one, the model is another than the
     workspace's, and named in the report (`name`, else its folder's). champion: the evaluation folder to compare with.
+    encoders: the folder of those that `params.evaluate.zero_shot` asks; without one it is left out.
     What was answered before a kill, or before a judge stopped, is not asked again. On ranks other than 0 the result is
     empty.
     """
@@ -106,7 +112,7 @@ def evaluate(
     scratch = workspace / "checkpoints" / f"evaluate-{_answering(key or lineage, params)}"
     judging = params.evaluate.judge
     judge = None if judging.kind == "local" else open_judge(judging)  # a mistake in it shows at once
-    if params.evaluate.zero_shot and lineage is None:
+    if params.evaluate.zero_shot and encoders is not None:
         choose_sets(params, workspace)
     with join_ranks(ranks):
         sets = _read_sets(params, workspace, scratch, ranks)
@@ -127,7 +133,7 @@ def evaluate(
     judge = open_judge(judging) if judging.kind == "local" else judge
     bench = Bench(target, judge, judging, _verdicts(workspace))
     metrics = _measure(sets, [logs.read() for logs in given], bench, workspace)
-    metrics |= _ask_encoders(params, workspace, target, ranks, own=lineage is None)
+    metrics |= _ask_encoders(params, workspace, encoders, target, ranks)
     _write_json(metrics, target / "metrics.json")
     if (workspace / CARD).is_file():
         overlap = json.loads((target / "contamination.json").read_text())
@@ -276,18 +282,18 @@ def _measure(
 
 
 def _ask_encoders(
-    params: Params, workspace: Path, target: Path, ranks: Ranks, own: bool
+    params: Params, workspace: Path, folder: Path | None, target: Path, ranks: Ranks
 ) -> dict[str, dict[str, Any]]:
-    """Of the workspace's own model alone: another brings no text encoder that its towers are bound to."""
     if not params.evaluate.zero_shot:
         return {}
-    if not own:
+    if folder is None:
         print(
-            "evaluate.zero_shot: left out: it asks this workspace's models/encoders, not a given model",
+            "evaluate.zero_shot: left out: a model alone has no text encoder to ask; --encoders names a folder of its "
+            "encoders, and a registered version (models:/NAME/N) has them",
             flush=True,
         )
         return {}
-    found = ask_encoders(params, workspace, target, ranks.device)
+    found = ask_encoders(params, workspace, folder, target, ranks.device)
     for name, figures in found.items():
         log_metrics(0, **{f"{name}.{key}": v for key, v in figures.items() if isinstance(v, float)})
     return found

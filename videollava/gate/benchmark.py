@@ -16,10 +16,7 @@ Scores = Mapping[str, Mapping[str, Any]]
 PRIMARY = ("accuracy", "score", "circular", "mean_f1", "perception")
 SAME = 0.06  # points within which the mean of the answers is the figure that counts
 SLACK = 1e-9
-ALONE = (
-    "; encoders are asked in the retraining that makes them and not later: `without_comparison: true` for it in "
-    "gate.yaml lets this one pass"
-)
+UNABLE = ", and cannot be asked now: {}; `without_comparison: true` for it in gate.yaml lets this one pass"
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,9 @@ def primary(scores: Mapping[str, Any] | None) -> float | None:
 
 @dataclass(frozen=True)
 class Judged:
-    """One benchmark before the gate."""
+    """One benchmark before the gate. unlike: why it is compared with no answers of the champion's; unable: why the
+    champion cannot be asked it now.
+    """
 
     name: str
     bar: Bar
@@ -73,10 +72,18 @@ class Judged:
     pair: Pair | None
     unlike: str
     first: bool
+    unable: str = ""
 
     @classmethod
     def of(
-        cls, name: str, candidate: Scores, champion: Scores | None, gate: Gate, pair: Pair | None, unlike: str
+        cls,
+        name: str,
+        candidate: Scores,
+        champion: Scores | None,
+        gate: Gate,
+        pair: Pair | None,
+        unlike: str,
+        unable: str = "",
     ) -> Judged:
         if pair is None and not unlike and champion is not None:
             unlike = (
@@ -86,7 +93,8 @@ class Judged:
             )
         if pair is not None and primary(pair.figures) is None:  # an evaluation of before it kept its figures
             pair = replace(pair, figures=(champion or {}).get(name) or {})
-        return cls(name, gate.bar(name), gate, candidate.get(name) or {}, pair, unlike, champion is None)
+        mine = candidate.get(name) or {}
+        return cls(name, gate.bar(name), gate, mine, pair, unlike, champion is None, unable)
 
     @property
     def scale(self) -> float:
@@ -118,11 +126,6 @@ class Judged:
         )
 
     @property
-    def of_encoders(self) -> bool:
-        """Whether the encoders by themselves were asked, which a registered version does not hold."""
-        return self.mine.get("asked") == "encoders"
-
-    @property
     def lacks_champion(self) -> bool:
         return not self.first and self.pair is None and self.score is not None
 
@@ -152,7 +155,8 @@ class Judged:
         if self.pair is not None:
             yield from self._losses(self.pair)
         elif self.lacks_champion and not bar.without_comparison:
-            yield f"{name}: no comparison with the champion: {self.unlike}{ALONE if self.of_encoders else ''}"
+            unable = UNABLE.format(self.unable) if self.unable else ""
+            yield f"{name}: no comparison with the champion: {self.unlike}{unable}"
 
     @property
     def unread(self) -> float:

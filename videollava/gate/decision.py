@@ -81,17 +81,22 @@ def decide(
     pairs: Mapping[str, Pair] | None = None,
     unlike: Mapping[str, str] | None = None,
     decided: Mapping[str, int] | None = None,
+    unable: Mapping[str, str] | None = None,
 ) -> Decision:
     """Judge a candidate by its metrics.json, and against the champion's (None: there is none yet) answer by answer.
 
     A benchmark passes by its floor, by its distance over the blinded model, by few unread replies of a judge, and by
     its comparison with the champion on the same questions (`pairs`; why there is none: `unlike`). Figures of different
     questions, or by different judges, are never compared. decided: by benchmark how many versions its questions judged.
+    unable: by benchmark why the champion cannot be asked it now.
     """
     gate, before = rules.gate, champion or {}
     names = list(dict.fromkeys([*candidate, *before, *gate.benchmarks]))
     judged = [
-        Judged.of(name, candidate, champion, gate, (pairs or {}).get(name), (unlike or {}).get(name, ""))
+        Judged.of(
+            *(name, candidate, champion, gate, (pairs or {}).get(name)),
+            *((why or {}).get(name, "") for why in (unlike, unable)),
+        )
         for name in names
     ]
     counted = [one for one in judged if not one.bar.dropped]
@@ -110,7 +115,7 @@ def decide(
         "entry": rules.entry,
     }
     told |= {"gate": gate.model_dump(mode="json", exclude_defaults=True), "level": gate.level}
-    lacking = [one.name for one in counted if one.lacks_champion and not one.of_encoders]
+    lacking = [one.name for one in counted if one.lacks_champion and not one.unable]
     return Decision(
         not reasons, tuple(reasons), tuple(rows), tuple(notes), told, tuple(lacking), mean_gain=_plain(mean)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from videollava.registry.aliases import CHAMPION, PREVIOUS
+from videollava.registry.encoders import resolve_encoders
 from videollava.registry.evidence import comparison_page
 from videollava.registry.judging import examine, note_decision
 from videollava.registry.promotion import (
@@ -37,6 +38,7 @@ from videollava.registry.versions import (
     resolve,
     version_manifest,
 )
+from videollava.registry.whole.own_code import find_code
 
 __all__ = [
     "CHAMPION",
@@ -50,6 +52,7 @@ __all__ = [
     "champion",
     "comparison_page",
     "examine",
+    "find_code",
     "find_version",
     "list_models",
     "list_versions",
@@ -64,6 +67,7 @@ __all__ = [
     "register",
     "registered",
     "resolve",
+    "resolve_encoders",
     "result_of",
     "rollback",
     "sentence",

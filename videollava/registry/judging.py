@@ -12,6 +12,7 @@ from typing import Any
 from videollava.errors import InputError
 from videollava.gate import Decision, Pair, decide, read_pairs, read_rules
 from videollava.params import Params, Tracking
+from videollava.registry.encoders import why_unasked
 from videollava.registry.evidence import answers_folder, later_answers
 from videollava.registry.refusals import answered
 from videollava.registry.store import Store
@@ -38,7 +39,11 @@ def examine(
         decision = decide(version.metrics, None, rules, decided=decided)
         return replace(decision, candidate=version.number, champion=live.number if live else 0)
     pairs, unlike, lacking = _compare(version, live, params.tracking, workspace, places)
-    decision = decide(version.metrics, live.metrics, rules, pairs, unlike, decided)
+    alone = [
+        name for name, one in version.metrics.items() if one.get("asked") == "encoders" and name not in pairs
+    ]
+    unable = {} if lacking else why_unasked(workspace, params.tracking, live, version.metrics, alone, places)
+    decision = decide(version.metrics, live.metrics, rules, pairs, unlike, decided, unable)
     decision = replace(decision, candidate=version.number, champion=live.number)
     if lacking:  # the champion's answers help nothing where the candidate's are gone
         return replace(decision, unanswered=(), notes=(*decision.notes, lacking))

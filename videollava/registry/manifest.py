@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,9 +25,13 @@ from videollava.tracking.lineage import digest, lock_entry
 __all__ = [
     "File",
     "Manifest",
+    "bring_object",
     "cache_of",
     "folder_key",
     "have_object",
+    "inside",
+    "lacks_object",
+    "make_once",
     "materialise",
     "missing_files",
     "model_cache",
@@ -126,10 +130,16 @@ def read_object(cache: Path, manifest: Manifest, path: str) -> bytes | None:
 
 def _checked(manifest: Manifest) -> Manifest:
     for file in manifest.files:
-        parts = PurePosixPath(file.path)
-        if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-            raise InputError(f"the version's file list names {file.path!r}, which lies outside its folder")
+        inside(file.path)
     return manifest
+
+
+def inside(path: str) -> str:
+    """A path of a version's file list; InputError where it leads out of its folder."""
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        raise InputError(f"the version's file list names {path!r}, which lies outside its folder")
+    return path
 
 
 def have_object(objects: Path, md5: str, places: Sequence[Store]) -> Path:
@@ -137,11 +147,23 @@ def have_object(objects: Path, md5: str, places: Sequence[Store]) -> Path:
 
     InputError where no store holds it whole.
     """
+    target = _object(objects, _hash(md5))
+    if not target.is_file():
+        bring_object(md5, places, target)
+    return target
+
+
+def _hash(md5: str) -> str:
     if not MD5.fullmatch(md5):  # a tag that somebody edited
         raise InputError(f"{md5!r} is no hash of DVC's")
-    target = _object(objects, md5)
-    if target.is_file():
-        return target
+    return md5
+
+
+def bring_object(md5: str, places: Sequence[Store], target: Path) -> None:
+    """Link or download an object to `target`, its content checked by its name. InputError where no store holds it
+    whole.
+    """
+    _hash(md5)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     for place in places:
@@ -149,10 +171,18 @@ def have_object(objects: Path, md5: str, places: Sequence[Store]) -> Path:
             trouble = _copy(md5, place, aside)
             if not trouble and _md5(aside) == md5.removesuffix(".dir"):
                 aside.replace(target)
-                return target
+                return
         finally:
             aside.unlink(missing_ok=True)
-    raise InputError(f"{md5} is in none of {', '.join(place.url for place in places)}")
+    raise InputError(f"{md5} is in none of {', '.join(place.url for place in dict.fromkeys(places))}")
+
+
+def lacks_object(md5: str, places: Sequence[Store]) -> bool:
+    """Whether none of the stores has an object of this name, found out without a download."""
+    return not any(
+        _object(Path(place.url), _hash(md5)).is_file() if place.is_folder else not size_of(md5, place)[1]
+        for place in dict.fromkeys(places)
+    )
 
 
 def _copy(md5: str, place: Store, target: Path) -> str:
@@ -180,12 +210,22 @@ def materialise(manifest: Manifest, places: Sequence[Store], cache: Path) -> Pat
     target = _unfolded(manifest, cache)
     if _is_whole(target, manifest):
         return target
+
+    def fill(aside: Path) -> None:
+        for file in manifest.files:
+            _place(file, places, aside / file.path)
+
+    return make_once(target, fill)
+
+
+def make_once(target: Path, fill: Callable[[Path], None]) -> Path:
+    """The folder `target` as `fill` makes it: aside and renamed, so that it is there whole or not at all."""
+    cache = target.parent
     shutil.rmtree(target, ignore_errors=True)  # symbolic links whose store was cleared since
     cache.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix="unfolding-", dir=cache))
     try:
-        for file in manifest.files:
-            _place(file, places, aside / file.path)
+        fill(aside)
         aside.chmod(0o755)  # mkdtemp's are for the owner alone
         try:
             aside.rename(target)

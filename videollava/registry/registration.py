@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,8 @@ from videollava.tracking.packages import differing_tag, package_tags
 from videollava.tracking.troubles import explain, is_from_store
 
 __all__ = ["note_evaluation", "note_saved", "prepare", "read_metrics", "register", "registered"]
+
+FOLDERS = {"evaluation": ("evaluate", "evaluation"), "encoders": ("align", "models/encoders")}
 
 
 def read_metrics(workspace: Path) -> dict[str, dict[str, Any]]:
@@ -110,7 +113,7 @@ def _make_version(
     run_id = run_id if _is_active(store, run_id) else _run_for(store, workspace, lineage, claim)
     _log_scores(store, run_id, metrics)
     _make_model(store, params.tracking.model)
-    tags = _tags(manifest, lineage, metrics, params) | _evaluation_tag(workspace) | differing_tag(workspace)
+    tags = _tags(manifest, lineage, metrics, params) | _folder_tags(workspace) | differing_tag(workspace)
     tags |= claim.tags | ({"saved_commit": saved[0], "saved_ref": saved[1]} if saved[0] else {})
     ranges = ranges_of(workspace, metrics)
     config = read_object(Path(places[0].url), manifest, "config.json")
@@ -242,9 +245,12 @@ def _tags(manifest: Manifest, lineage: Lineage, metrics: Mapping[str, Any], para
     }
 
 
-def _evaluation_tag(workspace: Path) -> dict[str, str]:
-    """The answers behind the scores, for paired tests against later versions."""
-    try:
-        return {"evaluation": folder_key(workspace, "evaluate", "evaluation")}
-    except InputError:
-        return {}
+def _folder_tags(workspace: Path) -> dict[str, str]:
+    """What else a version is asked for, by its folder's hash: the answers behind the scores, for paired tests against
+    later versions; the encoders with their language side, which the model has not.
+    """
+    tags = {}
+    for name, (stage, out) in FOLDERS.items():
+        with suppress(InputError):
+            tags[name] = folder_key(workspace, stage, out)
+    return tags

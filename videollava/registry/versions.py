@@ -45,10 +45,10 @@ REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<versi
 class Version:
     """One version: number, aliases, metrics.json as it was, lineage, the MLflow run it belongs to.
 
-    key, evaluation: DVC's hashes of the model's and of the evaluation's folder. manifest: hash over the model's files
-    (manifest.py), whose first 32 digits name its unfolded folder. saved, saved_ref: the git commit that the retraining
-    was saved as, and the ref it had. tags: all as MLflow has them. remarks: what a person should know of it (no
-    commit, archived, not made by this software, a tag that cannot be read).
+    key, evaluation, encoders: DVC's hashes of the model's, the evaluation's and the encoders' folder. manifest: hash
+    over the model's files (manifest.py), whose first 32 digits name its unfolded folder. saved, saved_ref: the git
+    commit that the retraining was saved as, and the ref it had. tags: all as MLflow has them. remarks: what a person
+    should know of it (no commit, archived, not made by this software, a tag that cannot be read).
     """
 
     name: str
@@ -60,6 +60,7 @@ class Version:
     lineage: Lineage = field(default_factory=Lineage)
     key: str = ""
     evaluation: str = ""
+    encoders: str = ""
     manifest: str = ""
     saved: str = ""
     saved_ref: str = ""
@@ -295,6 +296,7 @@ def read_version(item: Any) -> Version:
         lineage=lineage,
         key=tags.get("key", ""),
         evaluation=tags.get("evaluation", ""),
+        encoders=tags.get("encoders", ""),
         manifest=tags.get("manifest_sha256", ""),
         saved=tags.get("saved_commit", ""),
         saved_ref=tags.get("saved_ref", ""),

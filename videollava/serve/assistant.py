@@ -53,8 +53,7 @@ def load(
     if str(source).startswith("models:"):
         import warnings
 
-        from videollava.registry import resolve
-        from videollava.registry.whole.own_code import find_code
+        from videollava.registry import find_code, resolve
 
         folder = resolve(str(source))
         if find_code(str(source), Path(".")).folder is not None:

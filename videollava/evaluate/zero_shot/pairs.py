@@ -24,10 +24,10 @@ from videollava.embedding.encoders import Encoders, Vectors, embed, similarity
 from videollava.errors import InputError
 from videollava.evaluate.statistics import bootstrap
 from videollava.evaluate.zero_shot.figures import Figures, Row, measure_retrieval, rows_of_retrieval
+from videollava.evaluate.zero_shot.sets import ACROSS
 
 __all__ = ["Pairs", "cross", "measure_pairs", "read_pairs"]
 
-ACROSS = "across"
 SAMPLES, LEVEL = 2000, 0.95
 
 

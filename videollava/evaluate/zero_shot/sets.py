@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+from videollava.data.modalities import KINDS
 from videollava.errors import InputError
 from videollava.evaluate.zero_shot import layouts
 from videollava.evaluate.zero_shot.layouts import Captioned, Labelled
 
-__all__ = ["APART", "PAIRS", "PAPER", "SETS", "Chosen", "ZeroShot", "find_sets"]
+__all__ = [
+    "ACROSS",
+    "APART",
+    "PAIRS",
+    "PAPER",
+    "SETS",
+    "Chosen",
+    "ZeroShot",
+    "find_sets",
+    "kinds_asked",
+    "set_of",
+]
 
 PLACE = Path("data/zero_shot")
 PREPARED = Path("data/index")
 APART = ".zero_shot"  # after a set's id in an evaluation: msvd is a benchmark of questions too
 PAIRS: Final = "pairs"  # the task of a split of data/index
+ACROSS = "across"  # after a split of pairs: each of its kinds to each other
 PAPER = "LanguageBind (arXiv 2310.01852), its zero-shot tables"
 # What LanguageBind's t_cls/zero_shot_metadata.py calls the folders of its reformatted sets.
 LLVIP = {"person": "people"}
@@ -115,6 +128,26 @@ def find_sets(
             )
         chosen.append(Chosen(SETS[name], place))
     return chosen
+
+
+def set_of(name: str) -> str:
+    """The benchmark of encoders whose figures are so called in an evaluation (msvd of `msvd.zero_shot`, toy_pairs of
+    `toy_pairs.audio`); "" where `name` is a benchmark of questions to a language model.
+    """
+    whole, dot, part = name.rpartition(".")
+    return whole if dot and (part in (*KINDS, ACROSS) or f".{part}" == APART) else ""
+
+
+def kinds_asked(name: str, asked: Iterable[str]) -> list[str]:
+    """The modalities that figures of this name are about, among those that were `asked` together; none where only the
+    files tell.
+    """
+    whole, _, part = name.rpartition(".")
+    if part == ACROSS:
+        return [kind for kind in KINDS if f"{whole}.{kind}" in asked]
+    if part in KINDS:
+        return [part]
+    return [SETS[whole].kind] if whole in SETS and SETS[whole].kind else []
 
 
 def _own_pairs(name: str, workspace: Path) -> Chosen:

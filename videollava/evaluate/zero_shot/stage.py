@@ -16,7 +16,6 @@ from videollava.params import Params
 
 __all__ = ["ask_encoders", "choose_sets"]
 
-ENCODERS = Path("models/encoders")
 TARGET = "zero_shot"  # below the evaluation's folder
 LEFT_OUT = (
     "task",
@@ -38,12 +37,14 @@ def choose_sets(params: Params, workspace: Path) -> list[Chosen]:
     return find_sets(names, workspace, found)
 
 
-def ask_encoders(params: Params, workspace: Path, target: Path, device: str) -> dict[str, dict[str, Any]]:
-    """Figures by benchmark for metrics.json. In `target`: zero_shot/ (all figures, table), and predictions/NAME.jsonl,
-    a row a query, with those of other benchmarks.
+def ask_encoders(
+    params: Params, workspace: Path, folder: Path, target: Path, device: str
+) -> dict[str, dict[str, Any]]:
+    """Figures by benchmark for metrics.json, of the encoders in `folder`. In `target`: zero_shot/ (all figures, table),
+    and predictions/NAME.jsonl, a row a query, with those of other benchmarks.
     """
     chosen = choose_sets(params, workspace)
-    encoders = load_encoders(workspace / ENCODERS, device=device)
+    encoders = load_encoders(folder, device=device)
     aside = target / TARGET
     table = evaluate_zero_shot(encoders, chosen, aside)
     print(table, flush=True)
