@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from dvc.repo import Repo
 
+import flows.storage
 from flows.stages.stage import push_stages, run_stage
 from flows.storage import bring, has_remote, share, stores
 from videollava import registry
@@ -222,3 +226,30 @@ def test_dvc_brings_an_old_version_from_a_remote_set_later(workspace: Path, tmp_
         bring(workspace, "7")
     manifest, places = registry.version_manifest(workspace, Tracking(), "1")
     assert "hunter2" not in json.dumps(manifest.config(places))
+
+
+def test_dvc_brings_the_encoders_of_a_version(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a remote that only DVC reads: its address is kept from who looks by themselves."""
+    (finished / "models/encoders/image").mkdir(parents=True)
+    (finished / "models/encoders/image/config.json").write_text('{"of": "pictures"}')
+    graph = yaml.safe_load((finished / "dvc.yaml").read_text())
+    graph["stages"]["align"] = {"cmd": "true", "deps": ["data/raw"], "outs": ["models/encoders"]}
+    (finished / "dvc.yaml").write_text(yaml.safe_dump(graph))
+    with chdir(finished), Repo(".") as repo:
+        repo.commit("align", force=True)
+    params = load_params(finished / "params.yaml")
+    version, _ = registry.register(finished, params)
+    config = finished / ".dvc/config"
+    config.write_text(config.read_text() + "    remote = far\n" + remote(str(tmp_path / "far")))
+    assert push_stages(finished, ["align"], lambda _: None) == ""
+    shutil.rmtree(finished / ".dvc/cache")
+    monkeypatch.setattr(flows.storage, "stores", lambda root: stores(root)[:1])
+    monkeypatch.setattr(flows.storage, "has_remote", lambda _: True)
+    with pytest.raises(InputError, match=r"its encoders cannot be had: .* --encoders"):
+        registry.resolve_encoders(version.reference, finished, params.tracking)
+    monkeypatch.chdir(finished)
+    assert flows.storage._main(["1", "--encoders"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    assert json.loads((folder / "image/config.json").read_text()) == {"of": "pictures"}

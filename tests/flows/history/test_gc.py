@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from argparse import Namespace
 from contextlib import chdir
@@ -87,6 +89,36 @@ def test_only_what_nobody_needs_goes(
 
     with hold(workspace), pytest.raises(InputError, match="another retraining"):
         call(workspace, monkeypatch, yes=True)
+
+
+def test_encoders_go_with_the_version_that_keeps_them(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load_params(finished / "params.yaml")
+    version, _ = registry.register(finished, params)
+    cache = finished / ".dvc/cache/files/md5"
+
+    def put(content: bytes, suffix: str = "") -> Path:
+        md5 = hashlib.md5(content).hexdigest() + suffix
+        (cache / md5[:2]).mkdir(exist_ok=True)
+        (cache / md5[:2] / md5[2:]).write_bytes(content)
+        return cache / md5[:2] / md5[2:]
+
+    config = put(b'{"of": "pictures"}')
+    rows = [{"md5": config.parent.name + config.name, "relpath": "image/config.json"}]
+    listing = put(json.dumps(rows).encode(), ".dir")
+    client = registry.open_store(finished, params.tracking).client
+    key = listing.parent.name + listing.name
+    client.set_model_version_tag("videollava", str(version.number), "encoders", key)
+    folder = registry.resolve_encoders(version.reference, finished, params.tracking)
+    call(finished, monkeypatch, yes=True, days=0)
+    assert config.is_file()
+    assert folder.is_dir()
+    client.create_model_version("videollava", source="elsewhere", run_id=version.run_id, tags={"key": "x"})
+    client.delete_model_version("videollava", str(version.number))
+    call(finished, monkeypatch, yes=True, days=0)
+    assert not config.is_file()
+    assert not folder.exists()
 
 
 def test_a_registry_that_lost_its_versions_frees_nothing(
