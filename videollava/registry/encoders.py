@@ -146,7 +146,7 @@ def _kinds(workspace: Path, version: Version, known: Sequence[Store]) -> list[st
     for path, md5 in rows.items():
         if lacks_object(md5, known):
             raise InputError(f"{path} ({md5}) is in none of {', '.join(place.url for place in known)}")
-    found = []
+    found: list[str] = []
     for kind in KINDS:
         config = rows.get(f"{kind}/config.json", "")
         if config:
