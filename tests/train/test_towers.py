@@ -160,7 +160,8 @@ def test_the_stage_evaluate_asks_the_encoders_and_the_gate_can_compare_their_hit
     whole: Path, tmp_path: Path
 ) -> None:
     chosen = five("evaluate.benchmarks=[]", "evaluate.zero_shot=[toy_pairs]")
-    metrics = evaluate(chosen, whole, whole / "models/videollava", tmp_path / "evaluation", "a-key")
+    asked: dict[str, Any] = {"key": "a-key", "encoders": whole / "models/encoders"}
+    metrics = evaluate(chosen, whole, whole / "models/videollava", tmp_path / "evaluation", **asked)
     assert set(metrics) == {f"toy_pairs.{part}" for part in (*KINDS[1:], "across")}  # no picture of them
     scenes = metrics["toy_pairs.audio"]["n"]
     assert scenes == 8
@@ -177,4 +178,4 @@ def test_the_stage_evaluate_asks_the_encoders_and_the_gate_can_compare_their_hit
     assert set(pairs) == set(metrics)
     assert not unlike
     with pytest.raises(InputError, match="data/index has no split test-smells"):
-        evaluate(five("evaluate.zero_shot=[smells]"), whole, whole, tmp_path / "no", "a-key")
+        evaluate(five("evaluate.zero_shot=[smells]"), whole, whole, tmp_path / "no", **asked)
