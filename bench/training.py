@@ -39,13 +39,13 @@ def run_ours(
     from videollava.machine import Work
     from videollava.params import Train
     from videollava.train.instruct import forward
+    from videollava.train.recompute import recompute_layers
 
     model = make_ours(shape, device)
     learned = choose(model, stage)
-    if shape.checkpointing:
-        model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     settings = Train(learning_rate=stage.rate, precision="bf16" if shape.precision == "bf16" else "fp32")
-    work = Work(tokens_per_pack=shape.tokens_per_pack, workers=0)
+    work = Work(tokens_per_pack=shape.tokens_per_pack, recompute=shape.checkpointing, workers=0)
+    recompute_layers(model.model.language_model, work)
     asked = [pack([held_out[row]], shape) for row in range(len(held_out))]
     before = loss_of(model, asked, forward, device)
     start = memory(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from tests.train.test_memory import batch, make
 from videollava.machine import Work
 from videollava.params import Train
 from videollava.train.instruct import forward
+from videollava.train.recompute import recompute_layers
 
 LAYERS = 4
 
@@ -45,3 +47,17 @@ def test_as_many_layers_as_asked_run_twice_and_gradients_stay() -> None:
         assert gradients.keys() == plain.keys()
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, plain[name], rtol=0, atol=0)
+
+
+def test_a_model_of_an_older_transformers_is_asked_by_its_name_for_it() -> None:
+    said: list[Any] = []
+    layers = [SimpleNamespace(gradient_checkpointing=True) for _ in range(2)]
+    model = SimpleNamespace(
+        layers=layers,
+        gradient_checkpointing_enable=said.append,
+        gradient_checkpointing_disable=lambda: said.append("off"),
+    )
+    recompute_layers(model, Work(recompute=1))
+    assert [layer.gradient_checkpointing for layer in layers] == [True, False]
+    recompute_layers(model, Work())
+    assert said == [{"use_reentrant": False}, "off"]

@@ -293,7 +293,7 @@ def _learn(
         validation=validation,
         followed=followed,
     )
-    pair.vision_model.activation_checkpointing_disable()
+    recompute_layers(pair.vision_model, work.replace(recompute=False), pair.vision_model.encoder.layers)
     if align.lora_r:
         merge_lora(pair)
     return pair, steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from videollava.machine import Work
@@ -17,8 +18,14 @@ def recompute_layers(model: Any, work: Work, layers: Any = None) -> None:
     layers = model.layers if layers is None else layers
     count = work.recomputed(len(layers))
     if not count:
-        model.activation_checkpointing_disable()
+        _find(model, "disable")()
         return
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    _find(model, "enable")({"use_reentrant": False})
     for layer in layers[count:]:
         layer.gradient_checkpointing = False
+
+
+def _find(model: Any, what: str) -> Callable[..., None]:
+    """transformers 5.23 calls activation what older releases call gradient, and warns of the old name."""
+    found: Callable[..., None] | None = getattr(model, f"activation_checkpointing_{what}", None)
+    return found or getattr(model, f"gradient_checkpointing_{what}")
