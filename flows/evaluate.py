@@ -27,8 +27,8 @@ from flows.stages.remote import why_unreached
 from flows.stages.stage import NOISE, StageFailed, stage_environment
 from flows.storage import bring, bring_encoders, has_remote
 from videollava import registry
+from videollava.embedding.zero_shot.sets import set_of
 from videollava.errors import InputError
-from videollava.evaluate.zero_shot.sets import set_of
 from videollava.gate import primary
 from videollava.params import Params, load_params
 from videollava.process import OutputLines, run_streamed

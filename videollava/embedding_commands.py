@@ -173,7 +173,7 @@ def _add_zero_shot(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_zero_shot(arguments: Arguments) -> int:
-    from videollava.evaluate.zero_shot.sets import SETS, find_sets
+    from videollava.embedding.zero_shot.sets import SETS, find_sets
 
     if not arguments.names:
         for one in SETS.values():

@@ -71,7 +71,7 @@ def overrides(arguments: Arguments) -> list[str]:
 
 def _parted(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Benchmarks of questions to a language model, and those of encoders alone."""
-    from videollava.evaluate.zero_shot.sets import set_of
+    from videollava.embedding.zero_shot.sets import set_of
 
     own = Path("data/index/splits")  # a source of one's own may have a dot in its name
     of = {name: "" if (own / f"test-{name}.arrow").is_file() else set_of(name) for name in names}

@@ -14,12 +14,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from videollava import cli, embed, load_encoders
+from videollava.embedding.zero_shot import layouts
+from videollava.embedding.zero_shot.sets import SETS, find_sets
 from videollava.errors import InputError
 from videollava.evaluate.answers import write_lines
-from videollava.evaluate.zero_shot import layouts
 from videollava.evaluate.zero_shot.figures import measure_classes, measure_retrieval, rows_of_classes
 from videollava.evaluate.zero_shot.run import measure_sets
-from videollava.evaluate.zero_shot.sets import SETS, find_sets
 from videollava.gate import Gate, Rules, decide, read_pairs
 
 Lay = Callable[[dict[str, str]], Path]

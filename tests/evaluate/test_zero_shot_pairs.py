@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from videollava.embedding.zero_shot.pairs import Pairs
+from videollava.embedding.zero_shot.sets import choose_sets
 from videollava.evaluate.compare import title_of
 from videollava.evaluate.zero_shot.figures import rows_of_retrieval
-from videollava.evaluate.zero_shot.pairs import Pairs, cross
-from videollava.evaluate.zero_shot.stage import choose_sets
+from videollava.evaluate.zero_shot.pairs import cross
 from videollava.evaluate.zero_shot.table import format_table
-from videollava.params import Evaluate, Params
 
 EYE = np.eye(3, dtype=np.float32)
 PAIRS = Pairs(
@@ -57,5 +57,5 @@ def test_sets_that_share_a_name_with_questions_stand_apart(tmp_path: Path) -> No
     for name in ("videos", "questions"):
         (tmp_path / name).mkdir()
     folders = {"msvd": "questions", "msvd.zero_shot": "videos", "esc-50": "videos"}
-    chosen = Params(evaluate=Evaluate(zero_shot=("msvd", "esc-50"), folders=folders))
-    assert [one.folder.name for one in choose_sets(chosen, tmp_path)] == ["videos", "videos"]
+    chosen = choose_sets("evaluate.zero_shot", ("msvd", "esc-50"), folders, tmp_path)
+    assert [one.folder.name for one in chosen] == ["videos", "videos"]

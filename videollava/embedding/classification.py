@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from videollava.embedding.encoders import Encoders, Vectors, embed
 from videollava.errors import InputError
 
-__all__ = ["average_precisions", "class_ranks", "class_vectors", "draw_average_precisions"]
+__all__ = [
+    "average_precisions",
+    "class_figures",
+    "class_ranks",
+    "class_vectors",
+    "draw_average_precisions",
+    "mark_classes",
+]
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +36,23 @@ def class_vectors(encoders: Encoders, classes: Sequence[str], templates: Sequenc
     ]
     found = np.stack(means)
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+
+
+def class_figures(scores: Vectors, labels: Sequence[Sequence[int]], multi: bool = False) -> dict[str, float]:
+    """top1 and top5 of media (N, C) with one class each, or map where `multi`; in percent."""
+    if multi:
+        relevant = mark_classes(scores, labels)
+        return {"map": 100 * float(np.nanmean(average_precisions(scores, relevant)))}
+    ranks = class_ranks(scores, [said[0] for said in labels])
+    return {f"top{k}": 100 * float((ranks <= k).mean()) for k in (1, 5)}
+
+
+def mark_classes(scores: Vectors, labels: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+    """(N, C): which classes each medium has."""
+    relevant = np.zeros(scores.shape, bool)
+    for row, said in enumerate(labels):
+        relevant[row, list(said)] = True
+    return relevant
 
 
 def class_ranks(scores: Vectors, labels: Sequence[int]) -> NDArray[np.int64]:

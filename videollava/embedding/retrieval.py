@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from videollava.embedding.encoders import Vectors, similarity
 from videollava.errors import InputError
 
-__all__ = ["KS", "Ranks", "rank_all", "summarise"]
+__all__ = ["KS", "Ranks", "rank_all", "retrieval_figures", "summarise"]
 
 KS = (1, 5, 10)
 BLOCK = 1 << 24
@@ -37,6 +37,13 @@ class Ranks:
     text_to_media: Numbers
     media_to_text: Numbers
     media_to_caption: Numbers
+
+    @property
+    def directions(self) -> dict[str, Numbers]:
+        """By name those that tell something of their own."""
+        found = {"text_to_media": self.text_to_media, "media_to_text": self.media_to_text}
+        several = len(self.text_to_media) > len(self.media_to_text)
+        return {**found, "media_to_caption": self.media_to_caption} if several else found
 
 
 def rank_all(texts: Vectors, media: Vectors, owners: Sequence[int], block: int = BLOCK) -> Ranks:
@@ -88,3 +95,9 @@ def summarise(ranks: Numbers) -> dict[str, float]:
     """r1, r5, r10 (percent), median_rank (of an even number the mean of the two in the middle) and mean_rank."""
     shares = {f"r{k}": 100 * float((ranks <= k).mean()) for k in KS}
     return {**shares, "median_rank": float(np.median(ranks)), "mean_rank": float(ranks.mean())}
+
+
+def retrieval_figures(ranks: Ranks) -> dict[str, float]:
+    """`summarise` of each direction, by direction_figure (text_to_media_r1)."""
+    named = ranks.directions.items()
+    return {f"{name}_{key}": value for name, found in named for key, value in summarise(found).items()}

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videollava.embedding.zero_shot.sets import APART, SETS
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks, statistics
 from videollava.evaluate.page import Markup, clip, document, join, section, table, tag
 from videollava.evaluate.results import Answer, Results, by_kind, group_by_medium, read_results
 from videollava.evaluate.statistics import Interval
-from videollava.evaluate.zero_shot.sets import APART, SETS
 
 __all__ = [
     "SIGNIFICANT",

@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from videollava.embedding.zero_shot.sets import choose_sets
 from videollava.errors import InputError
 from videollava.evaluate.at_hand import look_at
 from videollava.evaluate.ranks import Ranks
 from videollava.evaluate.stage import evaluate
-from videollava.evaluate.zero_shot.stage import choose_sets
 from videollava.machine import DEFAULTS, Machine
 from videollava.origin import find_model
 from videollava.params import Evaluate, Params
@@ -86,7 +86,7 @@ def _those_here(params: Params, workspace: Path, encoders: Path | None) -> Evalu
 
 def _is_here(name: str, params: Params, workspace: Path) -> bool:
     try:
-        choose_sets(params.replace(evaluate=params.evaluate.replace(zero_shot=(name,))), workspace)
+        choose_sets("evaluate.zero_shot", (name,), params.evaluate.folders, workspace)
     except InputError:
         return False
     return True

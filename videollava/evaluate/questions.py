@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from videollava.data.acquire.unpacked import unpack_fetched
+from videollava.data.acquire.unpacked import unpacked_folder
 from videollava.data.prepare.golds import gold_entries
 from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
@@ -32,11 +32,10 @@ from videollava.evaluate.benchmarks import Benchmark, Question, own, tiny
 from videollava.evaluate.benchmarks.video_qa import SUFFIXES
 from videollava.params import Evaluate
 
-__all__ = ["Item", "Medium", "QuestionSet", "read_questions", "read_split", "unpacked_folder"]
+__all__ = ["Item", "Medium", "QuestionSet", "read_questions", "read_split"]
 
 Medium = tuple[str, int | str]  # kind; number of data/index, or path
 MARK = re.compile("<(image|video)>")
-RAW = ("data", "raw")
 PROBED = 20  # questions by whose media the media folder is found
 
 
@@ -125,15 +124,6 @@ def read_questions(name: str, choices: Evaluate, workspace: Path, unpacked: Path
     items = found.items[: choices.limit] if choices.limit else found.items
     _check(name, items)
     return QuestionSet(one, items, found.gold, choices.limit)
-
-
-def unpacked_folder(folder: str, workspace: Path) -> Path:
-    """The folder; of a fetched source (data/raw/NAME) its files out of their archives."""
-    parts = Path(folder).parts
-    if parts[:2] != RAW or len(parts) < 3:
-        return workspace / folder
-    whole = unpack_fetched(workspace.joinpath(*parts[:3]), workspace / "checkpoints/benchmarks")
-    return whole.joinpath(*parts[3:])
 
 
 def _read_own(name: str, metric: str, prepared: Path) -> QuestionSet:

@@ -17,6 +17,7 @@ from videollava.data.modalities import KINDS
 from videollava.data.prepare.tables import base_split
 from videollava.data.toy import scenes as toy
 from videollava.data.versions.card import CARD, read_card
+from videollava.embedding.zero_shot.sets import PAPER
 from videollava.errors import InputError
 from videollava.evaluate.charts import curve_chart, read_curve
 from videollava.evaluate.compare import title_of
@@ -37,7 +38,6 @@ from videollava.evaluate.report_scores import (
     tiles,
 )
 from videollava.evaluate.results import Results, read_metrics, read_results
-from videollava.evaluate.zero_shot.sets import PAPER
 from videollava.evaluate.zero_shot.table import tables
 from videollava.params import Params
 from videollava.tracking.lineage import lock_entry, read_lineage

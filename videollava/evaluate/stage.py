@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from videollava.data.versions.card import CARD, read_card
+from videollava.embedding.zero_shot.sets import APART, SETS, choose_sets
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
 from videollava.evaluate.answers import AnswerLog, Given
@@ -38,8 +39,7 @@ from videollava.evaluate.predict import Settings, predict
 from videollava.evaluate.questions import QuestionSet, read_questions
 from videollava.evaluate.ranks import Ranks, join_ranks
 from videollava.evaluate.report import write_report
-from videollava.evaluate.zero_shot.sets import APART, SETS
-from videollava.evaluate.zero_shot.stage import ask_encoders, choose_sets
+from videollava.evaluate.zero_shot.stage import ask_encoders
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
 from videollava.model.attention import choose_attention
@@ -113,7 +113,8 @@ def evaluate(
     judging = params.evaluate.judge
     judge = None if judging.kind == "local" else open_judge(judging)  # a mistake in it shows at once
     if params.evaluate.zero_shot and encoders is not None:
-        choose_sets(params, workspace)
+        choices = params.evaluate
+        choose_sets("evaluate.zero_shot", choices.zero_shot, choices.folders, workspace)
     with join_ranks(ranks):
         sets = _read_sets(params, workspace, scratch, ranks)
         if not (sets or params.evaluate.zero_shot):

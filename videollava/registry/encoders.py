@@ -88,7 +88,7 @@ def why_unasked(
     wanted = list(names)
     if not wanted:
         return {}
-    from videollava.evaluate.zero_shot.sets import kinds_asked
+    from videollava.embedding.zero_shot.sets import kinds_asked
 
     known = _stores(workspace, tracking, version, places)
     try:

@@ -12,7 +12,18 @@ from videollava.data.archives.members import Member, Refusal, open_member
 from videollava.data.archives.parts import group_parts, is_archive
 from videollava.errors import InputError
 
-__all__ = ["unpack_fetched"]
+__all__ = ["unpack_fetched", "unpacked_folder"]
+
+RAW = ("data", "raw")
+
+
+def unpacked_folder(folder: str, workspace: Path) -> Path:
+    """The folder; of a fetched source (data/raw/NAME) its files out of their archives."""
+    parts = Path(folder).parts
+    if parts[:2] != RAW or len(parts) < 3:
+        return workspace / folder
+    whole = unpack_fetched(workspace.joinpath(*parts[:3]), workspace / "checkpoints/benchmarks")
+    return whole.joinpath(*parts[3:])
 
 
 def unpack_fetched(folder: Path, scratch: Path) -> Path:

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from videollava.embedding.classification import (
     average_precisions,
+    class_figures,
     class_ranks,
     draw_average_precisions,
+    mark_classes,
 )
 from videollava.embedding.encoders import Vectors, similarity
-from videollava.embedding.retrieval import KS, rank_all, summarise
+from videollava.embedding.retrieval import KS, rank_all, retrieval_figures
 from videollava.evaluate.statistics import bootstrap
 
 __all__ = [
@@ -39,52 +41,38 @@ def measure_retrieval(texts: Vectors, media: Vectors, owners: Sequence[int]) -> 
     Intervals are by medium: its captions are drawn together, the gallery stays whole.
     """
     ranks = rank_all(texts, media, owners)
-    several = len(owners) > len(media)
-    directions = {
-        "text_to_media": (ranks.text_to_media, owners),
-        "media_to_text": (ranks.media_to_text, None),
-    }
-    if several:
-        directions["media_to_caption"] = (ranks.media_to_caption, None)
     figures: Figures = {"headline": "text_to_media_r1", "texts": len(owners), "media": len(media)}
     figures["chance_r1"] = 100 / len(media)
     intervals: Figures = {}
-    for name, (found, groups) in directions.items():
-        figures |= {f"{name}_{key}": value for key, value in summarise(found).items()}
+    for name, found in ranks.directions.items():
+        groups = owners if name == "text_to_media" else None
         for k in KS:
             intervals[f"{name}_r{k}"] = _interval(100.0 * (found <= k), groups)
         intervals[f"{name}_mean_rank"] = _interval(found, groups)
-    return {**figures, "intervals": intervals}
+    return {**figures, **retrieval_figures(ranks), "intervals": intervals}
 
 
 def measure_classes(scores: Vectors, labels: Sequence[Sequence[int]], multi: bool = False) -> Figures:
     """Top-1 and top-5 of media (N, C) with one class each, or mAP where `multi`; with intervals, by medium."""
-    counts: Figures = {"media": len(scores), "classes": scores.shape[1]}
+    found = class_figures(scores, labels, multi)
+    headline = next(iter(found))
+    figures: Figures = {"headline": headline, **found, "media": len(scores), "classes": scores.shape[1]}
     if multi:
-        relevant = _relevant(scores, labels)
-        value = 100 * float(np.nanmean(average_precisions(scores, relevant)))
-        weights = np.random.default_rng(0).multinomial(
-            len(scores), np.full(len(scores), 1 / len(scores)), SAMPLES // 10
-        )
-        drawn = 100 * np.nanmean(
-            draw_average_precisions(scores, relevant, weights.astype(np.float64)), axis=1
-        )
-        low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-        measured = int(relevant.any(0).sum())
-        return {
-            "headline": "map",
-            "map": value,
-            **counts,
-            "classes_with_media": measured,
-            "intervals": {"map": [float(low), float(high)]},
-        }
+        relevant = mark_classes(scores, labels)
+        figures["classes_with_media"] = int(relevant.any(0).sum())
+        return {**figures, "intervals": {headline: _interval_of_map(scores, relevant)}}
     ranks = class_ranks(scores, [said[0] for said in labels])
-    figures: Figures = {"headline": "top1", **counts, "chance_top1": 100 / scores.shape[1]}
-    intervals = {}
-    for k in (1, 5):
-        right = 100.0 * (ranks <= k)
-        figures[f"top{k}"], intervals[f"top{k}"] = float(right.mean()), _interval(right, None)
-    return {**figures, "intervals": intervals}
+    intervals = {f"top{k}": _interval(100.0 * (ranks <= k), None) for k in (1, 5)}
+    return {**figures, "chance_top1": 100 / scores.shape[1], "intervals": intervals}
+
+
+def _interval_of_map(scores: Vectors, relevant: NDArray[np.bool_]) -> list[float]:
+    weights = np.random.default_rng(0).multinomial(
+        len(scores), np.full(len(scores), 1 / len(scores)), SAMPLES // 10
+    )
+    drawn = 100 * np.nanmean(draw_average_precisions(scores, relevant, weights.astype(np.float64)), axis=1)
+    low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return [float(low), float(high)]
 
 
 def _interval(values: NDArray[Any], groups: Sequence[int] | None) -> list[float]:
@@ -165,7 +153,7 @@ def _rows_of_labels(
     sums: Sequence[str],
     kind: str,
 ) -> list[Row]:
-    points = 100 * average_precisions(scores.T, _relevant(scores, labels).T)
+    points = 100 * average_precisions(scores.T, mark_classes(scores, labels).T)
     return [
         {
             "question_id": str(number),
@@ -180,11 +168,3 @@ def _rows_of_labels(
         }
         for number, row in enumerate(scores)
     ]
-
-
-def _relevant(scores: Vectors, labels: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
-    """(N, C): which classes each medium has."""
-    relevant = np.zeros(scores.shape, bool)
-    for row, said in enumerate(labels):
-        relevant[row, list(said)] = True
-    return relevant

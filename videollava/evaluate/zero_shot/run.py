@@ -25,6 +25,9 @@ from videollava.embedding.files import embed_files
 from videollava.embedding.kinds import kind_of
 from videollava.embedding.table import made_by
 from videollava.embedding.templates import templates_for
+from videollava.embedding.zero_shot.layouts import Captioned, Labelled
+from videollava.embedding.zero_shot.pairs import read_pairs
+from videollava.embedding.zero_shot.sets import PAIRS, Chosen, read_items
 from videollava.errors import InputError
 from videollava.evaluate.answers import write_lines
 from videollava.evaluate.zero_shot.figures import (
@@ -35,9 +38,7 @@ from videollava.evaluate.zero_shot.figures import (
     rows_of_classes,
     rows_of_retrieval,
 )
-from videollava.evaluate.zero_shot.layouts import Captioned, Labelled
-from videollava.evaluate.zero_shot.pairs import measure_pairs, read_pairs
-from videollava.evaluate.zero_shot.sets import PAIRS, Chosen
+from videollava.evaluate.zero_shot.pairs import measure_pairs
 from videollava.evaluate.zero_shot.table import format_table
 
 __all__ = ["evaluate_zero_shot", "measure_sets"]
@@ -76,7 +77,7 @@ def measure_sets(
             for name, (figures, rows) in measure_pairs(encoders, pairs, one.folder, batch, say).items():
                 yield name, _told(figures, rows), rows
             continue
-        items = _read_items(one)
+        items = read_items(one)
         kind = one.set.kind or kind_of(items.media[0])
         encoders.tower(kind)
         say(f"{one.set.name}: {len(items.media)} media")
@@ -103,19 +104,6 @@ def measure_sets(
             ),
         }
         yield one.set.name, _told(told, rows), rows
-
-
-def _read_items(one: Chosen) -> Captioned | Labelled:
-    """Its media with what is said of them. InputError where its files are laid out otherwise."""
-    try:
-        return one.set.read(one.folder)
-    except InputError:
-        raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{one.folder}: {one.set.holds}: not laid out as {one.set.title} is published "
-            f"({type(error).__name__}: {error}): compare it with the source"
-        ) from error
 
 
 def _told(figures: Figures, rows: Sequence[Row]) -> Figures:

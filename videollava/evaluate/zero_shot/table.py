@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from videollava.evaluate.zero_shot.sets import PAPER
+from videollava.embedding.zero_shot.sets import PAPER
 
 __all__ = ["format_table", "tables"]
 

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+from videollava.data.acquire.unpacked import unpacked_folder
 from videollava.data.modalities import KINDS
+from videollava.embedding.zero_shot import layouts
+from videollava.embedding.zero_shot.layouts import Captioned, Labelled
 from videollava.errors import InputError
-from videollava.evaluate.zero_shot import layouts
-from videollava.evaluate.zero_shot.layouts import Captioned, Labelled
 
 __all__ = [
     "ACROSS",
@@ -21,8 +22,11 @@ __all__ = [
     "SETS",
     "Chosen",
     "ZeroShot",
+    "choose_sets",
     "find_sets",
     "kinds_asked",
+    "name_apart",
+    "read_items",
     "set_of",
 ]
 
@@ -128,6 +132,37 @@ def find_sets(
             )
         chosen.append(Chosen(SETS[name], place))
     return chosen
+
+
+def choose_sets(key: str, names: Sequence[str], folders: Mapping[str, str], workspace: Path) -> list[Chosen]:
+    """What `key` of params.yaml names, before anything is loaded. folders: evaluate.folders, which holds that of NAME,
+    or of NAME.zero_shot where questions to a language model lie in another.
+
+    InputError where there is no such benchmark, or its files are not there.
+    """
+    if wrong := [name for name in names if "=" in name]:
+        raise InputError(f"{key}: {wrong[0]}: give names, and folders in evaluate.folders")
+    named = {name: folders.get(f"{name}{APART}", folders.get(name, "")) for name in names if name in SETS}
+    found = {name: unpacked_folder(folder, workspace) for name, folder in named.items() if folder}
+    return find_sets(names, workspace, found)
+
+
+def read_items(one: Chosen) -> Captioned | Labelled:
+    """Its media with what is said of them. InputError where its files are laid out otherwise."""
+    try:
+        return one.set.read(one.folder)
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{one.folder}: {one.set.holds}: not laid out as {one.set.title} is published "
+            f"({type(error).__name__}: {error}): compare it with the source"
+        ) from error
+
+
+def name_apart(name: str) -> str:
+    """What a set's figures are called beside benchmarks of questions, some of which have its name."""
+    return f"{name}{APART}" if name in SETS else name
 
 
 def set_of(name: str) -> str:
