@@ -21,7 +21,7 @@ def _nothing(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_join(arguments: Arguments) -> None:
-    from videollava.data.prepare.listed import benchmark_sources, join_params
+    from videollava.data.prepare.listed import asked_sources, benchmark_sources, join_params
     from videollava.params import load_params
 
     params = load_params()
@@ -29,6 +29,8 @@ def _run_join(arguments: Arguments) -> None:
     print(f"dvc.yaml: stage index {told} the shards of {', '.join(params.sources) or 'no source'}")
     if named := benchmark_sources(params):
         print(f"dvc.yaml: stage evaluate {told} what was fetched of {', '.join(named)}")
+    if asked := asked_sources(params):
+        print(f"dvc.yaml: stage align {told} what was fetched of {', '.join(asked)}")
 
 
 def _add_add(parser: argparse.ArgumentParser) -> None:

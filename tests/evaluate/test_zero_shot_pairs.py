@@ -13,6 +13,7 @@ from videollava.evaluate.compare import title_of
 from videollava.evaluate.zero_shot.figures import rows_of_retrieval
 from videollava.evaluate.zero_shot.pairs import cross
 from videollava.evaluate.zero_shot.table import format_table
+from videollava.params import Evaluate
 
 EYE = np.eye(3, dtype=np.float32)
 PAIRS = Pairs(
@@ -57,5 +58,5 @@ def test_sets_that_share_a_name_with_questions_stand_apart(tmp_path: Path) -> No
     for name in ("videos", "questions"):
         (tmp_path / name).mkdir()
     folders = {"msvd": "questions", "msvd.zero_shot": "videos", "esc-50": "videos"}
-    chosen = choose_sets("evaluate.zero_shot", ("msvd", "esc-50"), folders, tmp_path)
+    chosen = choose_sets("evaluate.zero_shot", ("msvd", "esc-50"), Evaluate(folders=folders), tmp_path)
     assert [one.folder.name for one in chosen] == ["videos", "videos"]

@@ -21,8 +21,9 @@ from videollava.model.encoders import LanguageBind, pair_config
 from videollava.params import Align, Encoder, Model, Train
 from videollava.tracking import track, write_curves
 from videollava.train import align
+from videollava.train.contrast.gallery import plan_gallery
 from videollava.train.contrast.learners import add_lora, choose_groups, merge_lora
-from videollava.train.contrast.retrieval import plan_gallery, retrieval_figures
+from videollava.train.contrast.retrieval import MOST, retrieval_figures
 from videollava.train.recompute import recompute_layers
 
 SMALL = Encoder(width=16, layers=2, heads=2, mlp=32)
@@ -158,11 +159,11 @@ def test_retrieval_by_hand() -> None:
 
 @pytest.mark.parametrize(("pairs", "ranks", "batch"), [(1, 2, 8), (7, 2, 3), (64, 1, 32), (5000, 4, 64)])
 def test_a_gallery_holds_each_pair_once_and_ranks_have_as_many(pairs: int, ranks: int, batch: int) -> None:
-    plan = plan_gallery(pairs, ranks, batch)
+    plan = plan_gallery(pairs, ranks, batch, MOST)
     sizes = {len(plan.pack(number)) for number in range(len(plan.packs) - 1)}
     assert len(sizes) == 1
     assert max(sizes) <= batch
-    once = min(pairs, 2000)
+    once = min(pairs, MOST)
     assert len(np.unique(plan.samples[:once])) == once == len(np.unique(plan.samples))
     assert all(len(plan.packs_of(step, rank)) == 1 for step in range(len(plan)) for rank in range(ranks))
 

@@ -39,7 +39,12 @@ def class_vectors(encoders: Encoders, classes: Sequence[str], templates: Sequenc
 
 
 def class_figures(scores: Vectors, labels: Sequence[Sequence[int]], multi: bool = False) -> dict[str, float]:
-    """top1 and top5 of media (N, C) with one class each, or map where `multi`; in percent."""
+    """top1 and top5 of media (N, C) with one class each, or map where `multi`; in percent.
+
+    InputError where a similarity is no number.
+    """
+    if not np.isfinite(scores).all():
+        raise InputError("the model gives vectors that are no numbers (NaN or infinite)")
     if multi:
         relevant = mark_classes(scores, labels)
         return {"map": 100 * float(np.nanmean(average_precisions(scores, relevant)))}

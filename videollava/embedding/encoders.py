@@ -32,7 +32,7 @@ from videollava.model.formats.encoder import load_encoder
 from videollava.model.formats.folders import CONFIGS
 from videollava.origin import REGISTERED, find_encoders
 
-__all__ = ["Encoders", "Vectors", "embed", "load_encoders", "similarity"]
+__all__ = ["Encoders", "Vectors", "embed", "load_encoders", "similarity", "text_tower"]
 
 Vectors = NDArray[np.float32]
 FRAMES = 8  # of a clip, where an encoder of pictures is taken for clips
@@ -177,6 +177,20 @@ def similarity(a: Vectors, b: Vectors) -> Vectors:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise InputError(f"similarity: vectors of shapes {a.shape} and {b.shape} are not of one space")
     return np.asarray(a.astype(np.float64) @ b.T.astype(np.float64), np.float32)
+
+
+def text_tower(pair: LanguageBind, tokenizer: Any, device: str = "cpu") -> Encoders:
+    """The text tower of a pair that is at hand, and on the device, as `embed` takes it; no encoder of media."""
+    return Encoders(
+        {},
+        pair.text_model,
+        pair.text_projection,
+        tokenizer,
+        space="",
+        dim=int(pair.config.projection_dim),
+        scale=float(pair.logit_scale.detach().exp()),
+        device=device,
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from videollava.data.modalities import KINDS
+from videollava.data.modalities import KINDS, MediumKind
 from videollava.data.records.endings import kind_of_file
 from videollava.errors import InputError
 
@@ -55,8 +55,9 @@ def _is_deep(file: Path) -> bool:
         return False
 
 
-def kind_said(kind: str) -> str:
+def kind_said(kind: str) -> MediumKind:
     """A modality's name as given. InputError where there is no such one."""
-    if kind not in KINDS:
-        raise InputError(f"{kind}: no modality; there are {', '.join(KINDS)}")
-    return kind
+    for known in KINDS:
+        if known == kind:
+            return known
+    raise InputError(f"{kind}: no modality; there are {', '.join(KINDS)}")

@@ -86,7 +86,7 @@ def _those_here(params: Params, workspace: Path, encoders: Path | None) -> Evalu
 
 def _is_here(name: str, params: Params, workspace: Path) -> bool:
     try:
-        choose_sets("evaluate.zero_shot", (name,), params.evaluate.folders, workspace)
+        choose_sets("evaluate.zero_shot", (name,), params.evaluate, workspace)
     except InputError:
         return False
     return True

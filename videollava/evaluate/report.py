@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from videollava.tracking.lineage import lock_entry, read_lineage
 __all__ = ["write_report"]
 
 RETRIEVAL = ("text_to_{}_r1", "{}_to_text_r1", "{}_chance_r1")
+HEADLINES = {"top1": "top-1", "map": "mAP", "text_to_media_r1": "text to media R@1"}
 STAGES = ("bases", "align", "pretrain", "finetune")
 PICTURES = 2_000_000  # characters of pictures in the page
 SAMPLES = 48  # of all benchmarks, in groups of at most MOST
@@ -162,23 +163,39 @@ def _curves(workspace: Path) -> Markup:
     charts = [curve_chart(read_curve(file)) for file in files.values() if file.is_file()]
     missing = [stage for stage, file in files.items() if not file.is_file()]
     note = tag("p", f"No curve of {', '.join(missing)}.", class_="note") if missing else ""
-    parts = [tag("div", *charts, class_="charts"), note, _retrieval(workspace), cost_part(workspace)]
+    asked = (_retrieval(workspace), _zero_shot(workspace))
+    parts = [tag("div", *charts, class_="charts"), note, *asked, cost_part(workspace)]
     return section("curves", "Training", *parts)
 
 
 def _retrieval(workspace: Path) -> Markup:
     """What was measured on held-out pairs while encoders were aligned."""
-    found = []
-    for kind in KINDS:
-        file = workspace / f"plots/align/{kind}.csv"
-        if file.is_file():
-            with file.open(newline="", encoding="utf-8") as stream:
-                rows = list(csv.DictReader(stream))
-            found += [
-                [kind, row["step"], *(_percent(row[key.format(kind)]) for key in RETRIEVAL)] for row in rows
-            ]
+    found = [
+        [kind, row["step"], *(_percent(row[key.format(kind)]) for key in RETRIEVAL)]
+        for kind, row in _rows_of_align(workspace, "{}.csv")
+    ]
     heads = ("media", "step of align", "text to media R@1", "media to text R@1", "chance")
     return table(heads, found, caption="Held-out pairs while encoders learned, in %") if found else Markup("")
+
+
+def _zero_shot(workspace: Path) -> Markup:
+    """What zero-shot sets gave while encoders were aligned: of each the figure that stands for it."""
+    found = [
+        [kind, row["step"], name, HEADLINES[figure], f"{float(value):.1f}"]
+        for kind, row in _rows_of_align(workspace, "zero_shot/{}.csv")
+        for (name, _, figure), value in ((key.rpartition("."), value) for key, value in row.items())
+        if figure in HEADLINES and value
+    ]
+    heads = ("media", "step of align", "set", "figure", "%")
+    return table(heads, found, caption="Zero-shot sets while encoders learned") if found else Markup("")
+
+
+def _rows_of_align(workspace: Path, name: str) -> Iterator[tuple[str, dict[str, str]]]:
+    for kind in KINDS:
+        file = workspace / "plots/align" / name.format(kind)
+        if file.is_file():
+            with file.open(newline="", encoding="utf-8") as stream:
+                yield from ((kind, row) for row in csv.DictReader(stream))
 
 
 def _percent(share: str) -> str:

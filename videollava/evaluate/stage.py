@@ -114,7 +114,7 @@ def evaluate(
     judge = None if judging.kind == "local" else open_judge(judging)  # a mistake in it shows at once
     if params.evaluate.zero_shot and encoders is not None:
         choices = params.evaluate
-        choose_sets("evaluate.zero_shot", choices.zero_shot, choices.folders, workspace)
+        choose_sets("evaluate.zero_shot", choices.zero_shot, choices, workspace)
     with join_ranks(ranks):
         sets = _read_sets(params, workspace, scratch, ranks)
         if not (sets or params.evaluate.zero_shot):

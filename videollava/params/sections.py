@@ -147,6 +147,14 @@ class Align(Section):
         0,
         description="times a run that retrieval over the held-out pairs is measured, the last step among them",
     )
+    zero_shot: Words = Field(
+        (),
+        description="what an encoder is asked as often while it learns: ids of zero-shot sets of its modality "
+        "(`videollava zero-shot` lists them; folders in evaluate.folders), or toy_pairs",
+    )
+    zero_shot_media: Whole = Field(
+        2000, description="media of each such set that are asked, drawn by seed where it has more; 0: all"
+    )
     warmup_ratio: Share = Field(0.05, description="share of the steps in which the rate rises")
     weight_decay: Share = Field(0.05, description="AdamW's, for matrices")
     patch_dropout: Fraction = Field(0.0, description="share of a picture's patches left out in training")
@@ -165,6 +173,15 @@ class Align(Section):
         description="of the way from the loss of guessing to that of knowing, what each part must go: else it fails",
     )
     precision: Precision = Field("bf16", description="what is computed in")
+
+    @model_validator(mode="after")
+    def _asked_while_it_learns(self) -> Self:
+        if self.zero_shot and self.train and not self.validations:
+            raise ValueError(
+                "zero_shot names sets, and validations is 0, so that none would be asked: raise validations, or name "
+                "them in evaluate.zero_shot alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _own_spaces(self) -> Self:
@@ -293,6 +310,10 @@ class Evaluate(Section):
     blind: Flag = Field(True, description="ask again without the media, to see what they were worth")
     precision: Precision = Field("bf16", description="what is computed in")
     judge: Judge = Field(Judge(), description="who grades open answers")
+
+    def zero_shot_folder(self, name: str) -> str:
+        """A zero-shot set's: NAME.zero_shot where questions have a folder of that name, else NAME; "": it has none."""
+        return self.folders.get(f"{name}.zero_shot", self.folders.get(name, ""))
 
 
 class Tracking(Section):

@@ -64,6 +64,7 @@ RETRIEVAL = (
     "{}_to_text_r1",
     "{}_chance_r1",
 )  # of held-out pairs, while encoders are aligned
+ZERO_SHOT = "{}_zero_shot"  # their mean; the sets' own figures are told with it, SET.FIGURE
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _active: list[Journal] = []
@@ -299,6 +300,17 @@ def write_curves(plots: Path, stage: str) -> None:
     if stage == "align":
         for kind in KINDS:
             write_curve(plots / stage / f"{kind}.csv", [column.format(kind) for column in RETRIEVAL])
+            write_curve(plots / stage / f"zero_shot/{kind}.csv", _zero_shot_columns(ZERO_SHOT.format(kind)))
+
+
+def _zero_shot_columns(mean: str) -> list[str]:
+    """The mean of the sets that encoders of a modality were asked, which is drawn, and all that was told with it."""
+    path = current().path
+    found: dict[str, None] = {mean: None}
+    for event in _all_events(path) if path else ():
+        if event["event"] == "metric" and mean in event["values"]:
+            found |= dict.fromkeys(name for name in event["values"] if "." in name)
+    return list(found)
 
 
 def _hide(words: Mapping[str, str]) -> dict[str, str]:

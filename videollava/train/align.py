@@ -31,8 +31,8 @@ from videollava.data.load.pairs import (
     plan_pairs,
     rows_of,
 )
-from videollava.data.modalities import KINDS, MediumKind
-from videollava.data.prepare.tables import load_split, split_names, valid_part
+from videollava.data.modalities import KINDS
+from videollava.data.prepare.tables import load_split
 from videollava.errors import InputError
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
@@ -41,6 +41,7 @@ from videollava.model.encoders import LanguageBind
 from videollava.origin import Pins
 from videollava.params import Align, Params, Train
 from videollava.tracking import input_key
+from videollava.train.contrast.asking import Reading, held_out_split, plan_validation, with_asked
 from videollava.train.contrast.beginnings import (
     APART,
     LEARNED,
@@ -55,7 +56,6 @@ from videollava.train.contrast.beginnings import (
 )
 from videollava.train.contrast.learners import add_lora, choose_groups, merge_lora
 from videollava.train.contrast.parts import Part, parts_of, text_settings
-from videollava.train.contrast.retrieval import ask_retrieval, plan_gallery
 from videollava.train.contrast.steps import Contrast
 from videollava.train.engine import Engine, make_engine
 from videollava.train.launch.fence import check_held
@@ -93,6 +93,8 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
     else:
         given, tokenizer = take_language(params.align.language, pins)
     parts = parts_of(params.align)
+    if first and params.align.zero_shot:
+        parts = with_asked(parts, params, workspace)
     sources = {part.kind: pins.locate(part.source) for part in parts}
     sources["video"] = pins.locate(params.bases.video_encoder)
     torch.manual_seed(params.seed)
@@ -242,32 +244,17 @@ def _learn(
     kind, settings = part.kind, part.settings
     engine = make_engine(settings, work)
     layout = Layout.of(params.model, len(tokenizer), template="plain", image_aspect="crop")
-    held_out = _held_out(prepared, kind, align)
+    held_out = held_out_split(prepared, kind, align)
     captions = [*captions_of(prepared), *(captions_of(prepared, held_out) if held_out else ())]
     texts = encode_captions(pair, tokenizer, captions, engine)
+    positions = _positions(pair)
+    reading = Reading(prepared, tokenizer, layout, texts, positions, work.loaders)
+    validation = plan_validation(part, name or kind, held_out, pair, reading, align, engine)
     pairs = len(rows_of(prepared, kind))
     pixels = None
     if align.keep_pixels:
         pixels = decode_all(prepared, kind, layout, work.loaders)
         work = work.replace(workers=0)  # nothing is left to decode
-    positions = _positions(pair)
-    validation = None
-    if held_out:
-        plan = plan_gallery(len(rows_of(prepared, kind, held_out)), engine.ranks, settings.batch_size)
-        kept: dict[int, Tensor] | None = {} if align.keep_pixels else None
-        asked = Pairs(
-            prepared,
-            kind,
-            tokenizer,
-            layout,
-            plan,
-            texts=texts,
-            positions=positions,
-            pixels=kept,
-            split=held_out,
-        )
-        ask = ask_retrieval(asked, engine, work.loaders, name or kind)
-        validation = Validation(asked, align.validations, ask=ask)
     packs = [
         Pairs(
             prepared,
@@ -297,13 +284,6 @@ def _learn(
     if align.lora_r:
         merge_lora(pair)
     return pair, steps
-
-
-def _held_out(prepared: Path, kind: MediumKind, align: Align) -> str:
-    """The split of held-out pairs, where it has any of the kind and the recipe asks for them; else \"\"."""
-    split = valid_part("align")
-    there = align.validations and split in split_names(prepared) and rows_of(prepared, kind, split)
-    return split if there else ""
 
 
 def _positions(pair: LanguageBind) -> int:

@@ -187,10 +187,10 @@ def _between(job: Job, model: nn.Module, done: int, teller: Teller, decision: De
     if validation:
         figures = _ask(job, model, validation)
         log_metrics(job.logged_before + done, **figures)
-        held_out = figures.get("held_out_loss")
-        teller.bar.held_out = held_out
-        if job.best and held_out is not None:
-            job.best.see(done, held_out)
+        shown = validation.shown.items()
+        teller.bar.held_out = {called: figures[name] for name, called in shown if name in figures}
+        if job.best and "held_out_loss" in figures:
+            job.best.see(done, figures["held_out_loss"])
     if saved:
         hours = job.spending.hours if job.spending else 0.0
         told = {"dropped": teller.dropped, "hours": hours} | (job.best.about() if job.best else {})
@@ -200,8 +200,8 @@ def _between(job: Job, model: nn.Module, done: int, teller: Teller, decision: De
 
 def _ask(job: Job, model: nn.Module, validation: Validation) -> dict[str, float]:
     with during(COMPUTING):
-        if validation.ask:
-            return validation.ask(model)
+        if validation.questions:
+            return {key: value for one in validation.questions for key, value in one.ask(model).items()}
         return {"held_out_loss": held_out_loss(validation, model, job.forward, job.engine)}
 
 

@@ -18,7 +18,7 @@ class Progress:
         self.name, self.steps, self.start, self.shown = name, steps, start, shown
         self.began = self.spoken = time.monotonic()
         self.live = shown and sys.stderr.isatty()
-        self.held_out: float | None = None  # loss, as it was last measured
+        self.held_out: Mapping[str, float] = {}  # as it was last measured, by what it's called here
 
     def advance(self, step: int, values: Mapping[str, float]) -> None:
         """`step` steps are done; `values` are the last one's metrics."""
@@ -32,8 +32,7 @@ class Progress:
         done = max(1, step - self.start)
         left = (now - self.began) / done * (self.steps - step)
         parts = [f"{self.name} {step}/{self.steps} ({step / self.steps:.0%})", f"loss {values['loss']:.4f}"]
-        if self.held_out is not None:
-            parts.append(f"held out {self.held_out:.4f}")
+        parts += [f"{called} {value:.4g}" for called, value in self.held_out.items()]
         if "tokens_per_second" in values:
             parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
         if "mfu" in values:

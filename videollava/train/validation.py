@@ -8,7 +8,7 @@ machine's: the curve is the same on every machine. Nothing of it is learned from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,20 +21,36 @@ from videollava.data.load.packing import Lengths, Plan, plan_epoch
 from videollava.train.engine import Engine
 from videollava.train.launch.pulse import beat
 
-__all__ = ["Validation", "held_out_loss", "plan_once", "without_dropout"]
+__all__ = ["Question", "Validation", "held_out_loss", "plan_once", "without_dropout"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What gives figures of the model as it is trained, on every rank. shown: by figure, what the progress line calls
+    it; the others are journalled alone.
+    """
+
+    ask: Callable[[nn.Module], dict[str, float]]
+    shown: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Validation:
     """What is held out, packed for the ranks, and how many times a run it is measured.
 
-    ask: what gives the figures, of the model as it is trained, on every rank; None: the held-out loss.
+    questions: what is asked in the place of the held-out loss.
     """
 
     packs: Any
     times: int
     workers: int = 0
-    ask: Callable[[nn.Module], dict[str, float]] | None = None
+    questions: Sequence[Question] = ()
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """By figure, what the progress line calls it."""
+        asked = {name: called for question in self.questions for name, called in question.shown.items()}
+        return asked or {"held_out_loss": "held out"}
 
     def steps(self, steps: int) -> frozenset[int]:
         """Numbers of steps done (1 to `steps`) after which it is due."""

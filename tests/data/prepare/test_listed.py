@@ -55,6 +55,20 @@ def test_what_a_stage_no_longer_reads_goes(workspace: Path) -> None:
     assert not [dep for dep in deps(workspace, "evaluate") if dep.startswith("data/raw")]
 
 
+def test_align_reads_what_was_fetched_for_the_sets_that_it_asks(workspace: Path) -> None:
+    before = deps(workspace, "align")
+    join_params(workspace, load_params())
+    assert deps(workspace, "align") == before  # gqa is no set that it asks
+    named = PARAMS.replace("gqa:", "msvd: /questions, msvd.zero_shot:")
+    asking = f"{named}align: {{validations: 1, zero_shot: [msvd, esc-50]}}\n"
+    (workspace / "params.yaml").write_text(asking)
+    assert join_params(workspace, load_params())
+    assert sorted(deps(workspace, "align")) == sorted([*before, "data/raw/more"])
+    (workspace / "params.yaml").write_text(asking.replace("align: {", "align: {train: false, "))
+    assert join_params(workspace, load_params())
+    assert deps(workspace, "align") == before
+
+
 def test_gold_files_of_ones_own_are_dependencies_and_media_are_not(workspace: Path) -> None:
     folder = workspace / "my bench"
     (folder / "videos").mkdir(parents=True)

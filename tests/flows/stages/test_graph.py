@@ -71,6 +71,10 @@ ALONE = {
     "torch": {"shards", "bases", "align", "pretrain", "finetune", "evaluate"},
 }
 
+# What a stage only asks with, and a result of others: zero-shot sets, while encoders learn, change no encoder. A layout
+# that is read otherwise must not train them anew.
+ASKING = {"align": "videollava/embedding/"}
+
 # What these load is for people: the assistant, the reports of a version. A stage asks the registry which version a
 # name means, and keeps the answer in its lock.
 LEFT = (REPOSITORY / "videollava/__init__.py", REPOSITORY / "videollava/registry/__init__.py")
@@ -210,7 +214,8 @@ def test_the_index_reads_the_shards_of_every_source() -> None:
 
 def decides(stage: str) -> set[str]:
     """Files of our package that decide the stage's result."""
-    return {file for file in closure(MODULES[stage.partition("@")[0]]) if not file.startswith(SILENT)}
+    name = stage.partition("@")[0]
+    return {file for file in closure(MODULES[name], ASKING.get(name)) if not file.startswith(SILENT)}
 
 
 def within(file: str, dep: str) -> bool:
@@ -257,8 +262,10 @@ def with_needs(names: set[str]) -> set[str]:
     return found
 
 
-def closure(module: str) -> set[str]:
-    """Files of our package with code that a module imports, at its top or inside its functions; packages too."""
+def closure(module: str, spared: str | None = None) -> set[str]:
+    """Files of our package with code that a module imports, at its top or inside its functions; packages too. spared:
+    a folder that is left out with all that it alone imports.
+    """
     seen: set[str] = set()
     todo = [module]
     while todo:
@@ -266,6 +273,8 @@ def closure(module: str) -> set[str]:
         todo += [name.rpartition(".")[0]] if "." in name else []
         file = source(name)
         if file is None or str(file.relative_to(REPOSITORY)) in {*seen, *VERIFIED} or not acts(file):
+            continue
+        if spared and str(file.relative_to(REPOSITORY)).startswith(spared):
             continue
         seen.add(str(file.relative_to(REPOSITORY)))
         if file not in LEFT:

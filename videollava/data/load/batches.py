@@ -23,9 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 from videollava.data.load.features import Features
 from videollava.data.load.packing import Plan
 from videollava.data.load.shards import Shards
+from videollava.data.media.admission.opening import Source
 from videollava.data.media.audio import BINS, FRAMES
 from videollava.data.media.pixels import stack
 from videollava.data.media.read import load_pixels
+from videollava.data.media.stored import StoredFrames
+from videollava.data.modalities import MODALITIES, MediumKind
 from videollava.data.prepare.tables import load_split
 from videollava.data.records.record import Turn
 from videollava.data.text.bounds import Bound
@@ -36,7 +39,19 @@ from videollava.errors import InputError
 if TYPE_CHECKING:
     from videollava.params import Model
 
-__all__ = ["KINDS", "PREFETCHED", "Batch", "Layout", "Packs", "lay_in_row", "load_batches", "settle_reader"]
+__all__ = [
+    "KINDS",
+    "PREFETCHED",
+    "Batch",
+    "Layout",
+    "Packs",
+    "blank_pixels",
+    "decode",
+    "lay_in_row",
+    "load_batches",
+    "read_pixels",
+    "settle_reader",
+]
 
 KINDS = ("text", "image", "video")  # of samples, by what they show
 PREFETCHED = 4  # batches of each loading process on their way
@@ -248,11 +263,23 @@ def _kind_of(media: Sequence[str]) -> int:
 
 
 def read_pixels(shards: Shards, number: int, kind: str, layout: Layout) -> Tensor:
-    """Decode and preprocess one medium: pixels (3, H, W), or (T, 3, H, W) for a video."""
+    """Decode and preprocess one medium of data/index: pixels (3, H, W), or (T, 3, H, W) for a video."""
+    return decode(shards.read(number), kind, layout)
+
+
+def decode(source: Source | StoredFrames, kind: str, layout: Layout) -> Tensor:
+    """A file, or what shards hold of one, as `read_pixels` gives it."""
     return load_pixels(
-        *(kind, shards.read(number), layout.image_size, layout.frames, layout.image_aspect),
-        spectrogram=layout.audio_size,
+        *(kind, source, layout.image_size, layout.frames, layout.image_aspect), spectrogram=layout.audio_size
     )
+
+
+def blank_pixels(kind: MediumKind, layout: Layout) -> Tensor:
+    """What stands in the place of a medium that does not decode."""
+    side = layout.image_size
+    size = layout.audio_size if kind == "audio" else (side, side)
+    frames = (layout.frames,) if kind == "video" else ()
+    return torch.zeros(*frames, 3, *size, dtype=torch.float32 if MODALITIES[kind].floats else torch.uint8)
 
 
 def load_batches(packs: Packs, numbers: Sequence[int], workers: int, pin: bool = False) -> Iterable[Batch]:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from videollava.data.load.batches import Layout, read_pixels, settle_reader
+from videollava.data.load.batches import Layout, blank_pixels, read_pixels, settle_reader
 from videollava.data.load.packing import Plan
 from videollava.data.load.shards import Shards
 from videollava.data.media.pixels import stack
-from videollava.data.modalities import MODALITIES, MediumKind
+from videollava.data.modalities import MediumKind
 from videollava.data.prepare.tables import MEDIA, load_split, open_table
 from videollava.errors import InputError
 
@@ -169,7 +169,7 @@ class Pairs(Dataset[PairBatch]):
             except InputError as error:
                 dropped.append(str(error))
                 media.append(None)
-        blank = self._blank()
+        blank = blank_pixels(self.kind, self.layout)
         text = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self.positions, return_tensors="pt"
         )
@@ -184,15 +184,6 @@ class Pairs(Dataset[PairBatch]):
             [1] * (len(rows) - len(dropped)),
             dropped,
             torch.stack([self._draw_patches(row) for row in rows]) if self.patch_dropout else None,
-        )
-
-    def _blank(self) -> Tensor:
-        """Stands in the place of a medium that does not decode."""
-        side = self.layout.image_size
-        size = self.layout.audio_size if self.kind == "audio" else (side, side)
-        frames = (self.layout.frames,) if self.kind == "video" else ()
-        return torch.zeros(
-            *frames, 3, *size, dtype=torch.float32 if MODALITIES[self.kind].floats else torch.uint8
         )
 
     def _draw_patches(self, row: int) -> Tensor:

@@ -1,15 +1,16 @@
 """The sources that dvc.yaml's stages read, one line each: DVC takes no list from params.yaml.
 
 `index` reads the shards of every source, `evaluate` what was fetched for a benchmark, and gold files that lie elsewhere
-(evaluate.folders). A dependency must be exactly one output of another stage. Of a folder above them DVC would not
-notice that a source is gone, and in a fresh clone it would pull none of the others.
+(evaluate.folders), `align` what was fetched for the zero-shot sets that it asks (align.zero_shot). A dependency must be
+exactly one output of another stage. Of a folder above them DVC would not notice that a source is gone, and in a fresh
+clone it would pull none of the others.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from videollava.data.acquire.lock import place_locks
@@ -17,7 +18,14 @@ from videollava.data.prepare.golds import gold_entries
 from videollava.errors import InputError
 from videollava.params import Params, read_mapping
 
-__all__ = ["benchmark_sources", "check_listed", "join_params", "list_sources", "listed_sources"]
+__all__ = [
+    "asked_sources",
+    "benchmark_sources",
+    "check_listed",
+    "join_params",
+    "list_sources",
+    "listed_sources",
+]
 
 GRAPH = "dvc.yaml"
 RAW = "data/raw"
@@ -44,19 +52,31 @@ def list_sources(workspace: Path, names: Iterable[str]) -> bool:
 
 
 def join_params(workspace: Path, params: Params) -> bool:
-    """Make dvc.yaml list what `params` say: the sources of index, the benchmarks' data of evaluate. Whether that
-    changed it; InputError where a benchmark's folder is that of an unknown source.
+    """Make dvc.yaml list what `params` say: the sources of index, the benchmarks' data of evaluate and of align.
+    Whether that changed it; InputError where a benchmark's folder is that of an unknown source.
     """
-    sources = list_sources(workspace, params.sources)
-    raw = _list(workspace, "evaluate", _line(RAW), [f"{RAW}/{name}" for name in benchmark_sources(params)])
+    changed = [list_sources(workspace, params.sources)]
+    for stage, names in (("evaluate", benchmark_sources(params)), ("align", asked_sources(params))):
+        changed.append(_list(workspace, stage, _line(RAW), [f"{RAW}/{name}" for name in names]))
     gold = [f"{_quoted(path)}  {MARK}" for path in benchmark_files(workspace, params)]
-    return _list(workspace, "evaluate", MARKED, gold) or raw or sources
+    changed.append(_list(workspace, "evaluate", MARKED, gold))
+    return any(changed)
 
 
 def benchmark_sources(params: Params) -> list[str]:
     """Sources that benchmarks are read from (evaluate.folders: data/raw/NAME), in the order of `sources`."""
+    return _sources_of(params, params.evaluate.folders)
+
+
+def asked_sources(params: Params) -> list[str]:
+    """Those of them that the zero-shot sets are read from which `align` asks while encoders learn."""
+    names = params.align.zero_shot if params.align.train else ()
+    return _sources_of(params, {name: params.evaluate.zero_shot_folder(name) for name in names})
+
+
+def _sources_of(params: Params, folders: Mapping[str, str]) -> list[str]:
     named = {}
-    for benchmark, folder in params.evaluate.folders.items():
+    for benchmark, folder in folders.items():
         parts = Path(folder).parts
         if parts[:2] != ("data", "raw") or len(parts) < 3:
             continue

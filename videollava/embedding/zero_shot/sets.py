@@ -13,6 +13,7 @@ from videollava.data.modalities import KINDS
 from videollava.embedding.zero_shot import layouts
 from videollava.embedding.zero_shot.layouts import Captioned, Labelled
 from videollava.errors import InputError
+from videollava.params import Evaluate
 
 __all__ = [
     "ACROSS",
@@ -134,15 +135,14 @@ def find_sets(
     return chosen
 
 
-def choose_sets(key: str, names: Sequence[str], folders: Mapping[str, str], workspace: Path) -> list[Chosen]:
-    """What `key` of params.yaml names, before anything is loaded. folders: evaluate.folders, which holds that of NAME,
-    or of NAME.zero_shot where questions to a language model lie in another.
+def choose_sets(key: str, names: Sequence[str], choices: Evaluate, workspace: Path) -> list[Chosen]:
+    """What `key` of params.yaml names, before anything is loaded. choices: whose folders hold the files.
 
     InputError where there is no such benchmark, or its files are not there.
     """
     if wrong := [name for name in names if "=" in name]:
         raise InputError(f"{key}: {wrong[0]}: give names, and folders in evaluate.folders")
-    named = {name: folders.get(f"{name}{APART}", folders.get(name, "")) for name in names if name in SETS}
+    named = {name: choices.zero_shot_folder(name) for name in names if name in SETS}
     found = {name: unpacked_folder(folder, workspace) for name, folder in named.items() if folder}
     return find_sets(names, workspace, found)
 

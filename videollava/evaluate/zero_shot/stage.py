@@ -31,7 +31,7 @@ def ask_encoders(
     and predictions/NAME.jsonl, a row a query, with those of other benchmarks.
     """
     choices = params.evaluate
-    chosen = choose_sets("evaluate.zero_shot", choices.zero_shot, choices.folders, workspace)
+    chosen = choose_sets("evaluate.zero_shot", choices.zero_shot, choices, workspace)
     encoders = load_encoders(folder, device=device)
     aside = target / TARGET
     table = evaluate_zero_shot(encoders, chosen, aside)

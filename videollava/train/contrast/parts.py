@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from videollava.data.modalities import KINDS, MediumKind
 from videollava.params import Align, Tower, Train
+from videollava.train.contrast.zero_shot import Asked
 from videollava.train.engine import usable
 
 __all__ = ["Part", "parts_of", "text_settings"]
@@ -14,7 +15,7 @@ __all__ = ["Part", "parts_of", "text_settings"]
 @dataclass(frozen=True)
 class Part:
     """The encoder of one modality: how it learns. source: what it begins as; "": as the encoder of pictures has become.
-    flips: sources whose media are mirrored and turned.
+    flips: sources whose media are mirrored and turned. asked: zero-shot sets that come with it, known to rank 0 alone.
     """
 
     kind: MediumKind
@@ -23,6 +24,7 @@ class Part:
     patch_dropout: float
     flips: tuple[str, ...] = ()
     source: str = ""
+    asked: tuple[Asked, ...] = ()
 
 
 def parts_of(align: Align) -> list[Part]:
