@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from videollava.model import checkpoint
 from videollava.model.encoders import LanguageBind, pair_config, resize_positions
 from videollava.model.formats.encoder import load_encoder
 from videollava.params import Encoder, Model, Params
+from videollava.tracking import track
 from videollava.train import align, loop
 from videollava.train.contrast.beginnings import begin_other
 from videollava.train.measure import keys_of
@@ -143,6 +145,24 @@ def test_published_towers_are_taken_as_they_are(whole: Path, work: Path) -> None
     assert all(torch.equal(weights(work, "audio")[name], w) for name, w in weights(whole, "audio").items())
     with pytest.raises(InputError, match=r"align\.towers\.thermal\.encoder must name an encoder"):
         align.run(five("align.towers={thermal: {}}", *names, "align.train=false"), work, MACHINE)
+
+
+@pytest.mark.slow
+def test_what_each_tower_is_asked_as_it_ends_is_what_evaluate_asks_it(work: Path, tmp_path: Path) -> None:
+    asking = ("align.zero_shot=[toy_pairs]", "align.validations=1")
+    with track("align", five(*asking), work):
+        align.run(five(*asking), work, RARELY)
+    (journal,) = (work / "runs/align").glob("*.jsonl")
+    told: dict[str, float] = {}
+    for line in journal.read_text().splitlines():
+        told |= json.loads(line).get("values", {}) if '"metric"' in line else {}
+    chosen = five("evaluate.benchmarks=[]", "evaluate.zero_shot=[toy_pairs]")
+    encoders = work / "models/encoders"
+    wanted = evaluate(chosen, work, work / "no", tmp_path / "asked", "a-key", encoders=encoders)
+    for kind in ("video", "depth", "audio"):  # thermal learns no epoch
+        for figure in ("text_to_media_r1", "media_to_text_r5", "text_to_media_mean_rank", "chance"):
+            assert told[f"toy_pairs.{kind}.{figure}"] == pytest.approx(wanted[f"toy_pairs.{kind}"][figure])
+    assert not [name for name in told if "thermal" in name and "toy_pairs" in name]
 
 
 def test_mistakes_name_the_towers_keys() -> None:
