@@ -148,6 +148,9 @@ def test_a_split_zip_that_lacks_a_part_says_which(tmp_path: Path) -> None:
     added = copied(parts[3], "x.z05")
     told = refusal([*parts[:4], added, parts[4]], tmp_path)
     assert told.startswith("x.zip is the last of 5 parts, and 6 are here: a part is of another archive")
+    before = copied(parts[0], "x.z00")
+    told = refusal([before, *parts], tmp_path)
+    assert told == "x.z00 is no part of x.zip, whose first is x.z01; take it away"
     twin = copied(parts[0], "X.Z01")
     (group,) = group_parts([twin, *parts])
     assert refusal(group, tmp_path).startswith("X.Z01 and x.z01 are the same part")

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from videollava.data.archives.listing import (
     Refusal,
     TarWriter,
     is_safe,
+    list_archive,
     list_members,
     open_member,
     read_member,
@@ -30,6 +32,10 @@ FILES = {"a/1.png": b"one", "b.json": b"two" * 400, "long/" + "x" * 150 + ".mp4"
 
 def reasons(archive: Path) -> dict[str, str]:
     return {found.name: found.reason for found in list_members(archive) if isinstance(found, Refusal)}
+
+
+def refused(group: list[Path], scratch: Path) -> dict[str, str]:
+    return {one.name: one.detail for one in list_archive(group, scratch) if isinstance(one, Refusal)}
 
 
 def contents(*files: Path) -> dict[str, bytes]:
@@ -171,10 +177,49 @@ def test_compressed_tars(tmp_path: Path, packer: Any) -> None:
     plain = tar(tmp_path / "a.tar", FILES)
     packed = tmp_path / "a.tar.packed"
     packed.write_bytes(packer.compress(plain.read_bytes()))
-    assert unpack_compressed([plain], tmp_path) == [plain]
-    assert contents(*unpack_compressed([packed], tmp_path)) == FILES
+    assert unpack_compressed([plain], tmp_path) == ([plain], "")
+    assert contents(*unpack_compressed([packed], tmp_path)[0]) == FILES
     packed.write_bytes(packed.read_bytes()[:-30])
-    assert unpack_compressed([packed], tmp_path)[0].exists()
+    assert "ended before" in unpack_compressed([packed], tmp_path)[1]
+    assert refused([packed], tmp_path)[""].endswith("; get a.tar.packed again")
+
+
+@pytest.mark.parametrize("packer", [gzip, bz2, lzma])
+def test_what_is_lost_between_two_members_is_told(tmp_path: Path, packer: Any) -> None:
+    """Blocks of a MiB come out of what is cut: here each is one member with its header."""
+    files = {f"{number}.bin": random.Random(number).randbytes((1 << 20) - 512) for number in range(3)}
+    whole = packer.compress(tar(tmp_path / "a.tar", files).read_bytes())
+    parts = [tmp_path / "a.tar.gz.00", tmp_path / "a.tar.gz.01"]
+    for number, part in enumerate(parts):
+        part.write_bytes(whole[number * len(whole) // 2 : (number + 1) * len(whole) // 2])
+    assert contents(*unpack_compressed(parts, tmp_path)[0]) == files
+    told = refused(parts[:1], tmp_path)
+    assert set(told) == {""}
+    assert "a part after a.tar.gz.00 lacks" in told[""]
+    (tmp_path / "a.tar.gz.02").write_bytes(parts[1].read_bytes())
+    parts[1].write_bytes(parts[1].read_bytes()[:-40])
+    assert "a part after a.tar.gz.01 lacks" in refused(parts, tmp_path)[""]
+
+
+def test_a_tar_in_parts_ends_as_a_tar_does(tmp_path: Path) -> None:
+    whole = tar(tmp_path / "a.tar", {f"{number}": bytes(512) for number in range(4)}).read_bytes()
+    parts = [tmp_path / f"a.tar.{number:02d}" for number in range(5)]
+    for number, part in enumerate(parts):
+        part.write_bytes(whole[number * 1024 : (number + 1) * 1024 if number < 4 else None])
+    assert not refused(parts, tmp_path)
+    for count in (2, 4):
+        assert f"a part after a.tar.0{count - 1} lacks" in refused(parts[:count], tmp_path)[""]
+    parts[2].write_bytes(parts[2].read_bytes()[:-100])
+    assert set(refused(parts, tmp_path)) == {""}
+
+
+def test_a_full_disk_is_no_damage_of_an_archive(tmp_path: Path) -> None:
+    packed = tmp_path / "a.tar.gz"
+    packed.write_bytes(gzip.compress(tar(tmp_path / "a.tar", FILES).read_bytes()))
+    target = tmp_path / f"{archives.place_of(tmp_path)}-a.tar.gz.plain"
+    target.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        unpack_compressed([packed], tmp_path)
 
 
 def test_a_compressed_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

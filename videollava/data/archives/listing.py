@@ -29,7 +29,7 @@ from videollava.data.archives.members import (
     read_member,
 )
 from videollava.data.archives.names import clean_name, is_junk, is_safe, zip_name
-from videollava.data.archives.parts import find_lacking, is_archive
+from videollava.data.archives.parts import find_lacking, is_archive, is_part
 from videollava.data.archives.split_zip import SplitZipError, open_zip
 from videollava.data.archives.strangers import name_stranger
 from videollava.data.archives.tar_writer import TarWriter
@@ -91,7 +91,13 @@ def list_archive(group: Sequence[Path], scratch: Path) -> Iterator[Member | Refu
     if lacking:
         yield Refusal(str(group[0]), "", "unreadable archive", lacking)
         return
-    yield from list_members(*unpack_compressed(group, scratch))
+    plain, damage = unpack_compressed(group, scratch)
+    if not damage:
+        yield from list_members(*plain)
+        return
+    # What came out before may end between two members, and look whole.
+    yield Refusal(str(group[0]), "", "damaged archive", f"{damage}; {_mend(group)}")
+    yield from (found for found in list_members(*plain) if found.name)
 
 
 def list_members(*files: Path) -> Iterator[Member | Refusal]:
@@ -122,11 +128,21 @@ def list_members(*files: Path) -> Iterator[Member | Refusal]:
     except SplitZipError as error:
         yield Refusal(archive, "", "unreadable archive", str(error))
     except DAMAGED as error:
-        yield Refusal(archive, "", "unreadable archive", name_stranger(files[0]) or _expected(error))
+        yield Refusal(archive, "", "unreadable archive", name_stranger(files[0]) or _expected(error, files))
 
 
-def _expected(error: Exception) -> str:
-    return f"{error} (a tar or a zip is expected)"
+def _expected(error: Exception, files: Sequence[Path]) -> str:
+    return f"{error}; {_mend(files)}" if _is_parted(files) else f"{error} (a tar or a zip is expected)"
+
+
+def _is_parted(files: Sequence[Path]) -> bool:
+    return len(files) > 1 or is_part(files[0].name)
+
+
+def _mend(files: Sequence[Path]) -> str:
+    if not _is_parted(files):
+        return f"get {files[0].name} again"
+    return f"a part after {files[-1].name} lacks, or one is damaged: get all parts of it again"
 
 
 def _is_zip(files: Sequence[Path]) -> bool:
@@ -208,8 +224,14 @@ def _list_tar(files: tuple[str, ...]) -> Iterator[Member | Refusal | Link]:
                 end = tar.offset
             # tarfile takes a broken header for the end.
             file.seek(end)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            block = file.read(tarfile.BLOCKSIZE)
+            if block.strip(b"\0"):
                 yield Refusal(archive, "", "damaged archive", f"no tar header at byte {end} of {total}")
+                return
+            parts = list(map(Path, files))
+            if not block and _is_parted(parts):  # what is whole may lack them, as some programs write it
+                detail = f"it ends without the empty blocks that end a tar; {_mend(parts)}"
+                yield Refusal(archive, "", "damaged archive", detail)
                 return
             start, rest = _next_tar(file, end)
         if rest:
@@ -300,8 +322,9 @@ def place_of(folder: Path) -> str:
     return f"{folder.name}-{zlib.crc32(os.fsencode(folder)):08x}"
 
 
-def unpack_compressed(files: Sequence[Path], scratch: Path) -> Sequence[Path]:
-    """A plain tar, in `scratch`, of a compressed one (gz, bz2, xz, zst, lz4); others come back as they are.
+def unpack_compressed(files: Sequence[Path], scratch: Path) -> tuple[Sequence[Path], str]:
+    """A plain tar, in `scratch`, of a compressed one (gz, bz2, xz, zst, lz4); others come back as they are. And why it
+    is only the beginning, "" where it is all.
 
     files: the archive, or all its parts in order.
     """
@@ -309,20 +332,20 @@ def unpack_compressed(files: Sequence[Path], scratch: Path) -> Sequence[Path]:
     with open_joined(names) as file:
         opener = find_opener(file.read(2))
     if opener is None:
-        return files
+        return files, ""
     target = scratch / f"{place_of(files[0].parent)}-{files[0].name}.plain"
     limit = max(FREE, MAX_RATIO * _size(names))
-    try:
-        with open_joined(names) as packed, opener(packed) as source, target.open("wb") as out:
-            while block := source.read(1 << 20):
-                if out.tell() + len(block) > limit:
-                    raise InputError(
-                        f"{files[0]}: a decompression bomb, past {limit} bytes; check where it came from"
-                    )
-                out.write(block)
-    except InputError:
-        target.unlink()
-        raise
-    except DAMAGED:
-        pass  # what came out before the damage is listed, and ends with a Refusal
-    return [target]
+    with open_joined(names) as packed, opener(packed) as source, target.open("wb") as out:
+        while True:
+            try:
+                block = source.read(1 << 20)
+            except DAMAGED as error:
+                return [target], str(error) or repr(error)
+            if not block:
+                return [target], ""
+            if out.tell() + len(block) > limit:
+                target.unlink()
+                raise InputError(
+                    f"{files[0]}: a decompression bomb, past {limit} bytes; check where it came from"
+                )
+            out.write(block)  # a full disk is no damage of the archive's

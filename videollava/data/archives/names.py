@@ -52,9 +52,10 @@ def is_junk(name: str) -> bool:
 
 def zip_name(info: zipfile.ZipInfo) -> tuple[str, bytes]:
     """A zip entry's name, and its bytes where nobody says what they mean (then the name is a guess, code page 437)."""
-    if info.flag_bits & _UTF8_NAME or info.filename.isascii():
+    written = info.orig_filename  # later Pythons put a name of the Unicode path field into `filename`
+    if info.flag_bits & _UTF8_NAME or written.isascii():
         return info.filename, b""
-    raw = info.filename.encode("cp437", "replace")
+    raw = written.encode("cp437", "replace")
     stated = _unicode_path(info.extra, raw)
     if stated:
         return stated, b""

@@ -84,6 +84,10 @@ def find_lacking(group: Sequence[Path]) -> str:
     for (one, path), (other, twin) in pairwise(zip(found, group, strict=False)):
         if one.number == other.number:
             return f"{path.name} and {twin.name} are the same part; take one away"
+    if first.split and not first.number:
+        return (
+            f"{group[0].name} is no part of {first.whole}.zip, whose first is {first.whole}.z01; take it away"
+        )
     start = 1 if first.split else min(first.number, 1) if first.text.isdigit() else 0
     missing = next((number for number, part in enumerate(found, start) if part.number != number), None)
     if missing is None:

@@ -38,6 +38,7 @@ from videollava.params import Source
 __all__ = ["Opened", "Origin", "open_source"]
 
 LONGEST = 300  # characters of a path in a reason
+NAMED = 5  # archives that are not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,15 @@ class Origin:
 class Opened:
     """A fetched source: the members of its archives by name, and what became of those that records want.
 
-    `ambiguous`: names that several members have. By the path in a record: `renamed` has the member that goes by
-    another name, `unfound` why there is none.
+    `ambiguous`: names that several members have. `refused`: archives that are not read, or not to their end. By the
+    path in a record: `renamed` has the member that goes by another name, `unfound` why there is none.
     """
 
     source: Source
     folder: Path
     catalogue: dict[str, Member] = field(default_factory=dict)
     ambiguous: dict[str, str] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
     wanted: dict[str, MediumKind] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     unfound: dict[str, Unfound] = field(default_factory=dict)
@@ -72,19 +74,28 @@ class Opened:
         """Its records, as often as asked for."""
         return read_records(self.source, self.folder, self.catalogue)
 
+    def unread(self) -> list[str]:
+        """Archives that are not read, or not to their end, and why; not all where they are many."""
+        told = [f"{Path(one.archive).name}: {one.reason}: {one.detail}" for one in self.refused[:NAMED]]
+        more = len(self.refused) - NAMED
+        return [*told, *([f"{more:,} more archives are not read"] if more > 0 else [])]
+
     def find_wanted(self) -> int:
         """Note the media that records ask for; how many entries the source has, InputError where it has none."""
         count = 0
-        for entry in read_records(self.source, self.folder, self.catalogue, self.notes):
-            count += 1
-            for medium in () if isinstance(entry, Rejected) else entry[1].media:
-                name = self._name_of(medium.path)
-                if name:
-                    self.wanted.setdefault(name, medium.kind)
-        if not count:
-            raise InputError(
-                f"source {self.source.name!r}: no record is in its annotations; mend them or drop it"
-            )
+        try:
+            for entry in read_records(self.source, self.folder, self.catalogue, self.notes):
+                count += 1
+                for medium in () if isinstance(entry, Rejected) else entry[1].media:
+                    name = self._name_of(medium.path)
+                    if name:
+                        self.wanted.setdefault(name, medium.kind)
+            if not count:
+                raise InputError(
+                    f"source {self.source.name!r}: no record is in its annotations; mend them or drop it"
+                )
+        except InputError as error:  # they may lie where nothing can be read
+            raise InputError("\n".join([str(error), *self.unread()])) from error
         return count
 
     def resolve(self, entry: tuple[str, Record] | Rejected) -> Row | Rejected:
@@ -162,6 +173,8 @@ def open_source(source: Source, raw: Path, scratch: Path, quarantine: Quarantine
                 found = tell_apart(found, other)
             if isinstance(found, Refusal):
                 quarantine.refuse(source.name, found)
+                if not found.name:
+                    opened.refused.append(found)
                 if found.reason == AMBIGUOUS:
                     opened.ambiguous[found.name] = found.detail
     return opened

@@ -366,6 +366,8 @@ def _sample(number: int, kept: Kept, records: list[int]) -> Sample:
 
 
 def _say(opened: Opened) -> None:
+    for told in opened.unread():  # pairs and annotations in them are missed by no record
+        print(f"{opened.source.name}: {told}")
     for note, count in opened.notes.items():
         print(f"{opened.source.name}: {note}{'' if count == 1 else f' ({count:,})'}")
     if opened.renamed:

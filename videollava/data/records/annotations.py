@@ -174,10 +174,12 @@ def find_annotations(source: Source, folder: Path, catalogue: Catalogue) -> list
     every = sorted(name for name in {*beside, *catalogue} if is_annotations(name))
     names = fnmatch.filter(every, wanted) if "*" in wanted else [] if wanted else every
     if not names or (not wanted and len(names) > 1 and not _are_splits(names)):
-        raise InputError(
-            f"{where}: annotations: {wanted or 'not named'}; "
-            f"name one of: {', '.join(every[:5]) or 'no .json or .jsonl was found'}"
+        there = (
+            f"name one of: {', '.join(every[:5])}"
+            if every
+            else "no .json or .jsonl lies beside the media or in their archives: add the file that holds the records"
         )
+        raise InputError(f"{where}: annotations: {wanted or 'not named'}; {there}")
     return [_opening(name, folder, catalogue, beside, several=len(names) > 1) for name in names]
 
 

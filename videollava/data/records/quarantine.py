@@ -56,7 +56,8 @@ class Quarantine:
         """An archive's member that is not read."""
         file = Path(member.archive).name
         self._refused[source][member.reason] += 1
-        self._examples.setdefault((source, member.reason), f"{file}: {member.name}: {member.detail}")
+        name = f"{file}: {member.name}" if member.name else file
+        self._examples.setdefault((source, member.reason), f"{name}: {member.detail}")
         if member.reason == JUNK:
             return  # counted; a list of them would be as long as the archive's
         place = {"source": source, "file": file, "member": member.name}
