@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 from made import archive_source, lines, llava, params, png, tar
+from split_zips import split_zip
 
 from videollava.cli import main
 from videollava.data.acquire.fetch import run as fetch
@@ -21,6 +22,7 @@ from videollava.data.records.record import Medium, Record, Turn
 from videollava.data.text.bounds import Bound
 from videollava.data.text.prompts import encode
 from videollava.data.text.vocabulary import TrainedTokenizer, train_tokenizer
+from videollava.params import Source
 
 GOOD = [{"image": f"{n}.png", "question": f"what is {n}?", "answer": "it is " + "x " * n} for n in range(8)]
 
@@ -326,6 +328,36 @@ def test_a_folder_holds_what_lies_in_it_alone(tmp_path: Path) -> None:
         "file:///etc/passwd",
     ):
         assert name not in folder
+
+
+def test_a_folder_with_archives_in_it_is_read_as_the_pipeline_reads_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = ("packed/1.png", "packed/2.png", "loose.png", "deep/3.png", "both.png", "unlike.png")
+    items = [{"image": name, "question": "what?", "answer": "x"} for name in names]
+    lines(tmp_path / "set/own.jsonl", items)
+    media = {name: png(number) for number, name in enumerate((*names[:2], *names[4:]))}
+    files = {f"{number}.txt": bytes(9_000) for number in range(9)}
+    split_zip(tmp_path / "set/x.zip", media | files, 20_000)
+    tar(tmp_path / "set/more/y.tar", {"deep/3.png": png(7)})
+    for name, data in {"loose.png": png(8), "both.png": media["both.png"], "unlike.png": png(9)}.items():
+        (tmp_path / "set" / name).write_bytes(data)
+    status, found = told(capsys, "set")
+    assert (status, found["usable"], found["quarantined"]) == (1, 5, {"ambiguous medium": 1})
+    (tmp_path / "set/unlike.png").unlink()
+    status, found = told(capsys, "set")
+    assert (status, found["usable"], found["quarantined"]) == (0, 6, {})
+    (tmp_path / "set/x.z02").unlink()
+    assert main(["check", "set"]) == 2
+    assert "set/x.z01: unreadable archive: part z02 of x.zip is not there" in capsys.readouterr().err
+    own = {"kind": "folder", "path": "set", "use": "finetune", "format": "auto"}
+    fetch(params(Source(name="set", **own)), tmp_path)  # type: ignore[arg-type]
+    Path("params.yaml").write_text(yaml.safe_dump({"sources": {"set": own}}))
+    capsys.readouterr()
+    status, found = told(capsys, "set")
+    assert (status, found["usable"], found["quarantined"]) == (1, 3, {"missing medium": 3})
+    lacking = "part z02 of x.zip is not there; put all its parts into the source"
+    assert found["notes"][f"x.z01: unreadable archive: {lacking}"] == 1
 
 
 def test_a_source_is_checked_with_its_own_media(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,11 +41,18 @@ class Folder(Mapping[str, Member]):
         return isinstance(name, str) and self._size(name) is not None
 
     def __iter__(self) -> Iterator[str]:
+        return (name for name in self._walk() if not is_archive(name) and name in self)
+
+    def archives(self) -> list[Path]:
+        """Archives in it and their parts, wherever they lie."""
+        return [Path(self._root, name) for name in sorted(self._walk()) if is_archive(name) and name in self]
+
+    def _walk(self) -> Iterator[str]:
         for folder, _, files in os.walk(self._root):
             inside = os.path.relpath(folder, self._root).replace(os.sep, "/")
             for file in files:
                 name = file if inside == "." else f"{inside}/{file}"
-                if not is_junk(name) and name in self:
+                if not is_junk(name):
                     yield name
 
     def __len__(self) -> int:
@@ -95,19 +103,28 @@ def list_archives(files: Iterable[Path], scratch: Path) -> Place:
             if isinstance(member, Member) and other is not None and other is not member:
                 member = tell_apart(member, other)
             if isinstance(member, Refusal):
-                place.notes[f"members of archives that are not read: {member.reason}"] += 1
-                if member.reason == AMBIGUOUS:
-                    place.ambiguous[member.name] = member.detail
+                _tell(place, member)
     return place
 
 
+def _tell(place: Place, member: Refusal) -> None:
+    place.notes[f"members of archives that are not read: {member.reason}"] += 1
+    if member.reason == AMBIGUOUS:
+        place.ambiguous[member.name] = member.detail
+
+
 def open_place(place: Path, scratch: Path) -> Place:
-    """Media of a folder, or of the archives that are all it holds, or of one archive."""
-    if place.is_dir():
-        files = sorted(file for file in place.iterdir() if not is_junk(file.name))
-        if files and all(is_archive(file.name) for file in files):
-            return list_archives(files, scratch)
-        return Place(Folder(place))
-    if not place.is_file():
-        raise InputError(f"--media {place}: not found; name the folder that the media lie in")
-    return list_archives(group_of(place), scratch)
+    """Media of one archive, or of a folder: those that lie in it, and those in its archives, as the pipeline has a
+    source of kind folder.
+    """
+    if not place.is_dir():
+        if not place.is_file():
+            raise InputError(f"--media {place}: not found; name the folder that the media lie in")
+        return list_archives(group_of(place), scratch)
+    folder = Folder(place)
+    opened = list_archives(folder.archives(), scratch)
+    for name, member in opened.catalogue.items():
+        if name in folder:
+            _tell(opened, tell_apart(member, folder[name]))
+    opened.catalogue = ChainMap(dict(opened.catalogue), folder)  # type: ignore[arg-type]  # which is not written
+    return opened

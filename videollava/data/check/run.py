@@ -135,6 +135,7 @@ def _open(asked: Asked, params: Params, workspace: Path, scratch: Path) -> _Open
         opened = open_source(source, workspace / RAW, scratch, quarantine)
         refused = quarantine.summary()["members"].get(source.name, {})
     told = {f"members of archives that are not read: {reason}": count for reason, count in refused.items()}
+    told |= dict.fromkeys(opened.unread(), 1)
     return _Opened(source, opened.folder, Place(opened.catalogue, opened.ambiguous, Notes(told)))
 
 
