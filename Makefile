@@ -15,7 +15,8 @@ help:  ## show the verbs
 install: $(STAMP)  ## create .venv with the committed pins
 
 # torch comes by plain pip (CPU or CUDA build, as the machine's pip is set up); uv lays the rest in seconds,
-# and plain pip does it where uv cannot.
+# and plain pip does it where uv cannot. Where Python is told to write no bytecode (images, some machines), each process
+# would compile all that it imports anew, most of its start: there the packages are compiled once.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@DS_BUILD_OPS=0 $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation-package deepspeed -r requirements.lock \
 	  || DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@$(if $(PYTHONDONTWRITEBYTECODE),$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true)
 	@touch $@
 
 retrain: $(STAMP)  ## fetch, cut into shards, index, train, evaluate, register, promote: the main job (ARGS="--set finetune.epochs=3")

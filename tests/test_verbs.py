@@ -96,7 +96,7 @@ def outside(*without: str) -> dict[str, str]:
     """The environment as it is outside of a make that runs these tests: what make hands down (its flags, and what was
     set in its command line, like ARGS) is nothing that a verb called here may see.
     """
-    handed = {"ARGS", "BUNDLE", "PYTHON", "VENV"}
+    handed = {"ARGS", "BUNDLE", "PYTHON", "VENV", "PYTHONDONTWRITEBYTECODE"}
     return {
         name: value
         for name, value in os.environ.items()
@@ -176,6 +176,9 @@ def test_install_lays_the_pins_once_and_before_any_verb(scratch: Path) -> None:
     assert len(calls) == len(wanted), calls
     assert all(call.startswith(words) for call, words in zip(calls, wanted, strict=True)), calls
     assert make(scratch, "install", f"PYTHON={python}")[:2] == (0, [])
+    (scratch / ".venv/.installed").unlink()
+    calls = make(scratch, "install", f"PYTHON={python}", "PYTHONDONTWRITEBYTECODE=1")[1]
+    assert calls[len(wanted) - 1 :] == ["python -m compileall -qq -j 0 -x /tests/ .venv/lib"]  # nobody else would
     later = (scratch / ".venv/.installed").stat().st_mtime + 10
     os.utime(scratch / "requirements.lock", (later, later))
     stand_in(scratch / ".venv/bin/videollava")
