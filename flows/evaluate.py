@@ -119,19 +119,27 @@ def answer(root: Path, params: Params, model: str, benchmarks: Sequence[str], lo
     """Let a version (models:/...) answer this folder's questions; its scores and answers stay with it."""
     version = registry.find_version(root, params.tracking, model)
     out = root / "runs" / "evaluate" / f"version-{version.number}-asked-{uuid.uuid4().hex[:8]}"
-    _bring(root, version.reference, benchmarks)
-    log_scores(root, version, score_version(root, version.reference, out, benchmarks, lock), out)
+    asked = _bring(root, version.reference, benchmarks)
+    log_scores(root, version, score_version(root, version.reference, out, asked, lock), out)
 
 
-def _bring(root: Path, reference: str, benchmarks: Sequence[str]) -> None:
-    """Have here what is asked of a version, also from remotes that DVC alone reads."""
+def _bring(root: Path, reference: str, benchmarks: Sequence[str]) -> Sequence[str]:
+    """Have here what is asked of a version, also from remotes that DVC alone reads; of `benchmarks` those that can be.
+
+    InputError where none of them can.
+    """
     bring(root, reference)
-    choices = load_params(root / "params.yaml").evaluate
-    if [name for name in benchmarks if set_of(name)] if benchmarks else choices.zero_shot:
-        try:
-            bring_encoders(root, reference)
-        except InputError as error:
-            get_run_logger().warning("%s", error)
+    alone = [name for name in benchmarks if set_of(name)]
+    if not (alone if benchmarks else load_params(root / "params.yaml").evaluate.zero_shot):
+        return benchmarks
+    try:
+        bring_encoders(root, reference)
+    except InputError as error:
+        if benchmarks and len(alone) == len(benchmarks):
+            raise
+        get_run_logger().warning("%s", error)
+        return [name for name in benchmarks if name not in alone]
+    return benchmarks
 
 
 def find_unanswered(

@@ -60,13 +60,17 @@ def overrides(arguments: Arguments) -> list[str]:
     """What --benchmarks sets among the parameters. InputError where it holds no names."""
     if not arguments.benchmarks:
         return []
-    names = [name.strip() for name in arguments.benchmarks.split(",")]
+    questions, alone = _parted(_names(arguments))
+    return [f"evaluate.benchmarks=[{', '.join(questions)}]", f"evaluate.zero_shot=[{', '.join(alone)}]"]
+
+
+def _names(arguments: Arguments) -> list[str]:
+    names = [name.strip() for name in (arguments.benchmarks or "").split(",") if arguments.benchmarks]
     if not all(re.fullmatch(r"[\w.-]+", name) for name in names):
         raise InputError(
             f"--benchmarks {arguments.benchmarks}: write names with a comma between, such as gqa,pope"
         )
-    questions, alone = _parted(names)
-    return [f"evaluate.benchmarks=[{', '.join(questions)}]", f"evaluate.zero_shot=[{', '.join(alone)}]"]
+    return names
 
 
 def _parted(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -84,8 +88,7 @@ def check(arguments: Arguments) -> None:
         raise InputError("--keep: only a registered version keeps an evaluation: give --model models:/NAME/N")
     if arguments.model and arguments.checkpoint:
         raise InputError("--model and --checkpoint: one of them at a time is evaluated")
-    if arguments.encoders and not arguments.model:
-        raise InputError("--encoders: only with --model; models/videollava has those in models/encoders")
+    _check_encoders(arguments)
     alone = [f"--{name}" for name in ("out", "champion") if getattr(arguments, name)]
     if alone and not (arguments.model or arguments.checkpoint):
         raise InputError(
@@ -96,6 +99,28 @@ def check(arguments: Arguments) -> None:
         from videollava.evaluate.results import read_results
 
         read_results(arguments.champion)
+
+
+def _check_encoders(arguments: Arguments) -> None:
+    if arguments.encoders and not arguments.model:
+        raise InputError("--encoders: only with --model; models/videollava has those in models/encoders")
+    if arguments.encoders:
+        from videollava.embedding.encoders import kinds_in
+
+        try:
+            kinds_in(arguments.encoders)
+        except InputError as error:
+            raise InputError(f"--encoders {error}") from error
+        return
+    given = arguments.model or arguments.checkpoint
+    if given and not given.startswith(REGISTERED) and (alone := _parted(_names(arguments))[1]):
+        remedy = (
+            "--encoders names the folder of those that belong to it" if arguments.model else "leave it out"
+        )
+        raise InputError(
+            f"--benchmarks {arguments.benchmarks}: {', '.join(alone)} asks encoders by themselves, and {given} is a "
+            f"model alone: {remedy}"
+        )
 
 
 @contextmanager
@@ -128,13 +153,13 @@ def _aside(workspace: Path) -> Path:
 
 def evaluate_model(params: Any, machine: Any, workspace: Path, arguments: Arguments) -> None:
     from videollava.evaluate.others import evaluate_other, folder_of
+    from videollava.evaluate.stage import WITHOUT
 
     chosen, given = bool(arguments.benchmarks), arguments.model
     out = arguments.out or workspace / folder_of(given)
-    if given.startswith(REGISTERED) and not arguments.encoders:  # it was told why it has none
-        params = params.replace(evaluate=params.evaluate.replace(zero_shot=()))
     scores = evaluate_other(
-        *(params, workspace, given, out, machine, arguments.champion, chosen, arguments.encoders)
+        *(params, workspace, given, out, machine, arguments.champion, chosen, arguments.encoders),
+        without=getattr(arguments, "without", "") or WITHOUT,
     )
     if arguments.keep and scores:  # on ranks other than 0 there are none
         _keep_scores(workspace, given, scores, out)
@@ -161,29 +186,31 @@ def by_own_code(arguments: Arguments) -> int | None:
     workspace = Path.cwd()
     out = arguments.out or workspace / folder_of(arguments.model)
     more = [] if arguments.out else [f"--out={out}"]
-    if not arguments.encoders and (folder := _find_encoders(arguments, workspace)):
+    folder, arguments.without = (None, "") if arguments.encoders else _find_encoders(arguments, workspace)
+    if folder:
         arguments.encoders = folder
         more.append(f"--encoders={folder}")
     words = with_model(arguments, str(resolve(arguments.model, workspace)), *more)
     status = run_by_own_code(arguments.model, [word for word in words if word != "--keep"], workspace)
+    if status == 0 and arguments.without:  # its own code knows of a folder alone
+        print(f"evaluate.zero_shot: left out: {arguments.without}", flush=True)
     if status == 0 and arguments.keep:
         _keep_scores(workspace, arguments.model, json.loads((out / "metrics.json").read_text()), out)
     return status
 
 
-def _find_encoders(arguments: Arguments, workspace: Path) -> Path | None:
-    """A registered version's encoders, where benchmarks ask any. InputError where those were asked for by name, and it
-    has none to be had.
+def _find_encoders(arguments: Arguments, workspace: Path) -> tuple[Path | None, str]:
+    """A registered version's encoders, where benchmarks ask any, or why there are none. InputError where those were
+    asked for by name, and it has none to be had.
     """
     from videollava.params import load_params
     from videollava.registry import resolve_encoders
 
     if not load_params(arguments.params, [*arguments.set, *overrides(arguments)]).evaluate.zero_shot:
-        return None
+        return None, ""
     try:
-        return resolve_encoders(arguments.model, workspace).absolute()
+        return resolve_encoders(arguments.model, workspace).absolute(), ""
     except InputError as error:
         if arguments.benchmarks:
             raise
-        print(f"evaluate.zero_shot: left out: {error}", flush=True)
-        return None
+        return None, str(error)

@@ -36,7 +36,6 @@ DAYS = 30
 SAVED = "refs/exps/"
 PRIVATE = f"{VERSIONS}/"
 INTERNAL = ("refs/exps/exec/", "refs/exps/celery/", "refs/exps/temp/")  # DVC's own, of experiments at work
-UNFOLDED = ("models", "evaluations")  # versions and answers that were unfolded to be used, in .mlflow
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from videollava.cli import main
 from videollava.errors import InputError
 from videollava.evaluate import others
 from videollava.evaluate.others import evaluate_other, folder_of
-from videollava.evaluate.stage import run
+from videollava.evaluate.stage import evaluate, run
 from videollava.origin import Origin
 
 Prepare = Callable[..., Path]
@@ -61,11 +61,51 @@ def test_a_hub_id_is_named_in_the_report_and_its_folder_not(
     commit = "0123456789" * 4
     snapshot = shutil.copytree(model_folder, workspace / "cache" / commit)
     monkeypatch.setattr(others, "find_model", lambda name, _: Origin(name, snapshot, commit))
-    chosen = params(benchmarks=["easy_vqa"], blind=False)
+    chosen = params(benchmarks=["easy_vqa"], blind=False, zero_shot=["esc-50", "toy_pairs"])
     evaluate_other(chosen, workspace, "LanguageBind/Video-LLaVA-7B")
-    assert f"LanguageBind/Video-LLaVA-7B ({commit})" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"LanguageBind/Video-LLaVA-7B ({commit})" in told
     page = (workspace / "evaluations/LanguageBind-Video-LLaVA-7B/report.html").read_text()
     assert "LanguageBind/Video-LLaVA-7B" in page
+    left_out = "evaluate.zero_shot: left out (esc-50, toy_pairs): a model alone has no text encoder to ask"
+    assert left_out in told  # and on the page, where it is read later
+    assert left_out in page
+
+
+def test_encoders_that_can_not_be_asked_are_told_before_the_model_is(
+    workspace: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    (workspace / "params.yaml").write_text(YAML)
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(others, "find_model", lambda *_: pytest.fail("the model was looked for"))
+
+    def refused(*words: str) -> str:
+        assert main(["evaluate", *words]) == 2
+        return str(capsys.readouterr().err)
+
+    model = ("--model", str(model_folder))
+    asked = ("--benchmarks", "easy_vqa,esc-50.zero_shot,toy_pairs.audio")
+    told = refused(*model, *asked)
+    assert (
+        f"esc-50, toy_pairs asks encoders by themselves, and {model_folder} is a model alone: --encoders"
+        in told
+    )
+    assert "and pretrain is a model alone: leave it out" in refused("--checkpoint", "pretrain", *asked)
+    assert "--encoders nowhere: no folder; name one with encoders in image" in refused(
+        *model, "--encoders", "nowhere"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "empty: holds no encoder; name one" in refused(*model, "--encoders", str(tmp_path / "empty"))
+
+    (workspace / "pictures/image").mkdir(parents=True)
+    (workspace / "pictures/image/config.json").write_text("{}")
+    (workspace / "data/zero_shot/esc-50").mkdir(parents=True)
+    chosen = params(benchmarks=["easy_vqa"], zero_shot=["esc-50"])
+    said = "pictures: evaluate.zero_shot: esc-50 asks an encoder of audio, and there are image: take it off"
+    with pytest.raises(InputError, match=said):
+        evaluate(chosen, workspace, model_folder, tmp_path / "out", encoders=workspace / "pictures")
+    with pytest.raises(InputError, match=r"models/encoders: not there, .*: run `videollava align`"):
+        run(params(benchmarks=[], zero_shot=["esc-50"]), workspace)
 
 
 def test_without_data_it_says_how_to_get_some(workspace: Path, model_folder: Path) -> None:

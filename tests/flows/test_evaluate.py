@@ -13,6 +13,7 @@ from flows.evaluate import have_questions
 from flows.places.lock import hold
 from flows.stages.stage import push_stages
 from videollava.errors import InputError
+from videollava.params import load_params
 
 REMOTE = "[core]\n    remote = far\n['remote \"far\"']\n    url = {}\n"
 Lines = list[str]
@@ -97,3 +98,35 @@ def test_it_runs_without_git_and_never_beside_a_retraining(
     monkeypatch.setattr("flows.evaluate.hold", lambda root, shared: hold(root, wait=0.0, shared=shared))
     with hold(workspace), pytest.raises(InputError, match="another retraining is running here"):
         flows.evaluate.evaluate(workspace, "models:/videollava@champion")
+
+
+def test_questions_are_answered_though_encoders_are_not_to_be_had(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the gate compares of the language model does not hang on what its encoders were asked."""
+    asked: list[Lines] = []
+
+    class Log:
+        def warning(self, line: str, *values: object) -> None:
+            asked.append([line % values])
+
+    class Version:
+        number, reference, saved = 3, "models:/videollava/3", ""
+
+    def lacking(*_: object) -> Path:
+        raise InputError("its encoders cannot be had")
+
+    monkeypatch.setattr(flows.evaluate, "get_run_logger", lambda: Log())
+    monkeypatch.setattr(flows.evaluate.registry, "find_version", lambda *_: Version)
+    monkeypatch.setattr(flows.evaluate, "bring", lambda *_: workspace)
+    monkeypatch.setattr(flows.evaluate, "bring_encoders", lacking)
+    monkeypatch.setattr(
+        flows.evaluate, "score_version", lambda root, model, out, benchmarks, lock: asked.append(benchmarks)
+    )
+    monkeypatch.setattr(flows.evaluate, "log_scores", lambda *_: None)
+    params = load_params(workspace / "params.yaml")
+    flows.evaluate.answer(workspace, params, "3", ["gqa", "toy_pairs.audio", "msvd"], 0)
+    assert asked == [["its encoders cannot be had"], ["gqa", "msvd"]]
+    with pytest.raises(InputError, match="cannot be had"):
+        flows.evaluate.answer(workspace, params, "3", ["toy_pairs.audio"], 0)
+    assert len(asked) == 2

@@ -159,8 +159,9 @@ def test_without_names_a_version_is_asked_what_params_yaml_says(
     assert set(json.loads((asked / "evaluations/models-videollava-1/metrics.json").read_text())) == {NAME}
     kept("second", None)
     capsys.readouterr()
-    assert main(["evaluate", "--model", "models:/videollava/2", "--benchmarks", NAME]) == 2
-    assert "its encoders cannot be had: it was registered without them" in capsys.readouterr().err
+    for words in (["--benchmarks", NAME], []):
+        assert main(["evaluate", "--model", "models:/videollava/2", *words]) == 2
+        assert "its encoders cannot be had: it was registered without them" in capsys.readouterr().err
 
 
 def test_encoders_by_a_versions_name_are_those_of_the_folder(

@@ -32,7 +32,7 @@ from videollava.model.formats.encoder import load_encoder
 from videollava.model.formats.folders import CONFIGS
 from videollava.origin import REGISTERED, find_encoders
 
-__all__ = ["Encoders", "Vectors", "embed", "load_encoders", "similarity", "text_tower"]
+__all__ = ["Encoders", "Vectors", "embed", "kinds_in", "load_encoders", "similarity", "text_tower"]
 
 Vectors = NDArray[np.float32]
 FRAMES = 8  # of a clip, where an encoder of pictures is taken for clips
@@ -246,9 +246,27 @@ def _warn_of_code(version: str) -> None:
         )
 
 
+def kinds_in(folder: Path) -> list[str]:
+    """The modalities of a folder of several encoders; none where it is one encoder's own, which only loading tells.
+
+    InputError where it holds no encoder.
+    """
+    found = list(_inside(folder))
+    if not found and not _is_one(folder):
+        what = "holds no encoder" if folder.is_dir() else "no folder"
+        raise InputError(
+            f"{folder}: {what}; name one with encoders in image, video, .. (as models/encoders), or an encoder's own"
+        )
+    return found
+
+
+def _is_one(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in CONFIGS)
+
+
 def _inside(folder: Path) -> dict[str, Path]:
     """The encoders in a folder that is none itself, by their modality."""
-    if any((folder / name).is_file() for name in CONFIGS):
+    if _is_one(folder):
         return {}
     return {kind: folder / kind for kind in KINDS if (folder / kind / "config.json").is_file()}
 

@@ -13,7 +13,7 @@ from videollava.embedding.zero_shot.sets import choose_sets
 from videollava.errors import InputError
 from videollava.evaluate.at_hand import look_at
 from videollava.evaluate.ranks import Ranks
-from videollava.evaluate.stage import evaluate
+from videollava.evaluate.stage import WITHOUT, evaluate
 from videollava.machine import DEFAULTS, Machine
 from videollava.origin import find_model
 from videollava.params import Evaluate, Params
@@ -32,13 +32,15 @@ def evaluate_other(
     champion: Path | None = None,
     chosen: bool = False,
     encoders: Path | None = None,
+    without: str = WITHOUT,
 ) -> dict[str, Any]:
     """Evaluate `model` (a folder, a hub id, models:/NAME@champion) into `target`, by default evaluations/MODEL.
 
     chosen: whether the benchmarks were asked for by name; otherwise those without data here are told and left out.
-    encoders: the folder of the model's own, for `evaluate.zero_shot`. InputError where no benchmark has data.
+    encoders: the folder of the model's own, for `evaluate.zero_shot`; without: why there is none. InputError where no
+    benchmark has data.
     """
-    choices = params.evaluate if chosen else _those_here(params, workspace, encoders)
+    choices = params.evaluate if chosen else _those_here(params, workspace, encoders, without)
     origin = find_model(model, workspace)
     if not Ranks.of().rank:
         print(f"evaluate: {model} ({origin.revision})", flush=True)
@@ -51,6 +53,7 @@ def evaluate_other(
         champion=champion,
         name=model,
         encoders=encoders,
+        without=without,
     )
 
 
@@ -59,7 +62,7 @@ def folder_of(model: str) -> Path:
     return Path(EVALUATIONS) / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
 
 
-def _those_here(params: Params, workspace: Path, encoders: Path | None) -> Evaluate:
+def _those_here(params: Params, workspace: Path, encoders: Path | None, without: str) -> Evaluate:
     """The benchmarks of params.yaml, and those of which it names folders, as far as their data are here."""
     choices = params.evaluate
     asked = list(dict.fromkeys([*choices.benchmarks, *choices.folders]))
@@ -78,8 +81,10 @@ def _those_here(params: Params, workspace: Path, encoders: Path | None) -> Evalu
     if lacking:
         print(f"evaluate: no data here for {', '.join(lacking)}: left out", flush=True)
     if not (here or (alone and encoders)):
+        lacks = f"; evaluate.zero_shot: left out: {without}" if alone and not encoders else ""
         raise InputError(
-            "no benchmark of params.yaml has data here; `videollava benchmarks` tells what each lacks and how to get it"
+            "no benchmark of params.yaml has data here; `videollava benchmarks` tells what each lacks and how to get "
+            f"it{lacks}"
         )
     return choices.replace(benchmarks=tuple(here), zero_shot=alone)
 

@@ -70,6 +70,7 @@ def write_report(
     target: Path,
     champion: Path | None = None,
     lineage: Mapping[str, str] | None = None,
+    left_out: str = "",
 ) -> Path:
     """Write the report of the evaluation in `target`'s folder (its predictions/) to `target`, an HTML file.
 
@@ -78,6 +79,7 @@ def write_report(
         metrics: as in metrics.json.
         champion: the champion's evaluation folder, to compare with.
         lineage: names and texts for the page's head; default: what the workspace says of itself.
+        left_out: what was asked for and not done, with the reason.
 
     Raises:
         InputError: no predictions, a line of them or of a curve cannot be read, or a benchmark has no score.
@@ -93,7 +95,7 @@ def write_report(
         _head(params, scores, _lineage(workspace) if lineage is None else lineage, card),
         _scores(scores, compared, metrics),
         _kinds(scores, results),
-        *_encoders(target.parent),
+        *_encoders(target.parent, left_out),
         _curves(workspace),
         _split(workspace, params, results, target.parent),
         _samples(scores, results, before or {}, album),
@@ -148,9 +150,11 @@ def _kinds(scores: Sequence[Scored], results: Mapping[str, Results]) -> Markup:
     )
 
 
-def _encoders(folder: Path) -> list[Markup]:
+def _encoders(folder: Path, left_out: str) -> list[Markup]:
     """The encoders by themselves: retrieval and classification, the paper's figures beside them."""
     file = folder / "zero_shot/metrics.json"
+    if left_out:
+        return [section("encoders", "Encoders by themselves", tag("p", left_out, class_="note"))]
     if not file.is_file():
         return []
     shown = tables(json.loads(file.read_text())["benchmarks"])

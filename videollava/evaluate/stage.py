@@ -39,7 +39,7 @@ from videollava.evaluate.predict import Settings, predict
 from videollava.evaluate.questions import QuestionSet, read_questions
 from videollava.evaluate.ranks import Ranks, join_ranks
 from videollava.evaluate.report import write_report
-from videollava.evaluate.zero_shot.stage import ask_encoders
+from videollava.evaluate.zero_shot.stage import ask_encoders, check_encoders
 from videollava.machine import DEFAULTS, Machine, Work
 from videollava.model import checkpoint
 from videollava.model.attention import choose_attention
@@ -49,7 +49,7 @@ from videollava.tracking import input_key, log_metrics, read_lineage
 from videollava.tracking.journal import current
 from videollava.tracking.lineage import digest, folder_md5
 
-__all__ = ["evaluate", "run"]
+__all__ = ["WITHOUT", "evaluate", "run"]
 
 WRITTEN = (
     "answers",
@@ -63,6 +63,10 @@ WRITTEN = (
     "report.html",
 )
 SHORT = 12  # digits of a hash
+WITHOUT = (
+    "a model alone has no text encoder to ask; --encoders names a folder of its encoders, and a registered version "
+    "(models:/NAME/N) has them"
+)
 
 
 def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
@@ -72,6 +76,8 @@ def run(params: Params, workspace: Path, machine: Machine = DEFAULTS) -> None:
             "models/videollava: not there, and evaluate.benchmarks asks it: run `videollava finetune`, or "
             "set evaluate.benchmarks: [] to ask the encoders alone (evaluate.zero_shot)"
         )
+    if params.evaluate.zero_shot and not (workspace / "models/encoders").is_dir():
+        raise InputError("models/encoders: not there, and evaluate.zero_shot asks it: run `videollava align`")
     key = input_key(workspace, "evaluate", parameters=False)
     target = workspace / "evaluation"
     metrics = evaluate(
@@ -98,12 +104,14 @@ def evaluate(
     champion: Path | None = None,
     name: str = "",
     encoders: Path | None = None,
+    without: str = WITHOUT,
 ) -> dict[str, Any]:
     """Scores of a model on `params.evaluate.benchmarks`; predictions, metrics.json and report go to `target`.
 
     key: of the model, data and code that the answers depend on; without one, the model is another than the
     workspace's, and named in the report (`name`, else its folder's). champion: the evaluation folder to compare with.
-    encoders: the folder of those that `params.evaluate.zero_shot` asks; without one it is left out.
+    encoders: the folder of those that `params.evaluate.zero_shot` asks; without one it is left out, which is printed
+    and stands in the report. without: why there is none.
     What was answered before a kill, or before a judge stopped, is not asked again. On ranks other than 0 the result is
     empty.
     """
@@ -114,7 +122,8 @@ def evaluate(
     judge = None if judging.kind == "local" else open_judge(judging)  # a mistake in it shows at once
     if params.evaluate.zero_shot and encoders is not None:
         choices = params.evaluate
-        choose_sets("evaluate.zero_shot", choices.zero_shot, choices, workspace)
+        chosen = choose_sets("evaluate.zero_shot", choices.zero_shot, choices, workspace)
+        check_encoders(encoders, chosen)
     with join_ranks(ranks):
         sets = _read_sets(params, workspace, scratch, ranks)
         if not (sets or params.evaluate.zero_shot):
@@ -134,13 +143,17 @@ def evaluate(
     judge = open_judge(judging) if judging.kind == "local" else judge
     bench = Bench(target, judge, judging, _verdicts(workspace))
     metrics = _measure(sets, [logs.read() for logs in given], bench, workspace)
-    metrics |= _ask_encoders(params, workspace, encoders, target, ranks)
+    left_out = ""
+    if params.evaluate.zero_shot and encoders is None:
+        left_out = _left_out(params.evaluate.zero_shot, without)
+    elif params.evaluate.zero_shot and encoders:
+        metrics |= _ask_encoders(params, workspace, encoders, target, ranks)
     _write_json(metrics, target / "metrics.json")
     if (workspace / CARD).is_file():
         overlap = json.loads((target / "contamination.json").read_text())
         _write_json(read_card(workspace, params, overlap), target / "card.json")
     if metrics:
-        write_report(workspace, params, metrics, target / "report.html", champion, lineage)
+        write_report(workspace, params, metrics, target / "report.html", champion, lineage, left_out)
     shutil.rmtree(scratch, ignore_errors=True)
     return metrics
 
@@ -283,21 +296,19 @@ def _measure(
 
 
 def _ask_encoders(
-    params: Params, workspace: Path, folder: Path | None, target: Path, ranks: Ranks
+    params: Params, workspace: Path, folder: Path, target: Path, ranks: Ranks
 ) -> dict[str, dict[str, Any]]:
-    if not params.evaluate.zero_shot:
-        return {}
-    if folder is None:
-        print(
-            "evaluate.zero_shot: left out: a model alone has no text encoder to ask; --encoders names a folder of its "
-            "encoders, and a registered version (models:/NAME/N) has them",
-            flush=True,
-        )
-        return {}
     found = ask_encoders(params, workspace, folder, target, ranks.device)
     for name, figures in found.items():
         log_metrics(0, **{f"{name}.{key}": v for key, v in figures.items() if isinstance(v, float)})
     return found
+
+
+def _left_out(names: Sequence[str], why: str) -> str:
+    """Said where it is seen now, and for the page, where it is seen later."""
+    said = f"evaluate.zero_shot: left out ({', '.join(names)}): {why}"
+    print(said, flush=True)
+    return said
 
 
 def _lacks(seen: Given) -> Iterator[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videollava.embedding.encoders import load_encoders
-from videollava.embedding.zero_shot.sets import choose_sets, name_apart
+from videollava.embedding.encoders import kinds_in, load_encoders
+from videollava.embedding.zero_shot.sets import Chosen, choose_sets, name_apart
+from videollava.errors import InputError
 from videollava.evaluate.zero_shot.run import evaluate_zero_shot
 from videollava.params import Params
 
-__all__ = ["ask_encoders"]
+__all__ = ["ask_encoders", "check_encoders"]
 
 TARGET = "zero_shot"  # below the evaluation's folder
 LEFT_OUT = (
@@ -22,6 +23,17 @@ LEFT_OUT = (
     "directions",
     "lacking",
 )  # of figures, what metrics.json leaves out
+
+
+def check_encoders(folder: Path, chosen: Sequence[Chosen]) -> None:
+    """InputError where the folder holds no encoder, or none of a modality that is asked; nothing is loaded."""
+    there = kinds_in(folder)
+    for one in chosen:
+        if there and one.set.kind and one.set.kind not in there:
+            raise InputError(
+                f"{folder}: evaluate.zero_shot: {one.set.name} asks an encoder of {one.set.kind}, and there are "
+                f"{', '.join(there)}: take it off the list, or name a folder that has one"
+            )
 
 
 def ask_encoders(
