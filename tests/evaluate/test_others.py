@@ -111,6 +111,10 @@ def test_encoders_that_can_not_be_asked_are_told_before_the_model_is(
 def test_without_data_it_says_how_to_get_some(workspace: Path, model_folder: Path) -> None:
     with pytest.raises(InputError, match=r"has data here; `videollava benchmarks` tells"):
         evaluate_other(params(benchmarks=["gqa", "pope"]), workspace, str(model_folder))
+    with pytest.raises(
+        InputError, match=r"esc-50: encoders .* evaluate\.zero_shot \(--benchmarks esc-50\.zero_shot\)"
+    ):
+        evaluate_other(params(benchmarks=["esc-50"]), workspace, str(model_folder), chosen=True)
     with pytest.raises(InputError, match=r"set evaluate\.folders\.gqa"):  # asked for by name, it is an error
         evaluate_other(params(benchmarks=["gqa"]), workspace, str(model_folder), chosen=True)
 

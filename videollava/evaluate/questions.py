@@ -26,6 +26,7 @@ from typing import Any
 from videollava.data.acquire.unpacked import unpacked_folder
 from videollava.data.prepare.golds import gold_entries
 from videollava.data.prepare.tables import load_split
+from videollava.embedding.zero_shot.sets import APART, SETS
 from videollava.errors import InputError
 from videollava.evaluate import benchmarks
 from videollava.evaluate.benchmarks import Benchmark, Question, own, tiny
@@ -103,6 +104,11 @@ def read_questions(name: str, choices: Evaluate, workspace: Path, unpacked: Path
     try:
         one = benchmarks.get(name)
     except InputError as error:
+        if name in SETS:
+            raise InputError(
+                f"{name}: encoders by themselves are asked it: name it in evaluate.zero_shot (--benchmarks "
+                f"{name}{APART})"
+            ) from error
         raise InputError(
             f"{error}; or a source's own test: data/index has no split test-{name}, set index.sources.{name}.test and "
             "run `videollava index`"
