@@ -178,7 +178,9 @@ def test_install_lays_the_pins_once_and_before_any_verb(scratch: Path) -> None:
     assert make(scratch, "install", f"PYTHON={python}")[:2] == (0, [])
     (scratch / ".venv/.installed").unlink()
     calls = make(scratch, "install", f"PYTHON={python}", "PYTHONDONTWRITEBYTECODE=1")[1]
-    assert calls[len(wanted) - 1 :] == ["python -m compileall -qq -j 0 -x /tests/ .venv/lib"]  # nobody else would
+    assert calls[len(wanted) - 1 :] == [
+        "python -m compileall -qq -j 0 -x /tests/ .venv/lib"
+    ]  # nobody else would
     later = (scratch / ".venv/.installed").stat().st_mtime + 10
     os.utime(scratch / "requirements.lock", (later, later))
     stand_in(scratch / ".venv/bin/videollava")

@@ -243,7 +243,7 @@ class _Asking:
         """Of this rank."""
         choices = params.evaluate
         reader = Reader.of(loaded.model.config, workspace, one.benchmark.aspect)
-        if not one.of_files:
+        if not one.of_files and any(kind == "video" for kind, _ in media_of(one.items)):
             reader.check_frames()
         new = one.benchmark.max_new_tokens if one.of_files else choices.max_new_tokens
         settings = Settings(new, work.tokens_per_batch, ranks)

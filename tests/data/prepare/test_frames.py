@@ -13,6 +13,7 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from videollava.data.pool import Pool
 from videollava.data.prepare import shards as stage
 from videollava.data.prepare.shards import weigh_frames
 from videollava.data.prepare.tables import load_split
-from videollava.data.prepare.writing import Sample, Writing
+from videollava.data.prepare.weighing import Clip, Weighed, tell_weight
+from videollava.data.prepare.writing import Sample, Writing, write_shard
 from videollava.data.text.bounds import bound_of
 from videollava.data.text.vocabulary import load_tokenizer
 from videollava.errors import InputError
@@ -304,6 +306,19 @@ def test_a_clip_that_kills_the_decoder_stays(tmp_path: Path) -> None:
     assert written.places[1].reason == "1.mp4: the decoder crashed or ran out of memory"
     with tarfile.open(tmp_path / "out.tar") as made:
         assert made.getnames()[::2] == ["00000000.frames.zip", "00000001.mp4"]
+    # What another worker had done is done again where its answer was lost with the one that died.
+    shard = (tmp_path / "out.tar").read_bytes()
+    assert write_shard(writing) == written
+    for held in (
+        "",
+        "[{",
+        "[]",
+        '[{"place": 1}]',
+    ):  # a list that is not whole is written anew, with its shard
+        (tmp_path / "written" / f"{written.key}.json").write_text(held)
+        again = write_shard(replace(writing, whole={"00000001": written.places[1].reason}))
+        assert (again, (tmp_path / "out.tar").read_bytes()) == (written, shard)
+    assert {file.suffix for file in (tmp_path / "written").iterdir()} == {".tar", ".json"}
 
 
 def empty_records(file: Path) -> None:
@@ -368,6 +383,9 @@ def test_disk_and_speed_are_told_first(tmp_path: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr().out
     assert told.startswith("mine: 3 clips, ")
     assert told.count("exact: ") == 1
+    slow, frames = Weighed(9, 900, [Clip(50, 1.0, 2.0)]), Frames(count=COUNT, size=SIZE)
+    assert "(hardly faster, if at all; 1 clips" in tell_weight("mine", slow, frames)
+    assert (slow.most, Weighed(9, 900, []).most) == (450, 900)  # what can't be decoded stays a file
 
 
 def test_more_than_the_disk_holds_is_refused_before_it_is_written(

@@ -50,8 +50,10 @@ class Weighed:
 
     @property
     def most(self) -> int:
-        """Bytes of all as frames, were each as large as the largest."""
-        return self.clips * max((clip.size for clip in self.measured), default=0)
+        """Bytes of all as frames, were each as large as the largest; of their files where none can be decoded."""
+        if not self.measured:
+            return self.files
+        return self.clips * max(clip.size for clip in self.measured)
 
 
 def weigh(clips: Sequence[Member], frames: Frames, pool: Pool) -> Weighed:
@@ -72,9 +74,12 @@ def tell_weight(source: str, weighed: Weighed, frames: Frames) -> str:
         return f"{begun}unknown, none of the few that were tried can be decoded"
     decoding = median(clip.decoding for clip in weighed.measured) * 1000
     reading = median(clip.reading for clip in weighed.measured) * 1000
+    faster = (
+        f"{decoding / reading:.0f} times faster" if decoding >= 1.5 * reading else "hardly faster, if at all"
+    )
     return (
         f"{begun}{_range(weighed.least, weighed.most)}, read in {reading:.1f} ms a clip and not in {decoding:.1f} "
-        f"({decoding / reading:.0f} times faster; {len(weighed.measured)} clips measured here); {SAYS[frames.form]}"
+        f"({faster}; {len(weighed.measured)} clips measured here); {SAYS[frames.form]}"
     )
 
 

@@ -109,14 +109,10 @@ def write_shard(writing: Writing) -> Written:
     written = writing.store / f"{key}.tar"
     # What is in it has sizes of its own where frames are stored.
     listed = written.with_suffix(".json") if writing.frames else None
-    if not written.is_file() or (listed and not listed.is_file()):
-        _write(writing, texts, written, listed)
+    places = _read_places(listed) if listed else _places(writing.samples, texts)
+    if not written.is_file() or len(places) != len(writing.samples):
+        places = _write(writing, texts, written, listed)
     _link(written, writing.path)
-    places = (
-        [Place(**place) for place in json.loads(listed.read_text())]
-        if listed
-        else _places(writing.samples, texts)
-    )
     return Written(key, places)
 
 
@@ -131,9 +127,9 @@ def take_frames(clip: Member, sha256: str, frames: Frames) -> bytes:
     return store_frames(pixels, frames.form, sha256)
 
 
-def _write(writing: Writing, texts: Sequence[bytes], written: Path, listed: Path | None) -> None:
+def _write(writing: Writing, texts: Sequence[bytes], written: Path, listed: Path | None) -> list[Place]:
     half = writing.store / f"{written.stem}.{os.getpid()}.tmp"
-    places = []
+    places: list[Place] = []
     with TarWriter(half) as tar:
         for sample, text in zip(writing.samples, texts, strict=True):
             data, reason = _frames_of(sample, writing)
@@ -142,8 +138,19 @@ def _write(writing: Writing, texts: Sequence[bytes], written: Path, listed: Path
             places.append(Place(tar.add(name, data), len(data), stored, reason))
             tar.add(f"{sample.key}.json", text)
     if listed:
-        listed.write_text(json.dumps([asdict(place) for place in places]))
+        aside = listed.with_name(f"{listed.name}.{os.getpid()}.tmp")
+        aside.write_text(json.dumps([asdict(place) for place in places]))
+        aside.replace(listed)
     half.replace(written)
+    return places
+
+
+def _read_places(listed: Path) -> list[Place]:
+    """What was noted beside a written shard; nothing where that is not there, or not whole."""
+    try:
+        return [Place(**place) for place in json.loads(listed.read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _frames_of(sample: Sample, writing: Writing) -> tuple[bytes, str]:
@@ -210,6 +217,7 @@ def _places(samples: Sequence[Sample], texts: Sequence[bytes]) -> list[Place]:
 
 
 def _link(written: Path, path: Path) -> None:
+    path.unlink(missing_ok=True)  # of a process that got so far, and was lost with one that died
     try:
         os.link(written, path)
     except OSError:  # a file system without links
