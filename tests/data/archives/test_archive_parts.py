@@ -69,6 +69,8 @@ def test_parts_of_one_archive_stand_together_in_their_order(tmp_path: Path) -> N
     assert [is_part(name) for name in ("x.z01", "x.Z100", "x.tar.aa", "x.zip", "x.zip.mov")] == [True] * 3 + [
         False
     ] * 2
+    beside = ("x.zip.asc", "x.tar.gz.sig", "x.tar.idx", "x.tar.sha", "x.zip.log", "x.7z.001")
+    assert not any(map(is_archive, beside))
     assert [is_archive(name) for name in ("X.ZIP", "x.tar.lz4", "x.zip.001", "x.zip.png", "x.z1")] == [
         True
     ] * 3 + [False] * 2

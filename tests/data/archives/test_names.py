@@ -297,6 +297,17 @@ def test_what_comes_in_the_place_of_an_archive_is_named(tmp_path: Path, start: b
     assert said in refusal.detail
 
 
+@pytest.mark.parametrize("name", ["a.7z.002", "A.R00", "a.part2.rar", "a.RAR"])
+def test_parts_of_archives_that_are_not_read_are_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(bytes(range(256)) * 8)
+    (refusal,) = list_members(path)
+    assert isinstance(refusal, Refusal)
+    assert "7z or RAR archive: pack it again" in refusal.detail
+    outer = tar(tmp_path / "outer.tar", {f"in/{name}": b"1", "in/a.r0": b"2"})
+    assert (reasons(outer), set(members(outer))) == ({f"in/{name}": "nested archive"}, {"in/a.r0"})
+
+
 @pytest.mark.parametrize(
     ("path", "member"),
     [

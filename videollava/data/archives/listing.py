@@ -31,7 +31,7 @@ from videollava.data.archives.members import (
 from videollava.data.archives.names import clean_name, is_junk, is_safe, zip_name
 from videollava.data.archives.parts import find_lacking, is_archive, is_part
 from videollava.data.archives.split_zip import SplitZipError, open_zip
-from videollava.data.archives.strangers import name_stranger
+from videollava.data.archives.strangers import is_foreign, name_stranger
 from videollava.data.archives.tar_writer import TarWriter
 from videollava.errors import InputError
 
@@ -62,7 +62,6 @@ LINKS = 8  # one after the other, to a file
 
 JUNK = "left by an operating system"
 AMBIGUOUS = "ambiguous member"
-NESTED = (".7z", ".rar")  # beside what is_archive knows
 ZIP_METHODS = {
     1: "shrink",
     6: "implode",
@@ -170,7 +169,7 @@ def _admit(found: Member | Refusal, seen: dict[str, Member]) -> Member | Refusal
         return found
     if is_junk(found.name):
         return Refusal(found.archive, found.name, JUNK)
-    if is_archive(found.name) or found.name.lower().endswith(NESTED):
+    if is_archive(found.name) or is_foreign(found.name):
         return Refusal(
             found.archive, found.name, "nested archive", "unpack it, and list it as an archive of its own"
         )

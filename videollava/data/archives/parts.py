@@ -21,6 +21,8 @@ _CUT = re.compile(
 # x.z01 beside x.zip, which is the last: parts that know of each other.
 _SPLIT = re.compile(r"(?P<whole>.+)\.z(?P<part>\d{2,4})", re.IGNORECASE)
 _WORDS = {"zip", "tar", "tgz", "gz", "bz2", "xz", "zst", "lz4", "bak", "tmp", "old", "txt", "md5"}
+# Signatures, sums and lists that lie beside archives.
+_WORDS |= {"asc", "sig", "sha", "sum", "crc", "sfv", "idx", "lst", "log", "csv", "tsv", "xml", "yml", "pdf"}
 _WORDS |= {ending.rpartition(".")[2] for row in MODALITIES.values() for ending in row.endings}
 _REMEDY = "put all its parts into the source"
 
