@@ -1,6 +1,6 @@
 """What checkpoints cost a run: measured at a small size, and reckoned for a large one.
 
-    python bench/saving.py [--width N] [--layers N] [--steps N] [--every N] [--rounds N]
+    python bench/saving.py [--width N] [--layers N] [--rows N] [--steps N] [--every N] [--rounds N]
     python bench/saving.py --model [--weights 6.74e9] [--ranks 8] [--copy 20] [--disk 2] [--minutes 15]
 
 Measured: the same steps without checkpoints, with ones that are waited for, and with ones written beside the work, in
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", action="store_true", help="reckon, measure nothing")
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=128, help="of a step")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--every", type=int, default=40, help="steps between two checkpoints")
     parser.add_argument("--rounds", type=int, default=3)
@@ -114,7 +115,7 @@ def train(given: argparse.Namespace, way: str, folder: Path) -> Measured:
     called, optimizer = engine.prepare(model, Learning([{"params": list(model.parameters()), "lr": 1e-4}]))
     together, told = Together(), list[dict[str, float]]()
     saver.log_metrics = lambda _, **values: told.append(values)  # type: ignore[assignment]
-    given_B = torch.randn(128, given.width, device=engine.device)
+    given_B = torch.randn(given.rows, given.width, device=engine.device)
     learn(engine, called, given_B)  # moments are there, and all is warm
     with saver.Saver("bench", FolderPlace(folder), TorchState(model, optimizer, together), {}) as saving:
         if way != "without":

@@ -18,6 +18,8 @@ from pathlib import Path
 from bench.gpu_check.parts import GROUPS, Outcome, Part, run_group
 from bench.gpu_check.report import table, to_json
 
+LOG = 1 << 20  # characters of what each part said: files of some MiB can be brought back from anywhere
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 where every part that was run ended well."""
@@ -90,7 +92,7 @@ def _write(out: Path, outcomes: Sequence[Outcome], work: Path, seconds: float) -
     (out / "gpu-check.txt").write_text(table(outcomes) + "\n")
     logs = sorted(work.glob("*.log"), key=lambda log: log.stat().st_mtime)
     (out / "gpu-check.log").write_text(
-        "\n".join(f"==== {log.stem}\n{log.read_text(errors='replace')}" for log in logs)
+        "\n".join(f"==== {log.stem}\n{log.read_text(errors='replace')[-LOG:]}" for log in logs)
     )
 
 

@@ -18,7 +18,18 @@ from torch import Tensor
 from bench.gpu_check.told import tell
 from videollava.model.attention import attend_packed
 
-USED = ("torch", "transformers", "accelerate", "peft", "triton", "bitsandbytes", "pydantic", "av", "pyarrow")
+USED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "triton",
+    "bitsandbytes",
+    "pydantic",
+    "av",
+    "pyarrow",
+    "scipy",
+)
 OTHERS = ("decord", "flash_attn", "deepspeed", "mlflow", "prefect", "dvc")
 NEAR = {torch.bfloat16: 3e-2, torch.float32: 1e-4}  # largest difference, of values of order 1
 ROUNDS = 10

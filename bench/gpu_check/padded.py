@@ -16,7 +16,7 @@ from typing import Any
 from bench.gpu_check.told import tell
 from bench.padding.samples import STAGES
 
-STEPS = 4
+STEPS = 3
 AIMS = {1: 2.0, 2: 3.0}
 LEAST = 4  # samples padded together
 

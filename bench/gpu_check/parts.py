@@ -37,16 +37,16 @@ class Part:
 # In order of worth: what is told last falls away first where time is short. Parts of one group run side by side; only
 # the tiny ones, which are no timings, may.
 GROUPS: tuple[tuple[Part, ...], ...] = (
-    (Part("environment", f"{HERE}.environment", 45),),
+    (Part("environment", f"{HERE}.environment", 90),),  # the first imports, from a cold disk
     (Part("tiny stages", f"{HERE}.stages", 150), Part("kill and resume", f"{HERE}.resume", 150)),
-    (Part("sharded step", f"{HERE}.sharded", 45),),
-    (Part("checkpoints beside the work", f"{HERE}.saving", 60),),
-    (Part("stage 2 steps", f"{HERE}.steps", 110, ("--stage", "finetune")),),
-    (Part("stage 1 steps", f"{HERE}.steps", 80, ("--stage", "pretrain")),),
-    (Part("padded way, stage 2", f"{HERE}.padded", 90, ("--stage", "2")),),
-    (Part("padded way, stage 1", f"{HERE}.padded", 90, ("--stage", "1")),),
-    (Part("adapters", f"{HERE}.adapters", 80),),
+    (Part("sharded step", f"{HERE}.sharded", 60),),
+    (Part("stage 2 steps", f"{HERE}.steps", 120, ("--stage", "finetune")),),
+    (Part("padded way, stage 2", f"{HERE}.padded", 100, ("--stage", "2")),),
+    (Part("stage 1 steps", f"{HERE}.steps", 90, ("--stage", "pretrain")),),
     (Part("generation", f"{HERE}.generation", 80),),
+    (Part("adapters", f"{HERE}.adapters", 80),),
+    (Part("checkpoints beside the work", f"{HERE}.saving", 60),),
+    (Part("padded way, stage 1", f"{HERE}.padded", 110, ("--stage", "1")),),
 )
 
 

@@ -21,9 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     small = parser.parse_args(argv).small
     size = argparse.Namespace(
         width=64 if small else 4096,
-        layers=3 if small else 12,
-        steps=6 if small else 300,
-        every=2 if small else 100,
+        layers=3 if small else 6,
+        rows=128
+        if small
+        else 4096,  # so that a step takes a GPU some 50 ms, and a checkpoint its writing's time
+        steps=6 if small else 120,
+        every=2 if small else 60,
     )
     for way in WAYS:
         with tempfile.TemporaryDirectory() as name:

@@ -22,7 +22,8 @@ from videollava.train.memory import Weights, footprint
 from videollava.train.recompute import recompute_layers
 
 STEPS = 4
-FILLED = 0.96  # of the card's memory: more runs into the allocator's holes
+FILLED = 1.0  # of the card's memory: what is predicted to fit is tried, and memory that runs out is told
+_outlines: dict[tuple[int, int, str], tuple[Weights, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     device = device_here()
     layers = fitting_layers(arguments.stage, arguments.small, device)
-    left, ran = list(ways(geometry(arguments.small), device)), 0
+    left, ran = list(ways(geometry(arguments.small), device, arguments.stage == "finetune")), 0
     for _ in range(2):
         done = run_ways(left, arguments.stage, arguments.small, layers, device)
         ran += len(done)
@@ -87,12 +88,14 @@ def run_ways(left: Sequence[Way], name: str, small: bool, layers: int, device: t
     return done
 
 
-def ways(shape: Geometry, device: torch.device) -> Iterator[Way]:
-    """The likely best first; compiled ones, whose first step takes a while, at the end, and on a GPU alone."""
+def ways(shape: Geometry, device: torch.device, learns: bool) -> Iterator[Way]:
+    """The likely best first; a compiled one, whose first step takes a while, at the end, and on a GPU alone: recomputing
+    where the language model `learns`, as most do then.
+    """
     sizes = (shape.tokens_per_pack // 2, shape.tokens_per_pack)
     yield from itertools.starmap(Way, ((size, again) for again in (False, True) for size in sizes))
     if device.type == "cuda":
-        yield from (Way(sizes[1], again, compile=True) for again in (False, True))
+        yield Way(sizes[1], recompute=learns, compile=True)
 
 
 def settings_of(shape: Geometry, stage: Stage, way: Way) -> tuple[Train, Work]:
@@ -118,18 +121,27 @@ def fitting_layers(name: str, small: bool, device: torch.device) -> int:
 
 def predicted(shape: Geometry, stage: Stage, way: Way) -> float:
     """Bytes of the card that a full pack takes."""
-    from videollava.model.video_llava import VideoLlavaForConditionalGeneration
-
-    with torch.device("meta"):
-        model = VideoLlavaForConditionalGeneration(config_of(shape))
-    learned = sum(p.numel() for p in choose(model, stage))
-    weights = Weights(learned, sum(p.numel() for p in model.parameters()) - learned)
+    weights, config = _outline(shape, stage)
     targets = int(way.tokens_per_pack * (0.18 if stage.language_learns else 0.02))
     learns = stage.language_learns
     need = footprint(
-        weights, model.config, *settings_of(shape, stage, way), learns, 1, way.tokens_per_pack, targets
+        weights, config, *settings_of(shape, stage, way), learns, 1, way.tokens_per_pack, targets
     )
     return need.total
+
+
+def _outline(shape: Geometry, stage: Stage) -> tuple[Weights, Any]:
+    """Numbers of weights, and the configuration; kept, since an outline takes a second."""
+    from videollava.model.video_llava import VideoLlavaForConditionalGeneration
+
+    key = (shape.language["width"], shape.language["layers"], stage.name)
+    if key not in _outlines:
+        with torch.device("meta"):
+            model = VideoLlavaForConditionalGeneration(config_of(shape))
+        learned = sum(p.numel() for p in choose(model, stage))
+        frozen = sum(p.numel() for p in model.parameters()) - learned
+        _outlines[key] = Weights(learned, frozen), model.config
+    return _outlines[key]
 
 
 def prepare(shape: Geometry, stage: Stage, device: torch.device, whole: int) -> Any:

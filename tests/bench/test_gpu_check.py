@@ -109,7 +109,7 @@ def test_a_bundle_over_its_limit_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert bundle.say_size(tmp_path) == 0
     (tmp_path / "tiny/more").write_bytes(b"1")
     assert bundle.say_size(tmp_path) == 1
-    assert "8 MiB of them data" in capsys.readouterr().err
+    assert "12 MiB of them data" in capsys.readouterr().err
 
 
 def test_every_wheel_has_a_pin() -> None:
@@ -199,6 +199,7 @@ def test_the_whole_check_runs_in_small_from_a_bundle(tmp_path: Path) -> None:
     from bench.gpu_check.tiny import make_workspace
 
     make_workspace(tmp_path / "bundle/tiny")
+    assert bundle.say_size(tmp_path / "bundle") == 0
     command = [sys.executable, "-m", "bench.gpu_check", "--small", "--bundle", str(tmp_path / "bundle")]
     command += ["--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
