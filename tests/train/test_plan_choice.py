@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +16,7 @@ from videollava.errors import InputError
 from videollava.machine import Machine, Strategy, load_machine, preset_text
 from videollava.params import Frames, load_params
 from videollava.train.gpus import GPUS, find_gpu
+from videollava.train.planning import outlook
 from videollava.train.planning.choice import ALIKE, DEEPSPEED, FILLED, Case, look_at
 from videollava.train.planning.hardware import hardware_of
 from videollava.train.planning.hours import DISK, START
@@ -147,6 +150,26 @@ def test_stored_frames_are_planned_with_their_own_bytes() -> None:
     exact = 8 * 3 * 224 * 224 * 2
     assert planned.disk.data - plain.disk.data == pytest.approx(clips * (exact - 2e6))
     assert "`videollava shards --plan`" in as_text(plain)
+
+
+def test_disks_are_planned_by_what_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips as frames are smaller or larger than their files: neither is told by the other."""
+    params = load_params(ROOT / "videollava/profiles/paper-7b.yaml")
+    frames = Frames(count=params.model.frames, size=params.model.image_size, form="rounded")
+    stored = params.replace(shards=params.shards.replace(frames=frames))
+    monkeypatch.setattr(outlook, "_count_media", lambda _: {"image": 0, "video": 1000})
+    for name, text in {
+        "index/media.arrow": "",
+        "index/shards.json": json.dumps([{"size": 300}, {"size": 50}]),
+        "raw/a/source.json": json.dumps({"files": {"x": {"size": 4000}, "y": {"size": 1}}}),
+        "raw/b/source.json": json.dumps({"files": {"x": {"size": 500}}}),
+    }.items():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(text)
+    asked = (Machine(gpus=8), tmp_path, hardware_of("H100", 8), parse_samples(PAPER))
+    assert [plan(chosen, *asked).disk.data for chosen in (params, stored)] == [4851, 4851]
+    shutil.rmtree(tmp_path / "data/raw")
+    assert plan(stored, *asked).disk.data == 700  # as much again, where nothing was fetched
 
 
 def test_the_lines_to_write_are_a_machine_file(tmp_path: Path) -> None:

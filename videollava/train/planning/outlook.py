@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from videollava.data.acquire.located import MANIFEST, RAW
 from videollava.data.media.stored import nominal_size
 from videollava.data.prepare.tables import load_split, split_names
 from videollava.errors import InputError
@@ -189,16 +190,18 @@ def _disk(
 
     prepared = workspace / "data/index"
     measured = (prepared / "media.arrow").is_file()
-    clip = _clip_bytes(params)
     if measured:
         counts = _count_media(prepared)
         shards = float(sum(shard["size"] for shard in json.loads((prepared / "shards.json").read_text())))
+        fetched = _fetched_bytes(workspace) or shards
     else:
         counts = {
             kind: sum(getattr(stated, f"{kind}s") for stated in samples.values()) for kind in MEDIUM_BYTES
         }
-        shards = sum(counts[kind] * size for kind, size in (MEDIUM_BYTES | {"video": clip}).items())
-    fetched = shards + counts["video"] * (MEDIUM_BYTES["video"] - clip)
+        fetched, shards = (
+            sum(counts[kind] * size for kind, size in sizes.items())
+            for sizes in (MEDIUM_BYTES, MEDIUM_BYTES | {"video": _clip_bytes(params)})
+        )
     cached = any(look.case.settings.cache_features for look in stages)
     tokens = {"image": params.model.image_tokens, "video": params.model.video_tokens}
     features = 2.0 * params.model.vision.width * sum(counts[kind] * tokens[kind] for kind in tokens)
@@ -214,6 +217,12 @@ def _disk(
         checkpoints=(KEEP + 1) * max(look.shown.saving.size for look in stages),
         measured=measured,
     )
+
+
+def _fetched_bytes(workspace: Path) -> float:
+    """Of the sources that are fetched here; 0 where none is."""
+    fetched = [json.loads(file.read_text()) for file in (workspace / RAW).glob(f"*/{MANIFEST}")]
+    return float(sum(entry["size"] for held in fetched for entry in held["files"].values()))
 
 
 def _clip_bytes(params: Params) -> float:
