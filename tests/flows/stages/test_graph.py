@@ -72,8 +72,12 @@ ALONE = {
 }
 
 # What a stage only asks with, and a result of others: zero-shot sets, while encoders learn, change no encoder. A layout
-# that is read otherwise must not train them anew.
-ASKING = {"align": "videollava/embedding/"}
+# that is read otherwise must not train them anew. Nor does what is planned of a step's memory and hours.
+ASKING = {
+    "align": "videollava/embedding/",
+    "pretrain": "videollava/train/planning/",
+    "finetune": "videollava/train/planning/",
+}
 
 # What these load is for people: the assistant, the reports of a version. A stage asks the registry which version a
 # name means, and keeps the answer in its lock.
