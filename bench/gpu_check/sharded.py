@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    store = distributed.HashStore()
+    store = distributed.TCPStore("127.0.0.1", 0, 1, is_master=True)  # as torchrun's; any port
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo", store=store, rank=0, world_size=1
     )
