@@ -17,7 +17,7 @@ from flows.claims.pooled import Pooled, format_points, sentence, word_of
 from flows.claims.power import ASSUMED, Plan, smallest_difference
 from videollava.evaluate.compare import format_p, title_of
 from videollava.evaluate.results import Results
-from videollava.model.precision import computes_bfloat16
+from videollava.model.precision import bfloat16_pays
 
 __all__ = ["Report", "describe_machine", "power_table", "write"]
 
@@ -67,7 +67,7 @@ def write(report: Report, folder: Path) -> list[str]:
 
 
 def describe_machine() -> str:
-    """Cores, processor, and whether it computes bfloat16."""
+    """Cores, processor, and what it computes in where a recipe asks for bfloat16."""
     cpuinfo = Path("/proc/cpuinfo")
     names = [
         line.partition(":")[2].strip()
@@ -75,8 +75,8 @@ def describe_machine() -> str:
         if line.startswith("model name")
     ]
     name = names[0] if names else platform.processor() or platform.machine()
-    bf16 = "computes bfloat16" if computes_bfloat16() else "has no bfloat16: float32 in its place"
-    return f"{os.cpu_count()} cores of {name}, which {bf16}"
+    kind = "bfloat16" if bfloat16_pays() else "float32, being slower in bfloat16"
+    return f"{os.cpu_count()} cores of {name}, computing in {kind}"
 
 
 def power_table(plans: Mapping[str, Plan]) -> list[str]:

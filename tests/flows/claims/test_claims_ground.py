@@ -184,7 +184,7 @@ def test_time_left_counts_what_each_arm_took() -> None:
 def test_the_page_says_commit_machine_command_power_and_the_seeds(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "describe_machine", lambda: "2 cores of a Test, which computes bfloat16")
+    monkeypatch.setattr(page, "describe_machine", lambda: "2 cores of a Test, computing in float32")
     ground = Ground(home, git(home, "rev-parse", "HEAD"))
     lane = ground.lane(0)
     outcomes = {}
@@ -218,7 +218,7 @@ def test_the_page_says_commit_machine_command_power_and_the_seeds(
     text = (tmp_path / "docs/claims.md").read_text()
     assert sentences[0].startswith("(a) holds here")
     assert (
-        f"`make claims` at commit {ground.commit[:12]} on 2 cores of a Test, which computes bfloat16: 6 ret"
+        f"`make claims` at commit {ground.commit[:12]} on 2 cores of a Test, computing in float32: 6 ret"
         in text
     )
     assert "(up to 2 seeds an arm), 0.1 hours" in text
