@@ -55,7 +55,7 @@ class Contrast:
 class Claim:
     """What is said of each contrast's base: that it answers better than the arm. letter: as `--arms` takes it.
 
-    holds, reverse: what is said where that is so, and where the other arm is the better one.
+    holds, reverse, equal: what is said where that is so, where the other arm is the better one, and where neither is.
     """
 
     letter: str
@@ -63,6 +63,7 @@ class Claim:
     contrasts: tuple[Contrast, ...]
     holds: str
     reverse: str
+    equal: str = "it makes no difference of a point or more"
     timed: str = ""  # a stage whose CPU seconds belong to the claim
 
 
@@ -123,6 +124,7 @@ CLAIMS = (
         (Contrast("no-dropout", CLIPS),),
         "with half of the patches left out clips are answered better",
         "leaving out half of the patches costs score",
+        "leaving out half of the patches costs no point",
         timed="align",
     ),
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from flows.claims.arms import ARMS, CLAIMS, PROFILE, Claim
 from flows.claims.ground import Outcome
 from flows.claims.plot import Line, draw
-from flows.claims.pooled import Pooled, format_points, sentence, word_of
+from flows.claims.pooled import MARGIN, Pooled, format_points, sentence, word_of
 from flows.claims.power import ASSUMED, Plan, smallest_difference
 from videollava.evaluate.compare import format_p, title_of
 from videollava.evaluate.results import Results
@@ -216,7 +216,8 @@ def _how(report: Report) -> list[str]:
         "",
         "A claim is *decided* where the pooled questions (their signs flipped by medium) and the interval over seeds "
         "both exclude no difference, each contrast of a claim at its share of 5 %: the questions say that these very "
-        "models differ, the seeds that the next would. One seed decides nothing.",
+        f"models differ, the seeds that the next would. Where both exclude a difference of {MARGIN:g} point, either "
+        "way, there is *no difference*. One seed decides nothing.",
         "",
         "## How it is done",
         "",

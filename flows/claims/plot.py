@@ -11,7 +11,12 @@ from flows.claims.pooled import Pooled, Word
 
 __all__ = ["Line", "draw"]
 
-COLORS: dict[Word, str] = {"holds here": "#1a7f37", "does not hold here": "#cf222e", "undecided": "#6e7781"}
+COLORS: dict[Word, str] = {
+    "holds here": "#1a7f37",
+    "does not hold here": "#cf222e",
+    "no difference": "#0969da",
+    "undecided": "#6e7781",
+}
 
 
 @dataclass(frozen=True)

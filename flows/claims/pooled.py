@@ -17,12 +17,14 @@ from videollava.evaluate.compare import SIGNIFICANT, compare_results, format_p, 
 from videollava.evaluate.results import Results
 from videollava.evaluate.statistics import Interval
 
-__all__ = ["Pooled", "Word", "decide", "format_points", "pool", "sentence", "word_of"]
+__all__ = ["MARGIN", "Pooled", "Word", "decide", "format_points", "pool", "sentence", "word_of"]
 
-Word = Literal["holds here", "does not hold here", "undecided"]
+Word = Literal["holds here", "does not hold here", "no difference", "undecided"]
 HOLDS: Word = "holds here"
 REVERSED: Word = "does not hold here"
+EQUAL: Word = "no difference"
 UNDECIDED: Word = "undecided"
+MARGIN = 1.0  # points: arms that surely lie nearer than this are called equal
 
 
 @dataclass(frozen=True)
@@ -79,23 +81,27 @@ def _student(differences: Sequence[float], tests: int = 1) -> Interval:
 
 
 def word_of(one: Pooled, tests: int = 1) -> Word:
-    """Decided only where the questions and the seeds both exclude no difference: the questions say that these models
-    differ, the seeds that the next two would.
+    """Decided only where the questions and the seeds both exclude no difference, or both one of MARGIN: the questions
+    say that these models differ (or do not), the seeds that the next two would.
     """
     over = one.interval(tests)
-    if one.paired.p >= SIGNIFICANT / tests or over.low <= 0 <= over.high:
-        return UNDECIDED
-    return HOLDS if over.value > 0 else REVERSED
+    if one.paired.p < SIGNIFICANT / tests and not over.low <= 0 <= over.high:
+        return HOLDS if over.value > 0 else REVERSED
+    ends = (over.low, over.high, one.paired.low, one.paired.high)
+    return EQUAL if max(abs(end) for end in ends) < MARGIN else UNDECIDED
 
 
 def decide(found: Sequence[Pooled]) -> Word:
     """A claim's word over its contrasts: it holds where one holds and none is reversed, does not hold where it is the
-    other way round; both, or neither, is undecided. Each contrast is tested at its share of 5 %.
+    other way round, makes no difference where no contrast has one; all else is undecided. Each contrast is tested at
+    its share of 5 %.
     """
     words = {word_of(one, len(found)) for one in found}
     if HOLDS in words and REVERSED not in words:
         return HOLDS
-    return REVERSED if REVERSED in words and HOLDS not in words else UNDECIDED
+    if REVERSED in words and HOLDS not in words:
+        return REVERSED
+    return EQUAL if words == {EQUAL} else UNDECIDED
 
 
 def sentence(claim: Claim, found: Sequence[Pooled]) -> str:
@@ -103,7 +109,8 @@ def sentence(claim: Claim, found: Sequence[Pooled]) -> str:
     if not found:
         return f"({claim.letter}) not run: no seed has both arms."
     word = decide(found)
-    said = {HOLDS: claim.holds, REVERSED: claim.reverse}.get(word, _why_not(found))
+    words = {HOLDS: claim.holds, REVERSED: claim.reverse, EQUAL: claim.equal}
+    said = words[word] if word in words else _why_not(found)
     return f"({claim.letter}) {word}: {said}. {' '.join(_numbers(one, len(found)) for one in found)}"
 
 
@@ -113,6 +120,8 @@ def _why_not(found: Sequence[Pooled]) -> str:
         return "it holds on one benchmark and is reversed on another"
     if any(len(one.by_seed) < 2 for one in found):
         return "one seed says nothing about the next"
+    if EQUAL in words:
+        return "no difference on one benchmark, and another leaves it open"
     if any(one.paired.p < SIGNIFICANT / len(found) for one in found):
         return "these models differ, but their seeds do not agree enough to say so of the next"
     return "a difference was not shown"

@@ -12,8 +12,8 @@ __all__ = ["Precision", "bfloat16_pays", "pays_on", "usable_precision"]
 
 Precision = Literal["fp32", "bf16"]
 TILES = frozenset({"amx_bf16", "bf16", "svebf16"})  # AMX, and ARM's own
-# AMD's AVX512-BF16 multiplies twice as many in a cycle as of float32. Intel's as many, and the matrices are laid out anew
-# for it: a Xeon that offers no AMX (many virtual machines) reaches 0.56 of what it does in float32 (bench/RESULTS.md).
+# AMD's AVX512-BF16 multiplies twice as many in a cycle as of float32. Intel's as many, and the matrices are laid out
+# anew for it: a Xeon that offers no AMX (many virtual machines) reaches 0.56 of its float32 (bench/RESULTS.md).
 VECTORS, SLOW_VECTORS = "avx512_bf16", "GenuineIntel"
 
 

@@ -95,12 +95,31 @@ def test_a_word_needs_both_questions_and_seeds() -> None:
     assert word_of(apart) == "undecided"  # the questions are sure of these models, the seeds not of the next
 
 
+def near(seeds: int, of: int = 4000, apart: int = 0) -> Pooled:
+    """Arms that disagree on eight questions of each seed, as often one way as the other, but for `apart`."""
+    base = {seed: results("1" * (4 + apart) + "0" * (4 - apart) + "1" * (of - 8)) for seed in range(seeds)}
+    other = {seed: results("0" * (4 + apart) + "1" * (4 - apart) + "1" * (of - 8)) for seed in range(seeds)}
+    return pool(("aligned", "separate"), base, other)
+
+
+def test_arms_that_surely_lie_within_a_point_do_not_differ() -> None:
+    assert word_of(near(3)) == "no difference"
+    assert word_of(near(3, of=400)) == "undecided"  # too few questions to exclude a point
+    assert word_of(near(1)) == "undecided"  # one seed
+    small = near(3, apart=4)
+    assert small.seeds.value == pytest.approx(0.2)
+    assert word_of(small) == "holds here"  # small, and surely there
+
+
 def test_a_claim_holds_where_one_contrast_does_and_none_is_reversed() -> None:
     holds, reverse, open_ = many(3, 12), many(3, 0, 12), many(3, 0, 1)
     assert decide([holds, open_]) == "holds here"
     assert decide([reverse, open_]) == "does not hold here"
     assert decide([holds, reverse]) == "undecided"
     assert decide([open_]) == "undecided"
+    assert decide([near(3), near(3)]) == "no difference"
+    assert decide([near(3), open_]) == "undecided"
+    assert decide([near(3), holds]) == "holds here"
 
 
 def test_sentences_say_the_word_and_the_numbers() -> None:
@@ -114,6 +133,10 @@ def test_sentences_say_the_word_and_the_numbers() -> None:
     assert "does not hold here: separately learned encoders" in sentence(CLAIM, [many(3, 0, 12)])
     assert "a difference was not shown" in sentence(CLAIM, [many(3, 0, 1)])
     assert "reversed on another" in sentence(CLAIM, [many(3, 12), many(3, 0, 12)])
+    assert "(a) no difference: it makes no difference of a point or more. easy_vqa, aligned" in sentence(
+        CLAIM, [near(3)]
+    )
+    assert "another leaves it open" in sentence(CLAIM, [near(3), many(3, 0, 1)])
     assert sentence(CLAIM, []) == "(a) not run: no seed has both arms."
 
 
