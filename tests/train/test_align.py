@@ -28,7 +28,7 @@ CAPTIONS = [
     "a red circle",
     "a teal rectangle at the bottom",
 ]
-ONE: Any = SimpleNamespace(ranks=1, rank=0, device=torch.device("cpu"), autocast=nullcontext)
+ONE: Any = SimpleNamespace(ranks=1, rank=0, device=torch.device("cpu"), autocast=nullcontext, bf16=False)
 
 
 def begin(folder: Path) -> tuple[LanguageBind, Any]:

@@ -94,7 +94,7 @@ def test_a_tied_base_stays_one_weight_through_training_and_saving(models: Path, 
     model.eval()
     folder = checkpoint.save(model, None, tmp_path / "trained")
     loaded = checkpoint.load(folder).model
-    choose_attention(loaded, torch.device("cpu"))  # encoders of a stage attend in another order of sums
+    choose_attention(loaded, torch.device("cpu"))
     assert torch.equal(probe(loaded), probe(model))
     assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")

@@ -301,7 +301,7 @@ def encode_captions(
     times epochs. Sorted by length, so that there is hardly any padding.
     """
     device = engine.device
-    pair.text_model.set_attn_implementation(encoder_attention(device))
+    pair.text_model.set_attn_implementation(encoder_attention(device, engine.bf16))
     pair.to(device)
     distinct = sorted(set(captions), key=lambda caption: (len(caption), caption))
     texts: dict[str, Tensor] = {}
@@ -330,7 +330,7 @@ def _train(
     followed: bool = True,
 ) -> tuple[LanguageBind, int]:
     for part in (pair.vision_model, pair.text_model):
-        part.set_attn_implementation(encoder_attention(engine.device))
+        part.set_attn_implementation(encoder_attention(engine.device, engine.bf16))
     contrast = Contrast(engine, pair, params.align.micro_batch)
     job = Job(
         name=f"align-{name}",
