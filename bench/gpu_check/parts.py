@@ -86,7 +86,7 @@ def run_group(parts: Sequence[Part], deadline: float, logs: Path, options: Seque
         else:
             running.append(_start(part, min(part.seconds, left), logs, options))
     try:
-        outcomes += [_finish(one) for one in running]
+        outcomes += _wait_for(running)
     finally:
         for one in running:
             _end(one.process)
@@ -113,12 +113,21 @@ def _start(part: Part, limit: float, logs: Path, options: Sequence[str]) -> _Run
     return _Running(part, process, log, time.monotonic(), limit)
 
 
-def _finish(one: _Running) -> Outcome:
-    while one.process.poll() is None and time.monotonic() - one.began < one.limit:
+def _wait_for(running: Sequence[_Running]) -> list[Outcome]:
+    """Each ends by itself or at its own limit, whichever the others still need."""
+    ended: dict[int, Outcome] = {}
+    while len(ended) < len(running):
+        for place, one in enumerate(running):
+            seconds = time.monotonic() - one.began
+            if place not in ended and (one.process.poll() is not None or seconds >= one.limit):
+                ended[place] = _finish(one, seconds)
         time.sleep(POLL)
+    return [ended[place] for place in range(len(running))]
+
+
+def _finish(one: _Running, seconds: float) -> Outcome:
     code = one.process.poll()
     _end(one.process)
-    seconds = time.monotonic() - one.began
     lines = one.log.read_text(errors="replace").splitlines()
     status = "done" if code == 0 else f"failed ({code})"
     if code is None:

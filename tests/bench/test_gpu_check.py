@@ -57,6 +57,16 @@ def test_a_part_that_raises_or_hangs_is_reported_and_the_rest_goes_on(
     assert "RuntimeError: no such kernel" in shown
 
 
+def test_a_part_ends_at_its_own_limit_and_tells_its_own_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ["part_that_hangs", "part_that_ends"]
+    hung, ended = run_parts(tmp_path, parts, monkeypatch, part_that_hangs=8)
+    assert (hung.part, ended.part) == tuple(parts)
+    assert hung.seconds >= 8
+    assert ended.seconds < hung.seconds  # not as long as what began before it
+
+
 def test_a_part_without_time_left_is_left_out_with_a_word(tmp_path: Path) -> None:
     (outcome,) = run_group([Part("late", "nowhere", 30)], time.monotonic() + 3, tmp_path, ())
     assert outcome.status == "left out: 3 s were left"
