@@ -90,6 +90,14 @@ class Reader:
         """InputError where clips of data/index are stored as other frames than the model takes."""
         self._shards().check_frames(self.frames, self.video_size)
 
+    def mark(self, medium: Medium) -> str:
+        """What tells a medium from another in its place: the size of a file; in the index its sum too, since stored
+        frames have one size.
+        """
+        _, key = medium
+        held = str(self._shards().media["sha256"][key].as_py()) if isinstance(key, int) else ""
+        return f"{held} {self.size(medium)}"
+
     def size(self, medium: Medium) -> int:
         """Bytes of its file; 0 where there is none."""
         _, key = medium

@@ -78,14 +78,14 @@ class QuestionSet:
         """Whether the questions come from the benchmark's own files."""
         return bool(self.gold)
 
-    def key(self, size: Callable[[Medium], int]) -> str:
-        """Sixteen hex digits that change with the questions, and with the size of a medium."""
+    def key(self, mark: Callable[[Medium], object]) -> str:
+        """Sixteen hex digits that change with the questions, and with the mark of a medium."""
         told = hashlib.sha256()
-        sizes = {
-            medium: size(medium) for medium in dict.fromkeys(m for item in self.items for m in item.seen)
+        marks = {
+            medium: mark(medium) for medium in dict.fromkeys(m for item in self.items for m in item.seen)
         }
         for item in self.items:
-            told.update(json.dumps([item.id, item.question, [(m, sizes[m]) for m in item.seen]]).encode())
+            told.update(json.dumps([item.id, item.question, [(m, marks[m]) for m in item.seen]]).encode())
         return told.hexdigest()[:16]
 
 

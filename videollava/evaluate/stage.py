@@ -247,7 +247,7 @@ class _Asking:
             reader.check_frames()
         new = one.benchmark.max_new_tokens if one.of_files else choices.max_new_tokens
         settings = Settings(new, work.tokens_per_batch, ranks)
-        folder = scratch / f"{one.name}-{one.key(reader.size)}"
+        folder = scratch / f"{one.name}-{one.key(reader.mark)}"
         blind = AnswerLog(folder / "blind", ranks.rank) if choices.blind else None
         logs = _Logs(AnswerLog(folder / "seen", ranks.rank), blind)
         return cls(one, logs, logs.read(), folder / "means", reader, work.loaders, loaded, settings)

@@ -12,6 +12,7 @@ rounded  always whole levels, as WebP: of what was resized, off by half a level 
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -38,7 +39,12 @@ ARRAY, PICTURE = "pixels.npy", ".webp"
 EFFORT = {"method": 2, "quality": 20}
 SHARE = 0.3  # what is left of whole levels once they are WebP, of clips of the world
 _BEGINS = b"PK\x03\x04"
-_BROKEN = (zipfile.BadZipFile, OSError, ValueError, EOFError, KeyError, SyntaxError, zlib.error)
+_SUM = 64  # hex digits of the clip's SHA-256, the last bytes of the zip
+# Of a bit that fell over: zipfile says RuntimeError where it would want a password, or another version of itself.
+_BROKEN = (
+    *(zipfile.BadZipFile, OSError, ValueError, EOFError, KeyError, SyntaxError, RuntimeError),
+    *(struct.error, zlib.error),
+)
 
 
 def store_frames(pixels: Tensor, form: Form, sha256: str) -> bytes:
@@ -70,6 +76,11 @@ class StoredFrames:
     """A clip as `store_frames` wrote it."""
 
     data: bytes
+
+    @property
+    def seal(self) -> str:
+        """The sum of the clip that they say they stand for, read in no time: nothing else of them is looked at."""
+        return self.data[-_SUM:].decode("ascii", "replace")
 
     def sha256(self) -> str:
         """Of the clip it stands for; every member's checksum is compared. InputError where it is damaged."""
@@ -107,9 +118,10 @@ class StoredFrames:
     def _read(self, where: str) -> NDArray[Any]:
         try:
             with zipfile.ZipFile(io.BytesIO(self.data)) as archive:
-                names = archive.namelist()
-                if names != [ARRAY]:
-                    frames = [_picture(archive.read(name)) for name in names]
+                members = archive.infolist()
+                if [member.filename for member in members] != [ARRAY]:
+                    # By its entry, not its name: a name that was damaged may be another's.
+                    frames = [_picture(archive.read(member)) for member in members]
                     return np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2))
                 with archive.open(ARRAY) as member:
                     values: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)

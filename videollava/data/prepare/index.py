@@ -76,6 +76,7 @@ def _build(params: Params, workspace: Path, building: Path, workers: int) -> Non
         Pool(workers) as pool,
     ):
         joined = join_sources(workspace / SHARDS, list(params.sources), read_forgotten(workspace))
+        joined.check_frames(params.shards.frames)
         joined.take_over(quarantine)
         size = _write_media(joined, building)
         write_shards(building, joined.shards, workspace / SUMS, joined.frames)

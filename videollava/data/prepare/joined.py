@@ -20,6 +20,7 @@ from videollava.data.prepare.tables import MEDIA, RECORDS, open_table, read_batc
 from videollava.data.records.marks import KINDS
 from videollava.data.records.quarantine import Quarantine
 from videollava.errors import InputError
+from videollava.params import Frames
 
 __all__ = ["LEFT_OUT", "Joined", "Part", "join_sources"]
 
@@ -105,6 +106,17 @@ class Joined:
         stored = {part.name: part.summary["frames"] for part in self.parts if "frames" in part.summary}
         return {name: (found["count"], found["size"]) for name, found in stored.items()}
 
+    def check_frames(self, frames: Frames) -> None:
+        """InputError where a source's shards were cut while `shards.frames` was another: no index mixes the two."""
+        asked = frames.model_dump() if frames.count else None
+        for part in self.parts:
+            stored = part.summary.get("frames")
+            if stored != asked and (stored or KINDS.index("video") in part.kinds):
+                raise InputError(
+                    f"{part.folder}: its clips are {_told(stored)}, and shards.frames asks for {_told(asked)}: run "
+                    f"`videollava shards {part.name}` again"
+                )
+
     @property
     def places(self) -> Places:
         """Of each medium, the first 64 bits of its hash."""
@@ -154,6 +166,13 @@ class Joined:
         kinds = {KINDS[kind]: int(n) for kind, n in enumerate(np.bincount(self.kinds)) if n}
         found = {"duplicates": counts["duplicates"] + again, "kinds": kinds}
         return {**found, "renamed": counts["renamed"]} if counts["renamed"] else found
+
+
+def _told(frames: Mapping[str, Any] | None) -> str:
+    """What is stored of clips, in words."""
+    if not frames:
+        return "the files they are"
+    return f"{frames['count']} frames of {frames['size']} x {frames['size']}, {frames['form']}"
 
 
 def join_sources(folder: Path, names: Sequence[str], forgotten: Collection[str] = ()) -> Joined:

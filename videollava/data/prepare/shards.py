@@ -200,7 +200,7 @@ def _build(
         **notes,
         "media": _count_media(places, media, opened),
         "quarantined": quarantine.summary(),
-        **({"frames": frames.model_dump()} if any(place.stored for place in places) else {}),
+        **({"frames": frames.model_dump()} if frames.count else {}),
     }
     (building / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
