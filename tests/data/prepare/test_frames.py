@@ -12,15 +12,15 @@ import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from clips import clip, turned, with_edits
+from frames_made import COUNT, SIZE, Here, fetched, storing
 from made import archive_source, lines, llava, mp4, params, png, tar
 from made import prepare as run
 
@@ -30,7 +30,7 @@ from videollava.data.load.packing import Lengths, plan_epoch
 from videollava.data.load.shards import Shards
 from videollava.data.media.pixels import STEPS, normalise
 from videollava.data.media.read import load_pixels
-from videollava.data.media.stored import FORMS, Form, StoredFrames, store_frames
+from videollava.data.media.stored import FORMS, StoredFrames, store_frames
 from videollava.data.pool import Pool
 from videollava.data.prepare import shards as stage
 from videollava.data.prepare.shards import weigh_frames
@@ -47,7 +47,6 @@ from videollava.params import Frames, Model, Params
 pytestmark = pytest.mark.usefixtures("at_once")
 
 RIGHT = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)  # a quarter turn
-COUNT, SIZE = 3, 16  # what `params` of these tests has the model take
 LAST = 89  # of the frames of `clip()`
 
 
@@ -55,20 +54,6 @@ LAST = 89  # of the frames of `clip()`
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without processes, each of which would load torch."""
     monkeypatch.setattr(stage, "Pool", Here)
-
-
-class Here(Pool):
-    """All work is done here, but of one item, which kills its process."""
-
-    def __init__(self, workers: int = 1, fatal: object = None) -> None:
-        super().__init__(workers)
-        self.fatal = fatal
-
-    def stream(
-        self, function: Any, items: Iterable[Any], crashed: Any = None, *_: Any, **__: Any
-    ) -> Iterator[Any]:
-        for item in items:
-            yield crashed(item) if self.fatal is not None and item is self.fatal else function(item)
 
 
 def broken_where_nobody_looks() -> bytes:
@@ -89,23 +74,6 @@ ODD = {
     "other.webm": lambda: clip(20, "webm", "libvpx"),
     "noise.mp4": lambda: mp4(1),
 }
-
-
-def fetched(workspace: Path, media: dict[str, bytes], **settings: Any) -> Params:
-    records = [llava(name, **{kind_of(name): name}) for name in media] + [llava("text")]
-    archive = tar(workspace / "from/media.tar", media)
-    chosen = params(archive_source(archive, lines(workspace / "from/notes.jsonl", records)), **settings)
-    fetch(chosen, workspace)
-    return chosen
-
-
-def kind_of(name: str) -> str:
-    return "image" if name.endswith(".png") else "video"
-
-
-def storing(chosen: Params, form: Form = "exact") -> Params:
-    frames = Frames(count=chosen.model.frames, size=chosen.model.image_size, form=form)
-    return chosen.replace(shards=chosen.shards.replace(frames=frames))
 
 
 def batches(chosen: Params, workspace: Path, epochs: int = 2) -> Iterator[Batch]:
@@ -141,7 +109,7 @@ def files(folder: Path, pattern: str = "*") -> dict[str, str]:
 
 def test_training_is_step_for_step_the_same(tmp_path: Path) -> None:
     media = {name: make() for name, make in ODD.items()} | {"1.png": png(1), "broken.mp4": b"no clip"}
-    plain, stored = tmp_path / "plain", tmp_path / "stored"
+    plain, stored = tmp_path / "bare", tmp_path / "stored"
     chosen = fetched(plain, media, max_quarantined=0.3)
     run(chosen, plain)
     run(storing(fetched(stored, media, max_quarantined=0.3)), stored)
@@ -236,6 +204,41 @@ def test_a_pair_is_read_by_the_webdataset_library_and_its_frames_by_numpy(tmp_pa
     assert np.array_equal(pixels, load_pixels("video", data, SIZE, COUNT).numpy())
     with zipfile.ZipFile(io.BytesIO(first["frames.zip"])) as archive:
         assert archive.comment.decode() == first["json"]["sha256"]
+
+
+def test_pairs_are_told_by_names_that_say_what_they_are(tmp_path: Path) -> None:
+    """Whatever media are called where they come from."""
+    webdataset = pytest.importorskip("webdataset", reason="the webdataset library is not installed")
+    clips = (
+        "a/b.c/with space.MP4",
+        "юни код.mp4",
+        "bare",
+        "v1.2",
+        "odd.my ext",
+        "q.文",
+        "like.txt",
+        "x.json",
+    )
+    media = {name: mp4(number) for number, name in enumerate(clips)} | {
+        "p.q": png(1),
+        "p.json": png(2),
+        "p.JPG": png(3),
+    }
+    records = [llava(name, **{"image" if name[0] == "p" else "video": name}) for name in media]
+    archive = tar(tmp_path / "from/media.tar", media)
+    source = archive_source(archive, lines(tmp_path / "from/notes.jsonl", records), annotations="notes.jsonl")
+    chosen = params(source)
+    fetch(chosen, tmp_path)
+    for way, ending in ((chosen, "mp4"), (storing(chosen), "frames.zip")):
+        stage.run(way, tmp_path)
+        shard = tmp_path / "data/shards/mine/mine-00000.tar"
+        samples = list(webdataset.WebDataset(str(shard), shardshuffle=False))
+        found = [[name for name in sample if not name.startswith("__")] for sample in samples]
+        pictures = [[name, "json"] for name in ("png", "png", "jpg")]
+        assert found == [[ending, "json"]] * len(clips) + pictures
+        ids = [json.loads(sample["json"])["records"][0]["id"] for sample in samples]
+        assert ids == list(media)
+        assert [sample["__key__"] for sample in samples] == [f"{number:08d}" for number in range(len(media))]
 
 
 def test_whole_levels_are_pictures_that_anyone_opens() -> None:
@@ -383,6 +386,8 @@ def test_disk_and_speed_are_told_first(tmp_path: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr().out
     assert told.startswith("mine: 3 clips, ")
     assert told.count("exact: ") == 1
+    flawed = Weighed(9, 900, [Clip(50, 1.0, 2.0)], 7)
+    assert "1 clips measured here, 7 more can't be decoded)" in tell_weight("mine", flawed, Frames(count=1))
     slow, frames = Weighed(9, 900, [Clip(50, 1.0, 2.0)]), Frames(count=COUNT, size=SIZE)
     assert "(hardly faster, if at all; 1 clips" in tell_weight("mine", slow, frames)
     assert (slow.most, Weighed(9, 900, []).most) == (450, 900)  # what can't be decoded stays a file

@@ -357,12 +357,17 @@ def _try_frames(frames: Frames, sample: Sample) -> bool:
 
 
 def _sample(number: int, kept: Kept, records: list[int]) -> Sample:
-    suffix = Path(kept.member.name).suffix.lower()
-    if kind_of_file(f"x{suffix}") != kept.kind and f".{kept.kind}{suffix}" in MODALITIES[kept.kind].endings:
-        suffix = (
-            f".{kept.kind}{suffix}"  # a depth map is no picture to whoever reads the shard without the table
-        )
-    return Sample(f"{number:08d}", suffix, kept.member, kept.kind, kept.sha256, kept.sides, tuple(records))
+    ending = _ending(kept.member.name, kept.kind)
+    return Sample(f"{number:08d}", ending, kept.member, kept.kind, kept.sha256, kept.sides, tuple(records))
+
+
+def _ending(name: str, kind: MediumKind) -> str:
+    """What a medium's name ends in where whoever reads the shard has no table: by it a pair is told, and its medium."""
+    ending, known = Path(name).suffix.lower(), MODALITIES[kind].endings
+    said = kind_of_file(f"x{ending}")
+    if said is None:  # it has none, or one of a text: it would be left out, or taken for the pair's .json
+        return known[0]
+    return f".{kind}{ending}" if said != kind and f".{kind}{ending}" in known else ending
 
 
 def _say(opened: Opened) -> None:

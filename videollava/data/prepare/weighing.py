@@ -37,11 +37,15 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """A source's clips: how many, bytes of their files, and those of them that were measured."""
+    """A source's clips: how many, bytes of their files, and those of them that were measured.
+
+    lost: how many of those that were tried can't be decoded.
+    """
 
     clips: int
     files: int
     measured: Sequence[Clip]
+    lost: int = 0
 
     @property
     def least(self) -> int:
@@ -59,9 +63,11 @@ class Weighed:
 def weigh(clips: Sequence[Member], frames: Frames, pool: Pool) -> Weighed:
     """Store and read some of the clips, one at a time; those that can't be decoded are not among the measured."""
     chosen = [clips[len(clips) * place // MEASURED] for place in range(MEASURED)] if clips else []
-    found = pool.stream(partial(_measure, frames), dict.fromkeys(chosen), crashed=lambda clip: None, window=1)
-    measured = [clip for clip in found if clip is not None]
-    return Weighed(len(clips), sum(clip.size for clip in clips), measured)
+    tried = list(
+        pool.stream(partial(_measure, frames), dict.fromkeys(chosen), crashed=lambda clip: None, window=1)
+    )
+    measured = [clip for clip in tried if clip is not None]
+    return Weighed(len(clips), sum(clip.size for clip in clips), measured, len(tried) - len(measured))
 
 
 def tell_weight(source: str, weighed: Weighed, frames: Frames) -> str:
@@ -77,9 +83,10 @@ def tell_weight(source: str, weighed: Weighed, frames: Frames) -> str:
     faster = (
         f"{decoding / reading:.0f} times faster" if decoding >= 1.5 * reading else "hardly faster, if at all"
     )
+    lost = f", {weighed.lost} more can't be decoded" if weighed.lost else ""
     return (
         f"{begun}{_range(weighed.least, weighed.most)}, read in {reading:.1f} ms a clip and not in {decoding:.1f} "
-        f"({faster}; {len(weighed.measured)} clips measured here); {SAYS[frames.form]}"
+        f"({faster}; {len(weighed.measured)} clips measured here{lost}); {SAYS[frames.form]}"
     )
 
 
