@@ -48,7 +48,7 @@ check: $(STAMP)  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-claims: $(STAMP)  ## the paper's claims in small: each arm and seed a retraining (two hours); writes docs/claims.md (ARGS="--seeds 2 --arms a,b")
+claims: $(STAMP)  ## the paper's claims in small: each arm and seed a retraining (two and a half hours); writes docs/claims.md (ARGS="--seeds 2 --arms a,b")
 	@$(BIN)/python -m flows.claims $(ARGS)
 
 bench: $(STAMP)  ## the benchmarks behind bench/RESULTS.md

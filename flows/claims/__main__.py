@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.claims.arms import ARMS, CLAIMS, Contrast, choose_arms, params_of
-from flows.claims.course import Course
+from flows.claims.arms import ARMS, CLAIMS, Arm, Contrast, choose_arms, params_of, seeds_of
+from flows.claims.course import Course, Run
 from flows.claims.ground import Ground, Outcome
 from flows.claims.page import Report, describe_machine, power_table, write
 from flows.claims.pooled import Pooled, pool
@@ -28,7 +28,6 @@ from videollava.params import Params
 
 __all__ = ["main"]
 
-SEEDS = 10  # nine arms of each take about twelve minutes of two cores
 PICTURES = 9673  # easy-VQA's test questions
 PER_PICTURE = 9.7  # of them about a picture
 PER_CLIP = 9  # a generated clip's: eight of one event, ten of two
@@ -37,7 +36,13 @@ PER_CLIP = 9  # a generated clip's: eight of one event, ten of two
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run what is not done, write the page; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m flows.claims", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from 0 on ({SEEDS})")
+    parser.add_argument(
+        "--seeds",
+        default="",
+        metavar="N or CLAIM=N,...",
+        help="how many, from 0 on, of all arms or of those of a claim (as planned: "
+        f"{','.join(f'{claim.letter}={claim.seeds}' for claim in CLAIMS)})",
+    )
     parser.add_argument(
         "--arms",
         default="",
@@ -75,7 +80,7 @@ def _terminate(*_: object) -> None:
 
 def _command(options: argparse.Namespace) -> str:
     """What gives these figures, wherever they lie."""
-    words = ["--seeds", str(options.seeds)] if options.seeds != SEEDS else []
+    words = ["--seeds", options.seeds] if options.seeds else []
     words += ["--arms", options.arms] if options.arms else []
     words += [word for one in options.overrides for word in ("--set", one)]
     return "make claims" + (f' ARGS="{shlex.join(words)}"' if words else "")
@@ -83,17 +88,17 @@ def _command(options: argparse.Namespace) -> str:
 
 def _claim(options: argparse.Namespace) -> int:
     home, arms = checkout(options.workspace), choose_arms(options.arms)
-    if options.seeds < 1 or options.at_once < 1:
-        raise InputError("--seeds and --at-once must be at least 1")
+    if options.at_once < 1:
+        raise InputError("--at-once must be at least 1")
+    runs = _runs(arms, options.seeds)
     commit = run_git(home, "rev-parse", "HEAD")
     if ask_git(home, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs"):
         print(f"uncommitted changes are left out: what is tried is commit {commit[:12]}", flush=True)
     ground, more = Ground(home, commit), tuple(options.overrides)
-    seeds = range(options.seeds)
-    plans = _plans(params_of(home, arms[0], 0, more), len(seeds))
-    print(f"{len(arms)} arms, {len(seeds)} seeds on {describe_machine()}\n")
+    plans = _plans(params_of(home, arms[0], 0, more), runs)
+    print(f"{len(arms)} arms, {len(runs)} retrainings on {describe_machine()}\n")
     print("\n".join(power_table(plans)) + "\n", flush=True)
-    course = Course(ground, arms, seeds, options.at_once, more, _say)
+    course = Course(ground, runs, options.at_once, more, _say)
     busy = f"{ground.folder}: another `make claims` is running here"
     ground.folder.mkdir(parents=True, exist_ok=True)
     course.recall()
@@ -111,20 +116,28 @@ def _say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
-def _plans(params: Params, seeds: int) -> dict[str, Plan]:
-    """By benchmark what will be asked: known from the recipe before anything has run."""
-    limit = params.evaluate.limit
+def _runs(arms: Sequence[Arm], asked: str) -> list[Run]:
+    """Seed by seed: an interrupted plan has whole seeds."""
+    needed = seeds_of(arms, asked)
+    return [Run(arm, seed) for seed in range(max(needed.values())) for arm in arms if seed < needed[arm.name]]
+
+
+def _plans(params: Params, runs: Sequence[Run]) -> dict[Contrast, Plan]:
+    """What will be asked for each contrast: known from the recipe before anything has run."""
+    limit, clips = params.evaluate.limit, sum(source.test for source in params.sources.values())
     plans = {}
-    for name in params.evaluate.benchmarks:
-        each = PER_PICTURE if name == "easy_vqa" else PER_CLIP
-        clips = sum(source.test for source in params.sources.values())
-        there = PICTURES if name == "easy_vqa" else clips * PER_CLIP
-        questions = min(limit or there, there)
-        plans[name] = Plan(questions, max(1, round(questions / each)), seeds)
+    for contrast in (one for claim in CLAIMS for one in claim.contrasts):
+        easy = contrast.benchmark == "easy_vqa"
+        seeds = min(sum(run.arm.name == name for run in runs) for name in (contrast.base, contrast.arm))
+        if seeds and contrast.benchmark in params.evaluate.benchmarks:
+            each = PER_PICTURE if easy else PER_CLIP
+            there = PICTURES if easy else clips * PER_CLIP
+            questions = min(limit or there, there)
+            plans[contrast] = Plan(questions, max(1, round(questions / each)), seeds)
     return plans
 
 
-def _report(course: Course, plans: Mapping[str, Plan], command: str, folder: Path) -> int:
+def _report(course: Course, plans: Mapping[Contrast, Plan], command: str, folder: Path) -> int:
     if not course.outcomes:
         print("error: no run ended, so there is nothing to tell", file=sys.stderr)
         return 1
@@ -132,8 +145,9 @@ def _report(course: Course, plans: Mapping[str, Plan], command: str, folder: Pat
     found = {claim.letter: tests for claim in CLAIMS if (tests := _test(claim.contrasts, scores))}
     seeds = sorted({seed for _, seed in course.outcomes})
     commits = sorted({outcome.commit for outcome in course.outcomes.values()})
-    asked = len(course.arms) * len(course.seeds)
-    report = Report(commits, command, asked, seeds, plans, course.outcomes, course.failed, scores, found)
+    report = Report(
+        commits, command, len(course.runs), seeds, plans, course.outcomes, course.failed, scores, found
+    )
     for line in write(report, folder):
         print(line)
     print(f"\nwritten: {folder / 'claims.md'}")

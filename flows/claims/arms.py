@@ -23,6 +23,7 @@ __all__ = [
     "Contrast",
     "choose_arms",
     "params_of",
+    "seeds_of",
     "settings_of",
 ]
 
@@ -55,6 +56,7 @@ class Contrast:
 class Claim:
     """What is said of each contrast's base: that it answers better than the arm. letter: as `--arms` takes it.
 
+    seeds: how many of each arm are planned: what all take together is two and a half hours of two cores.
     holds, reverse, equal: what is said where that is so, where the other arm is the better one, and where neither is.
     """
 
@@ -63,6 +65,7 @@ class Claim:
     contrasts: tuple[Contrast, ...]
     holds: str
     reverse: str
+    seeds: int = 10
     equal: str = "it makes no difference of a point or more"
     timed: str = ""  # a stage whose CPU seconds belong to the claim
 
@@ -86,6 +89,7 @@ CLAIMS = (
         (Contrast("separate", PICTURES), Contrast("separate", CLIPS)),
         "aligned encoders answer better than separately learned ones",
         "separately learned encoders answer better than aligned ones",
+        seeds=12,
     ),
     Claim(
         "a2",
@@ -117,6 +121,7 @@ CLAIMS = (
         (Contrast("no-time", CLIPS),),
         "with attention over frames clips are answered better",
         "without attention over frames clips are answered better",
+        seeds=4,
     ),
     Claim(
         "e",
@@ -124,7 +129,8 @@ CLAIMS = (
         (Contrast("no-dropout", CLIPS),),
         "with half of the patches left out clips are answered better",
         "leaving out half of the patches costs score",
-        "leaving out half of the patches costs no point",
+        seeds=4,
+        equal="leaving out half of the patches costs no point",
         timed="align",
     ),
 )
@@ -146,6 +152,39 @@ def choose_arms(wanted: str = "") -> list[Arm]:
             raise InputError(f"--arms {word}: no such claim or arm; there are {known}")
         names.update(letters.get(word, [word]))
     return [arm for arm in ARMS if arm.name in names]
+
+
+def seeds_of(arms: Sequence[Arm], asked: str = "") -> dict[str, int]:
+    """How many seeds each arm needs for the claims that two of these arms are compared for.
+
+    asked: as many for all arms ("3"), or for claims by their letters ("a=20,d=2"), the others as planned. InputError
+    where it says neither.
+    """
+    if asked.isdecimal() and int(asked):
+        return dict.fromkeys((arm.name for arm in arms), int(asked))
+    planned = {claim.letter: claim.seeds for claim in CLAIMS} | _read_seeds(asked)
+    names = {arm.name for arm in arms}
+    needed = dict.fromkeys((arm.name for arm in arms), 1)
+    for claim in CLAIMS:
+        for one in claim.contrasts:
+            if {one.base, one.arm} <= names:
+                for name in (one.base, one.arm):
+                    needed[name] = max(needed[name], planned[claim.letter])
+    return needed
+
+
+def _read_seeds(asked: str) -> dict[str, int]:
+    letters = [claim.letter for claim in CLAIMS]
+    found = {}
+    for word in filter(None, asked.split(",")):
+        letter, _, number = (part.strip() for part in word.partition("="))
+        if letter not in letters or not number.isdecimal() or not int(number):
+            raise InputError(
+                f"--seeds {asked}: neither a number from 1 on nor numbers by claim (a=20,d=2); "
+                f"there are {', '.join(letters)}"
+            )
+        found[letter] = int(number)
+    return found
 
 
 def settings_of(arm: Arm, seed: int, more: Sequence[str] = ()) -> list[str]:

@@ -30,17 +30,21 @@ class Run:
     arm: Arm
     seed: int
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Arm's name and seed: what its outcome is found by."""
+        return self.arm.name, self.seed
+
 
 @dataclass
 class Course:
-    """Runs the arms of each seed one after another, `lanes` seeds at a time: arms of a seed share stages.
+    """Does the runs of each seed one after another, `lanes` seeds at a time: arms of a seed share stages.
 
     more: settings over the profile for all arms. say: gets a line after each run. outcomes, failed: what came of it.
     """
 
     ground: Ground
-    arms: Sequence[Arm]
-    seeds: Sequence[int]
+    runs: Sequence[Run]
     lanes: int = 1
     more: tuple[str, ...] = ()
     say: Callable[[str], None] = print
@@ -53,7 +57,7 @@ class Course:
 
     def run(self) -> None:
         """To the end; on Ctrl-C and SIGTERM (as KeyboardInterrupt) what runs is ended first."""
-        waiting = list(self.seeds)
+        waiting = sorted({run.seed for run in self.runs})
         lanes = range(min(self.lanes, len(waiting)))
         places = [self.ground.lane(number) for number in lanes]
         threads = [
@@ -75,15 +79,14 @@ class Course:
         """What is done already; nothing is run, and no lane is touched: another course may be at work in them."""
         desk = self.ground.clone("desk")
         code = code_key(desk)
-        for seed in self.seeds:
-            for arm in self.arms:
-                if known := self.ground.find(run_key(desk, code, arm, seed, self.more)):
-                    self.outcomes[arm.name, seed] = known
+        for run in self.runs:
+            if known := self.ground.find(run_key(desk, code, run.arm, run.seed, self.more)):
+                self.outcomes[run.place] = known
 
     @property
     def missing(self) -> bool:
         """Whether any run is not done yet."""
-        return len(self.outcomes) < len(self.arms) * len(self.seeds)
+        return len(self.outcomes) < len(self.runs)
 
     def _drive(self, lane: Path, waiting: list[int]) -> None:
         try:
@@ -92,8 +95,9 @@ class Course:
                     if not waiting:
                         return
                     seed = waiting.pop(0)
-                for arm in self.arms:
-                    self._do(lane, Run(arm, seed))
+                for run in self.runs:
+                    if run.seed == seed:
+                        self._do(lane, run)
         except Stopped:
             return
         except BaseException as error:  # the thread that waits for this one tells it
@@ -105,10 +109,9 @@ class Course:
             raise Stopped
         settle(lane, self.ground.commit)
         key = run_key(lane, code_key(lane), run.arm, run.seed, self.more)
-        place = run.arm.name, run.seed
         if known := self.ground.find(key):
             with self._lock:
-                self.outcomes[place] = known
+                self.outcomes[run.place] = known
             self.say(f"seed {run.seed} {run.arm.name}: done before")
             return
         began = time.monotonic()
@@ -116,15 +119,15 @@ class Course:
         seconds = time.monotonic() - began
         if status:
             with self._lock:
-                self.failed[place] = last
+                self.failed[run.place] = last
             self.say(
                 f"seed {run.seed} {run.arm.name}: failed after {seconds:.0f} s: {last}; see {self._log(run)}"
             )
             return
-        outcome = Outcome(key, *place, self.ground.commit, round(seconds, 1), stage_seconds(lane))
+        outcome = Outcome(key, *run.place, self.ground.commit, round(seconds, 1), stage_seconds(lane))
         self.ground.keep(lane, outcome)
         with self._lock:
-            self.outcomes[place] = outcome
+            self.outcomes[run.place] = outcome
             self._took.append((run.arm.name, seconds))
         self.say(self._told(run, seconds))
 
@@ -165,18 +168,12 @@ class Course:
         return self.ground.folder / "logs" / f"{run.seed}-{run.arm.name}.log"
 
     def _told(self, run: Run, seconds: float) -> str:
-        results = self.ground.results(self.outcomes[run.arm.name, run.seed])
+        results = self.ground.results(self.outcomes[run.place])
         scores = ", ".join(f"{name} {found.score.value:.1f}" for name, found in results.items())
-        done = len(self.outcomes) + len(self.failed)
-        whole = len(self.arms) * len(self.seeds)
-        left = [
-            arm.name
-            for seed in self.seeds
-            for arm in self.arms
-            if (arm.name, seed) not in self.outcomes and (arm.name, seed) not in self.failed
-        ]
+        ended = {*self.outcomes, *self.failed}
+        left = [one.arm.name for one in self.runs if one.place not in ended]
         minutes = time_left(left, self._took, self.lanes) / 60
-        name = f"[{done}/{whole}] seed {run.seed} {run.arm.name}"
+        name = f"[{len(ended)}/{len(self.runs)}] seed {run.seed} {run.arm.name}"
         return f"{name}: {scores} in {seconds:.0f} s; about {minutes:.0f} min left"
 
 

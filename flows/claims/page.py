@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.claims.arms import ARMS, CLAIMS, PROFILE, Claim
+from flows.claims.arms import ARMS, CLAIMS, PROFILE, Claim, Contrast
 from flows.claims.ground import Outcome
 from flows.claims.plot import Line, draw
 from flows.claims.pooled import MARGIN, Pooled, format_points, sentence, word_of
@@ -27,15 +27,15 @@ Scores = Mapping[str, Mapping[int, Mapping[str, Results]]]  # by arm, seed and b
 
 @dataclass(frozen=True)
 class Report:
-    """What a page is made of. commits: those that ran. asked: runs that the command asks for, done or not. plans: by
-    benchmark, what was stated before.
+    """What a page is made of. commits: those that ran. asked: runs that the command asks for, done or not. plans: what
+    was stated before of each contrast.
     """
 
     commits: Sequence[str]
     command: str
     asked: int
     seeds: Sequence[int]
-    plans: Mapping[str, Plan]
+    plans: Mapping[Contrast, Plan]
     outcomes: Mapping[tuple[str, int], Outcome]
     failed: Mapping[tuple[str, int], str]
     scores: Scores
@@ -79,18 +79,22 @@ def describe_machine() -> str:
     return f"{os.cpu_count()} cores of {name}, computing in {kind}"
 
 
-def power_table(plans: Mapping[str, Plan]) -> list[str]:
+def power_table(plans: Mapping[Contrast, Plan]) -> list[str]:
     """What the plan decides four times in five, as lines of Markdown."""
     lines = [
-        "| benchmark | questions | media | seeds | smallest difference, by questions of these models | of the recipe |",
-        "|---|---|---|---|---|---|",
+        "| claim | benchmark | arms | questions | media | seeds | smallest difference, by questions of these models "
+        "| of the recipe |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name, plan in plans.items():
-        answers, recipe = smallest_difference(plan, tests=2)
-        said = f"{recipe:.1f} points" if math.isfinite(recipe) else "none: one seed"
-        lines.append(
-            f"| {title_of(name)} | {plan.questions:,} | {plan.media} | {plan.seeds} | {answers:.1f} points | {said} |"
-        )
+    for claim in CLAIMS:
+        for one in claim.contrasts:
+            if plan := plans.get(one):
+                answers, recipe = smallest_difference(plan, tests=len(claim.contrasts))
+                said = f"{recipe:.1f} points" if math.isfinite(recipe) else "none: one seed"
+                lines.append(
+                    f"| {claim.letter} | {title_of(one.benchmark)} | {one.base}, {one.arm} | {plan.questions:,} | "
+                    f"{plan.media} | {plan.seeds} | {answers:.1f} points | {said} |"
+                )
     return lines
 
 
@@ -155,7 +159,9 @@ def _row(claim: Claim, one: Pooled, tests: int) -> str:
 
 
 def _scores(report: Report) -> list[str]:
-    names = list(report.plans)
+    names = sorted(
+        {name for by_seed in report.scores.values() for found in by_seed.values() for name in found}
+    )
     lines = [
         f"| arm | what it is | {' | '.join(title_of(name) for name in names)} | seeds |",
         f"|---|---|{'---|' * len(names)}---|",
@@ -207,7 +213,7 @@ def _how(report: Report) -> list[str]:
         "",
         "## What it could decide, stated before it ran",
         "",
-        f"Four times in five, at 5 % shared by two contrasts of a claim, if {100 * ASSUMED.discordance:.0f} % of the "
+        f"Four times in five, at 5 % shared by the contrasts of a claim, if {100 * ASSUMED.discordance:.0f} % of the "
         f"questions are answered rightly by one of two models alone, changes within a medium correlate by "
         f"{ASSUMED.within:g}, and the true differences of two seeds lie {ASSUMED.spread:g} points (a standard "
         "deviation) apart:",

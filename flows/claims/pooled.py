@@ -110,7 +110,7 @@ def sentence(claim: Claim, found: Sequence[Pooled]) -> str:
         return f"({claim.letter}) not run: no seed has both arms."
     word = decide(found)
     words = {HOLDS: claim.holds, REVERSED: claim.reverse, EQUAL: claim.equal}
-    said = words[word] if word in words else _why_not(found)
+    said = words[word] if word in words else _why_not(found) + _left(found)
     return f"({claim.letter}) {word}: {said}. {' '.join(_numbers(one, len(found)) for one in found)}"
 
 
@@ -125,6 +125,14 @@ def _why_not(found: Sequence[Pooled]) -> str:
     if any(one.paired.p < SIGNIFICANT / len(found) for one in found):
         return "these models differ, but their seeds do not agree enough to say so of the next"
     return "a difference was not shown"
+
+
+def _left(found: Sequence[Pooled]) -> str:
+    """What an undecided claim excludes all the same."""
+    ends = [
+        abs(end) for one in found for end in (one.interval(len(found)).low, one.interval(len(found)).high)
+    ]
+    return f"; differences beyond {max(ends):.1f} points are excluded" if math.isfinite(max(ends)) else ""
 
 
 def _numbers(one: Pooled, tests: int) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from flows.claims.arms import ARMS, BASE, CLAIMS, choose_arms, params_of, settings_of
+from flows.claims import __main__ as module
+from flows.claims.arms import ARMS, BASE, CLAIMS, choose_arms, params_of, seeds_of, settings_of
 from videollava.errors import InputError
 from videollava.tracking.lineage import flatten
 
@@ -67,3 +68,34 @@ def test_claims_and_arms_are_chosen_by_letter_or_name() -> None:
         InputError, match="--arms z: no such claim or arm; there are a, a2, b, c, d, e, aligned"
     ):
         choose_arms("a,z")
+
+
+def test_an_arm_has_as_many_seeds_as_the_claims_it_is_compared_for() -> None:
+    tens = ("pictures", "clips", "separate-pictures", "separate-clips", "no-stage-1")
+    planned = {**dict.fromkeys(("aligned", "separate"), 12), **dict.fromkeys(tens, 10), "no-dropout": 4}
+    assert seeds_of(ARMS) == planned | {"no-time": 4}
+    assert seeds_of(choose_arms("b")) == {"aligned": 10, "pictures": 10, "clips": 10}
+    # In no claim together:
+    assert seeds_of(choose_arms("separate-clips")) == {"aligned": 1, "separate-clips": 1}
+    assert seeds_of(choose_arms("d"), "3") == {"aligned": 3, "no-time": 3}
+    assert seeds_of(choose_arms("a,d"), "a=20, d=2") == {"aligned": 20, "separate": 20, "no-time": 2}
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "many", "a", "a=0", "z=3", "a=1.5"])
+def test_what_is_no_number_of_seeds_is_refused(asked: str) -> None:
+    with pytest.raises(InputError, match=f"--seeds {asked}: neither a number from 1 on nor numbers by claim"):
+        seeds_of(ARMS, asked)
+
+
+def test_runs_go_seed_by_seed_and_the_plan_counts_what_both_arms_have() -> None:
+    arms = choose_arms("a,c")
+    runs = module._runs(arms, "c=3")
+    assert [(run.arm.name, run.seed) for run in runs[:4]] == [
+        *(("aligned", 0), ("separate", 0), ("no-stage-1", 0), ("aligned", 1))
+    ]
+    assert len(runs) == 12 + 12 + 3
+    plans = module._plans(params_of(ROOT, arms[0], 0), runs)
+    seeds = {"separate": (2700, 12), "no-stage-1": (2700, 3)}
+    assert {one.arm: (plan.questions, plan.seeds) for one, plan in plans.items()} == seeds
+    assert len(plans) == 4
+    assert {run.seed for run in module._runs(arms, "2")} == {0, 1}

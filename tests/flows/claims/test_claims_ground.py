@@ -10,7 +10,7 @@ import pytest
 
 from flows.claims import course as module
 from flows.claims import page
-from flows.claims.arms import ARMS, BASE
+from flows.claims.arms import ARMS, BASE, Contrast
 from flows.claims.course import Course, time_left
 from flows.claims.ground import Ground, Outcome, code_key, outcome_key
 from flows.claims.page import Report, write
@@ -106,10 +106,11 @@ def test_what_ended_is_not_run_again_and_the_checkout_stays_as_it_was(
     monkeypatch.setattr(Course, "_retrain", retrain)
     told: list[str] = []
 
+    def runs(seeds: int) -> list[module.Run]:
+        return [module.Run(arm, seed) for seed in range(seeds) for arm in ARMS[:3]]
+
     def start(seeds: int) -> Course:
-        course = Course(
-            Ground(home, git(home, "rev-parse", "HEAD")), ARMS[:3], range(seeds), 1, (), told.append
-        )
+        course = Course(Ground(home, git(home, "rev-parse", "HEAD")), runs(seeds), 1, (), told.append)
         course.run()
         return course
 
@@ -135,7 +136,7 @@ def test_what_ended_is_not_run_again_and_the_checkout_stays_as_it_was(
         start(3)
 
     ran.clear()
-    again = Course(second.ground, ARMS[:3], range(2))
+    again = Course(second.ground, runs(2))
     again.recall()
     assert not again.missing
     assert again.outcomes == second.outcomes
@@ -211,7 +212,7 @@ def test_the_page_says_commit_machine_command_power_and_the_seeds(
             )
         ],
     }
-    plans = {"easy_vqa": Plan(12, 12, 2)}
+    plans = {Contrast("separate", "easy_vqa"): Plan(12, 12, 2)}
     failed = {("clips", 1): "error: no room"}
     report = Report([ground.commit], "make claims", 8, [0, 1], plans, outcomes, failed, scores, found)
     sentences = write(report, tmp_path / "docs")
@@ -222,6 +223,7 @@ def test_the_page_says_commit_machine_command_power_and_the_seeds(
         in text
     )
     assert "(up to 2 seeds an arm), 0.1 hours" in text
+    assert "| a | easy-VQA | aligned, separate | 12 | 12 | 2 | " in text
     assert "\n2 more that it asks for are not done yet" in text
     assert "- **(a) holds here**: aligned encoders answer better" in text
     assert "| a | easy-VQA | aligned | separate | 100.00 | 0.00 | +100.00 [+100.00, +100.00] |" in text
