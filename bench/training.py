@@ -35,12 +35,14 @@ RATES = ("samples_per_second", "samples_per_cpu_second", "tokens_per_second", "f
 def run_ours(
     stage: Stage, shape: Geometry, samples: Samples, held_out: Samples, device: torch.device
 ) -> dict[str, Any]:
-    """Train with videollava's loop."""
+    """Train with videollava's loop, in a process that is set up as a stage's."""
+    from videollava.environment import keep_freed_memory
     from videollava.machine import Work
     from videollava.params import Train
     from videollava.train.instruct import forward
     from videollava.train.recompute import recompute_layers
 
+    keep_freed_memory()
     model = make_ours(shape, device)
     learned = choose(model, stage)
     settings = Train(learning_rate=stage.rate, precision="bf16" if shape.precision == "bf16" else "fp32")

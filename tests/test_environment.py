@@ -145,6 +145,49 @@ def test_torch_is_told_how_to_wait_and_to_allocate_unless_the_user_has() -> None
         assert own == {name: "max_split_size_mb:64", "GOMP_SPINCOUNT": "0"}
 
 
+STEPS = """
+import resource, sys, torch
+from videollava.environment import keep_freed_memory
+torch.set_num_threads(1)
+print(keep_freed_memory() if sys.argv[1:] else None)
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step():
+    return (torch.zeros(1 << 20) + 1).mul_(2).sum()
+for _ in range(10):
+    step()
+before = faults()
+for _ in range(20):
+    step()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_a_step_finds_the_memory_of_the_one_before() -> None:
+    def run(*words: str, **own: str) -> tuple[str, int]:
+        clean = {
+            name: said
+            for name, said in os.environ.items()
+            if "MALLOC" not in name and name != "GLIBC_TUNABLES"
+        }
+        told = subprocess.run(
+            [sys.executable, "-c", STEPS, *words],
+            env={**clean, "PYTHONPATH": os.getcwd(), **own},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        return told[0], int(told[1])
+
+    kept, few = run("keep")
+    assert kept == "True"
+    assert few < 1024  # pages of one tensor
+    assert run()[1] > 20 * 1024
+    assert run("keep", MALLOC_MMAP_THRESHOLD_="131072")[0] == "False"  # what a user has set stays
+    assert run("keep", GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072")[0] == "False"
+
+
 def test_a_stage_tells_torch_before_it_is_there(tmp_path: Path) -> None:
     program = (
         "import os, sys; from videollava.cli import main; main(['bases', '--params', 'none.yaml']);"

@@ -17,7 +17,12 @@ from videollava.data.check.command import CHECK
 from videollava.data_commands import DATA, MIRROR, REMOTE
 from videollava.embedding_commands import EMBEDDING
 from videollava.ends import Ended
-from videollava.environment import ask_loopback_directly, end_with_supervisor, settle_torch
+from videollava.environment import (
+    ask_loopback_directly,
+    end_with_supervisor,
+    keep_freed_memory,
+    settle_torch,
+)
 from videollava.errors import InputError
 from videollava.evaluate.commands import SCORING
 from videollava.finishing import FINISH, TRAINING
@@ -150,6 +155,8 @@ def _compute(name: str, module: str, arguments: Arguments, params: Any) -> int:
             return launch(name, arguments.words, machine, params, workspace)
     if not work.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # one that the machine file does not want is not seen
+    if name in (*TRAINING, "evaluate"):
+        keep_freed_memory()
     _check_ranks(name)
     with as_rank():
         check_host(name, work, params, workspace)

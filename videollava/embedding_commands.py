@@ -77,9 +77,10 @@ def _progress() -> Any:
 
 
 def _load(models: list[str], device: str | None) -> Any:
-    from videollava.environment import settle_torch
+    from videollava.environment import keep_freed_memory, settle_torch
 
     settle_torch()
+    keep_freed_memory()
     if models == [OURS] and not Path(OURS).is_dir():
         raise InputError(f"{OURS}: not there; name encoders by --model, or run `videollava align`")
     import warnings

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ __all__ = [
     "end_with_parent_alone",
     "end_with_supervisor",
     "is_loopback",
+    "keep_freed_memory",
     "settle_torch",
 ]
 
@@ -27,6 +28,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # the last is what serv
 PR_SET_PDEATHSIG = 1
 SPINS = "2000"  # of an OpenMP thread before it sleeps
 ALLOCATOR = "PYTORCH_ALLOC_CONF"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+KEPT, IN_HEAP = 2**31 - 1, (2**30, 2**25)  # bytes; an older glibc takes the second alone
 
 
 def ask_loopback_directly(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -98,6 +101,27 @@ def settle_torch(environ: MutableMapping[str, str] = os.environ) -> None:
     # Packs have many lengths: blocks of one are of no use to the next, and memory ends while much of it lies idle.
     if "PYTORCH_CUDA_ALLOC_CONF" not in environ:
         environ.setdefault(ALLOCATOR, "expandable_segments:True")
+
+
+def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
+    """Have this process keep for the next tensor what one gave back; whether it does. What a user has set stays.
+
+    glibc else gives blocks of some size back to the system at once, and each step has it map and clear the same pages
+    again. For processes that train or answer: a peak stays with them until they end.
+    """
+    told = any(name.startswith("MALLOC_") for name in environ) or "malloc" in environ.get(
+        "GLIBC_TUNABLES", ""
+    )
+    if sys.platform != "linux" or told:
+        return False
+    import ctypes
+
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:
+        return False
+    return bool(
+        any(set_option(M_MMAP_THRESHOLD, size) for size in IN_HEAP) and set_option(M_TRIM_THRESHOLD, KEPT)
+    )
 
 
 def _system_proxies() -> dict[str, str]:
