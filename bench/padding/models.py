@@ -30,8 +30,9 @@ def configure(shape: Geometry) -> Any:
 
 
 def make_ours(shape: Geometry, device: torch.device) -> Any:
-    """Our model with seeded random weights."""
+    """Our model with seeded random weights, as a stage trains it."""
     from videollava.model.attention import choose_attention
+    from videollava.model.lean import keep_less
     from videollava.model.video_llava import ATTENTION, VideoLlavaForConditionalGeneration
 
     torch.manual_seed(0)
@@ -40,6 +41,7 @@ def make_ours(shape: Geometry, device: torch.device) -> Any:
             configure(shape), attn_implementation=ATTENTION
         )
     choose_attention(model, device)
+    keep_less(model.model.language_model)
     return model
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from videollava.data.load.batches import Batch
 from videollava.machine import Work
 from videollava.model import attention
+from videollava.model.lean import keep_less
 from videollava.model.video_llava import (
     ATTENTION,
     VideoLlavaForConditionalGeneration,
@@ -107,6 +108,7 @@ def make(settings: Train, work: Work, language_learns: bool, layers: int) -> Any
     config = model_config(SHAPE, language_config(language, VOCABULARY))
     model = VideoLlavaForConditionalGeneration._from_config(config, attn_implementation=ATTENTION)
     choose_learners(model, settings, language_learns)
+    keep_less(model.model.language_model)
     recompute_layers(model.model.language_model, work)
     if settings.precision == "bf16" and work.strategy != "replicated":
         model.to(torch.bfloat16)

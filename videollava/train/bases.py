@@ -30,6 +30,7 @@ from videollava.data.text.segments import Segments, segments_of
 from videollava.machine import DEFAULTS, Machine
 from videollava.model.attention import packed_kwargs
 from videollava.model.formats.language import load_language_model
+from videollava.model.lean import keep_less
 from videollava.model.video_llava import language_config
 from videollava.origin import Pins
 from videollava.params import Params, Train
@@ -95,6 +96,7 @@ def _learn(params: Params, workspace: Path, machine: Machine) -> tuple[Any, Any]
     config.initializer_range = config.hidden_size**-0.5
     model = LlamaForCausalLM._from_config(config, attn_implementation="varlen")
     nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
+    keep_less(model.model)
     settings = usable(Train(learning_rate=base.learning_rate, precision=base.precision))
     work = machine.work("bases").replace(strategy="replicated", workers=0)  # texts are encoded already
     texts = texts_of(prepared, tokenizer, params.model.language.positions)

@@ -23,6 +23,7 @@ from videollava.errors import InputError
 from videollava.machine import Machine, Work
 from videollava.model import checkpoint
 from videollava.model.attention import packed_kwargs
+from videollava.model.lean import keep_less
 from videollava.params import Params, Train
 from videollava.tracking import input_key
 from videollava.train import adapters, assemble
@@ -129,6 +130,7 @@ def _begin(stage: str, params: Params, workspace: Path, machine: Machine) -> _Be
     adapted = settings.adapter != "none" and kind.language_learns
     # Under an adapter the language model stays as it is: weights held in 4 bits cannot ask for gradients.
     groups = choose_learners(model, settings, kind.language_learns and not adapted)
+    keep_less(model.model.language_model)
     recompute_layers(model.model.language_model, work)
     learner = model
     if adapted:

@@ -1,7 +1,7 @@
 """Bytes of GPU memory that training takes, from shapes alone: weights, gradients, optimizer, activations.
 
-Counted is what transformers' Llama keeps for the backward pass (tests/train/test_memory.py holds the formula against
-autograd's own account), AdamW's state, and what sharding leaves of these on each GPU: torch's, with what is gathered
+Counted is what a Llama keeps for the backward pass (tests/train/test_memory.py holds the formula against autograd's
+own account), AdamW's state, and what sharding leaves of these on each GPU: torch's, with what is gathered
 of two layers and of the head at once, and DeepSpeed's stages with their buckets.
 """
 
@@ -103,12 +103,11 @@ def pack_bytes(text_config: Any, settings: Train, work: Work, language_learns: b
 
 
 def _layer_bytes(width: int, mlp: int, compute: int, stream: int, learned: bool) -> float:
-    """Two norms (in float32), rotated queries, keys, values and output, three MLP tensors; inputs of weights that
-    learn: autocast copies a float32 one for each of the five linear layers that read a norm.
+    """Inputs of two norms, rotated queries, keys, values and output, two MLP tensors; of weights that learn, the
+    outputs of the norms, which the linear layers share, and what the last one reads (model/lean.py).
     """
-    kept = 2 * 4 * width + 4 * compute * width + 3 * compute * mlp
-    inputs = 2 * stream + (2 if stream == compute else 5) * compute
-    return kept + (inputs * width + compute * mlp if learned else 0)
+    kept = (2 * stream + 4 * compute) * width + 2 * compute * mlp
+    return kept + (2 * compute * width + compute * mlp if learned else 0)
 
 
 def _adapter_bytes(width: int, mlp: int, compute: int) -> float:
