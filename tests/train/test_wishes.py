@@ -15,6 +15,7 @@ import pytest
 import torch
 from micro import MACHINE, micro
 
+from videollava import tracking
 from videollava.ends import AGAIN, BUDGET, INTERRUPTED, Ended
 from videollava.errors import InputError
 from videollava.machine import Cost, Machine
@@ -124,6 +125,38 @@ def test_a_signal_outside_of_steps_ends_at_once_and_means_again(tmp_path: Path) 
         os.kill(os.getpid(), signal.SIGTERM)
     assert ended.value.status == AGAIN
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("in_steps", "told"), [(True, "its newest checkpoint stays"), (False, "its last checkpoint is whole")]
+)
+def test_who_does_not_end_in_time_is_told_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], in_steps: bool, told: str
+) -> None:
+    """Checkpointing may be slow, or what comes after it."""
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    asked = Asked("finetune", grace=20.0, stopped_by=signal.SIGTERM, in_steps=in_steps)
+    asked._give_up()
+    assert ended == [AGAIN]
+    assert f"finetune: not ended within 20 s, and so ended at once: {told}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ended", "sent"),
+    [(Ended(AGAIN, "stopped"), 0), (Ended(INTERRUPTED, "stopped"), 0), (Ended(BUDGET, "it is spent"), 1)],
+)
+def test_who_stops_a_stage_does_not_wait_for_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: Ended, sent: int
+) -> None:
+    """Nobody followed the run yet, so that its whole journal is told with the next stage."""
+    finished: list[Any] = []
+    monkeypatch.setattr(tracking, "REPLAY_AFTER", 0.0)
+    monkeypatch.setattr(tracking, "_finish", lambda *given: finished.append(given))
+    with pytest.raises(Ended), track("pretrain", micro(), tmp_path, MACHINE):
+        raise ended
+    assert len(finished) == sent
+    assert journal_of(tmp_path)[-1]["status"] == "KILLED"
 
 
 def journal_of(folder: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videollava.ends import AGAIN, INTERRUPTED, Ended
 from videollava.tracking.data_sets import read_data_sets
 from videollava.tracking.journal import (
     Journal,
@@ -125,11 +126,17 @@ def _forwarded(stage: str, tracking: Tracking, workspace: Path, journal: Journal
     timer = threading.Timer(FOLLOW_AFTER, lambda: followers.append(_follow(tracking, workspace)))
     timer.daemon = True
     timer.start()
+    stopped = False
     try:
         yield
+    except Ended as ended:
+        stopped = ended.status in (AGAIN, INTERRUPTED)
+        raise
     finally:
         timer.cancel()
-        if graph[-1:] == [stage] or time.monotonic() - began > REPLAY_AFTER:
+        # Who told it to stop waits: what nobody follows yet is told with the next stage.
+        left = stopped and not followers
+        if not left and (graph[-1:] == [stage] or time.monotonic() - began > REPLAY_AFTER):
             _finish(tracking, workspace, followers)
 
 

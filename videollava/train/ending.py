@@ -88,9 +88,14 @@ class Asked:
         )
 
     def _give_up(self) -> None:
-        _say(
-            f"{self.stage}: not ended within {self.grace:.0f} s, and so ended at once: its newest checkpoint stays"
-        )
+        late = f"{self.stage}: not ended within {self.grace:.0f} s, and so ended at once: "
+        if self.in_steps:
+            _say(late + "its newest checkpoint stays")
+        else:
+            _say(
+                late
+                + "its last checkpoint is whole; what MLflow was not told yet is told with the next stage"
+            )
         os._exit(self.status)
 
     def finished(self) -> None:
