@@ -127,7 +127,7 @@ def resident() -> int:
 
 @pytest.mark.parametrize("volumes", [(), ("-v64k",)])
 def test_what_7zip_packs(tmp_path: Path, volumes: tuple[str, ...]) -> None:
-    program = shutil.which("7z")
+    program = shutil.which("7z") or shutil.which("7zz")  # Debian 12 has the second alone
     if program is None:
         pytest.skip("7-Zip is not here: apt-get install 7zip")
     rng = random.Random(3)
