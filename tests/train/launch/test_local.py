@@ -16,6 +16,8 @@ from micro import write_machine
 from safetensors.torch import load_file
 from started import end, last_end, newest, pulses, start, wait_for
 
+from videollava.ends import STALLED
+
 WEIGHTS = "models/videollava/model.safetensors"
 SECONDS = 20.0  # in which all is gone
 
@@ -120,7 +122,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_ended(workspace: Callable[[str],
     wait_for(lambda: newest(folder) >= 1, running)
     os.kill(pulses(folder)[1]["pid"], signal.SIGSTOP)
     status, said = end(running)
-    assert status == 1
+    assert status == STALLED
     assert "warning: rank 1 (on " in said
     assert "it is stopped, or its host is lost" in said.splitlines()[-1]
     assert last_end(folder)["error"].endswith("the run is ended")
