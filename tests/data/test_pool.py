@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from videollava.data import pool as pool_module
 from videollava.data.pool import Pool
 from videollava.errors import InputError
 
@@ -62,9 +65,41 @@ def test_a_crash_that_nobody_expects_is_an_error() -> None:
         list(pool.stream(die_of_seven, [7]))
 
 
+def die_of_fives(number: int) -> bytes:
+    if number % 5 == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return bytes(number) * 100_000  # more than a pipe holds
+
+
+def test_workers_that_die_beside_each_other_cost_their_items_alone() -> None:
+    with Pool(3) as pool:
+        found = list(pool.stream(die_of_fives, range(16), crashed=lambda number: b"", window=8))
+    assert [len(result) for result in found] == [100_000 * n if n % 5 else 0 for n in range(16)]
+
+
 def test_errors_come_through() -> None:
     with Pool(2) as pool, pytest.raises(InputError, match="3 is wrong"):
         list(pool.stream(complain, [3]))
+
+
+class Unsendable(Exception):
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+
+
+def complain_unsendably(number: int) -> object:
+    if number:
+        raise Unsendable(number, "no such thing")
+    return lambda: number
+
+
+def test_what_cannot_be_sent_is_an_error_that_says_what_it_was() -> None:
+    with Pool(2) as pool:
+        with pytest.raises(RuntimeError, match=r"Unsendable: no such thing(.|\n)*In a worker process"):
+            list(pool.stream(complain_unsendably, [3]))
+        with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+            list(pool.stream(complain_unsendably, [0]))
+        assert list(pool.stream(double, [1])) == [2]
 
 
 def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
@@ -110,19 +145,52 @@ def test_what_may_crash_or_hang_never_runs_in_this_process(workers: int) -> None
         assert list(hung) == [2, -3, 4]
 
 
-def fork_and_double(pool: Pool, told: int) -> None:
-    if os.fork() == 0:
+def test_what_hangs_ends_with_its_pool() -> None:
+    started = time.monotonic()
+    with Pool(2) as pool:
+        assert next(pool.stream(hang_at_three, [1, 3, 3, 3], window=2)) == 1
+    assert time.monotonic() - started < 20
+
+
+def leave_a_thread(number: int) -> int:
+    threading.Thread(target=threading.Event().wait).start()
+    return number
+
+
+def test_a_thread_left_behind_keeps_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "PATIENCE", 0.1)
+    with Pool(2) as pool:
+        assert list(pool.stream(leave_a_thread, range(3))) == [0, 1, 2]
+
+
+def test_a_pool_that_nobody_closed_does_not_outlive_its_program(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "from videollava.data.pool import Pool\n"
+        "if __name__ == '__main__':\n"
+        "    pool = Pool(2)\n"
+        "    print(list(pool.stream(abs, [-1, -2, -3])))\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("[1, 2, 3]\n", "", 0)
+
+
+def fork_and_double(pool: Pool, told: int) -> int:
+    forked = os.fork()
+    if forked == 0:
         try:
             os.write(told, bytes(pool.stream(double, [4], crashed=double)))
         finally:
             os._exit(0)
+    return forked
 
 
 def test_a_fork_starts_workers_of_its_own() -> None:
     heard, told = os.pipe()
     with Pool(1) as pool:
         assert list(pool.stream(double, [1], crashed=double)) == [2]
-        fork_and_double(pool, told)
+        forked = fork_and_double(pool, told)
+        os.close(told)
         assert os.read(heard, 1) == bytes([8])
-        os.wait()
+        os.waitpid(forked, 0)
         assert list(pool.stream(double, [2], crashed=double)) == [4]
