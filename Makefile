@@ -38,7 +38,7 @@ encoders: $(STAMP)  ## align the encoders alone and measure them by evaluate.zer
 
 # Two at a time, of one thread each: that fits 2 cores and 24 GiB.
 test: $(STAMP)  ## the tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --timeout 600 $(ARGS)
 
 test-all: $(STAMP)  ## the tests and the slow ones
 	@$(BIN)/python -m pytest $(ARGS)

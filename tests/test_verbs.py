@@ -44,7 +44,7 @@ INSTALL = (
 CALLS = {
     "retrain": ["python -m flows.retrain --set seed=1"],
     "encoders": ["dvc repro align", "videollava evaluate"],
-    "test": [f"{PYTEST} -m not slow -n 2 --set seed=1"],
+    "test": [f"{PYTEST} -m not slow -n 2 --timeout 600 --set seed=1"],
     "test-all": [f"{PYTEST} --set seed=1"],
     "check": ["ruff format --check .", "ruff check .", "mypy"],
     "claims": ["python -m flows.claims --set seed=1"],
@@ -150,7 +150,7 @@ def test_a_verb_calls_what_it_is_for(scratch: Path, verb: str) -> None:
         ("encoders", "repro", "dvc repro align"),
         ("bench", "bench/first.py", "python bench/first.py"),
         ("gpu-check", "gpu_check.bundle", "python -m bench.gpu_check.bundle --to .gpu-check"),
-        ("test", "pytest", f"{PYTEST} -m not slow -n 2"),
+        ("test", "pytest", f"{PYTEST} -m not slow -n 2 --timeout 600"),
     ],
 )
 def test_what_fails_ends_a_verb(scratch: Path, verb: str, fails: str, last: str) -> None:
