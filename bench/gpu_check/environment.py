@@ -26,11 +26,10 @@ USED = (
     "triton",
     "bitsandbytes",
     "pydantic",
-    "av",
     "pyarrow",
     "scipy",
 )
-OTHERS = ("decord", "flash_attn", "deepspeed", "mlflow", "prefect", "dvc")
+OTHERS = ("av", "decord", "flash_attn", "deepspeed", "mlflow", "prefect", "dvc")
 NEAR = {torch.bfloat16: 3e-2, torch.float32: 1e-4}  # largest difference, of values of order 1
 ROUNDS = 10
 

@@ -18,8 +18,9 @@ __all__ = ["MACHINE", "ROOT", "make_workspace", "settings", "tiny"]
 
 MACHINE = Machine(workers=2)
 ROOT = Path(__file__).parents[2]
-PICTURES = 64
+CLIPS, TESTED, PICTURES = 88, 20, 48
 SETTINGS = (
+    "shards.frames={count: 4, size: 64, form: rounded}",  # no decoder travels
     "model.patch_size=16",
     "model.embed_dim=64",
     "model.vision={width: 64, layers: 3, heads: 2, mlp: 128}",
@@ -40,7 +41,7 @@ SETTINGS = (
     "finetune.batch_size=16",
     "evaluate.benchmarks=[toy_video_qa]",
     "evaluate.max_new_tokens=8",
-    "evaluate.limit=24",
+    "evaluate.limit=20",
 )
 
 
@@ -63,7 +64,7 @@ def make_workspace(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder)
-    clips = "clips: {kind: generated, format: clips, train: 96, test: 24, seed: 1}"
+    clips = f"clips: {{kind: generated, format: clips, train: {CLIPS}, test: {TESTED}, seed: 1}}"
     params = tiny(f"sources={{{clips}, {write_pictures(folder / 'from')}}}")
     for module in (
         "data.acquire.fetch",

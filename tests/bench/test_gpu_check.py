@@ -119,7 +119,7 @@ def test_a_bundle_over_its_limit_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert bundle.say_size(tmp_path) == 0
     (tmp_path / "tiny/more").write_bytes(b"1")
     assert bundle.say_size(tmp_path) == 1
-    assert "12 MiB of them data" in capsys.readouterr().err
+    assert "8 MB of them data" in capsys.readouterr().err
 
 
 def test_every_wheel_has_a_pin() -> None:
