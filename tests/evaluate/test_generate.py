@@ -152,10 +152,13 @@ def test_a_medium_is_encoded_once_and_a_shared_prefix_runs_once(model: Any, toke
     questions = [Sample([*prefix, *range(10, 11 + n)], [image]) for n in range(6)]
     encoded: list[int] = []
     tokens: list[int] = []
+    read: list[int] = []
+    language = model.model.language_model
     hooks = [
         model.model.image_tower.register_forward_hook(lambda _, args, __: encoded.append(len(args[0]))),
-        model.model.language_model.norm.register_forward_hook(
-            lambda _, args, __: tokens.append(args[0].shape[:2].numel())
+        *(
+            module.register_forward_pre_hook(lambda _, args, to=to: to.append(args[0].shape[:2].numel()))
+            for module, to in ((language.layers[0], tokens), (language.norm, read))
         ),
     ]
     list(generate_each(model, tokenizer, questions, 1))
@@ -163,6 +166,7 @@ def test_a_medium_is_encoded_once_and_a_shared_prefix_runs_once(model: Any, toke
         hook.remove()
     assert encoded == [1]
     assert tokens == [7, 6 * 6]
+    assert read == [1, 6]  # one token a row: the last layer works on no more
 
 
 def test_features_may_be_given_for_pixels(model: Any, tokenizer: Any, samples: list[Sample]) -> None:

@@ -42,9 +42,11 @@ def test_languagebind_encoders_equal_the_original(shared: Path, name: str) -> No
     pixels = frames_first(pixels) if pixels.ndim == 5 else pixels
     with torch.no_grad():
         out = pair(pixels, case["input_ids"], case["attention_mask"], output_hidden_states=True)
+        spared = pair(pixels, case["input_ids"], case["attention_mask"])
         features = pair.vision_model(pixels, feature_layer=-2).last_hidden_state
     for key in ("image_embeds", "text_embeds", "logits_per_image"):
         _close(out[key], case[key])
+        _close(spared[key], case[key])
     for key in ("last_hidden_state", "pooler_output"):
         _close(out.vision_output[key], case[key])
     _close(out.vision_output.hidden_states[-2], case["hidden_states_m2"])

@@ -26,7 +26,9 @@ def training(prices: tuple[float, float, float], tokens: int, targets: int, back
 
 def test_what_is_computed_by_hand() -> None:
     weights = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
-    expected = 3 * (2 * weights * 4096 + 2 * 4096 * 32 * 4096**2 + 2 * 4096 * 128256 * 100)
+    last = 3 * 4096 * 14336  # the last layer's MLP
+    expected = 3 * (2 * (weights - last) * 4096 + 2 * 4096 * 32 * 4096**2)
+    expected += 3 * 2 * (last + 4096 * 128256) * 100
     assert training(language_prices(LLAMA_8B), 4096, 100) == expected
     assert training(language_prices(LLAMA_8B), 4096, 100, backward=2) == expected * 2 / 3
 

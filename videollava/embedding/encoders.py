@@ -89,7 +89,7 @@ class Encoders:
     def encode(self, kind: str, pixels: Tensor) -> Vectors:
         """Pixels of one modality, (B, C, H, W) or (B, T, C, H, W) -> normalised (B, D)."""
         tower = self.tower(kind)
-        pooled = tower.vision(pixels.to(self.device)).pooler_output
+        pooled = tower.vision(pixels.to(self.device), pooled_alone=True).pooler_output
         return _normalised(tower.projection(pooled))
 
     @torch.inference_mode()
@@ -110,7 +110,7 @@ class Encoders:
             max_length=self.text.config.max_position_embeddings,
             return_tensors="pt",
         ).to(self.device)
-        pooled = self.text(ids["input_ids"], ids["attention_mask"]).pooler_output
+        pooled = self.text(ids["input_ids"], ids["attention_mask"], pooled_alone=True).pooler_output
         return _normalised(self.text_projection(pooled))
 
 

@@ -263,6 +263,7 @@ class Decoder:
                 attention_mask=state.mask,
                 position_ids=state.positions(ids.shape[1]),
                 use_cache=True,
+                read=1,  # nobody reads any, but for what the cache keeps
                 **self._media(batch.prefixes),
             )
             state.cache = out.past_key_values

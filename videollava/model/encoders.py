@@ -20,6 +20,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from videollava import params
 from videollava.data.modalities import MediumKind
+from videollava.model.last import read_one
 from videollava.model.vision import (
     LanguageBindPreTrainedModel,
     LanguageBindVisionConfig,
@@ -114,7 +115,10 @@ def pair_config(
 
 
 class LanguageBindTextModel(LanguageBindPreTrainedModel, CLIPTextModel):
-    """Text encoder: input_ids, attention_mask (B, L) -> last_hidden_state (B, L, d), pooler_output (B, d)."""
+    """Text encoder: input_ids, attention_mask (B, L) -> last_hidden_state (B, L, d), pooler_output (B, d).
+
+    `pooled_alone`: nothing but pooler_output, for which the last layer works on one token of each text.
+    """
 
     config: LanguageBindTextConfig
     config_class = LanguageBindTextConfig
@@ -125,20 +129,38 @@ class LanguageBindTextModel(LanguageBindPreTrainedModel, CLIPTextModel):
         CLIPTextModel.__init__(self, config)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pooled_alone: bool = False,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
+        last, rows = (
+            self._last(input_ids, attention_mask),
+            torch.arange(len(input_ids), device=input_ids.device),
+        )
         seen = None if attention_mask is None else self._seen(attention_mask)
-        out = CLIPTextModel.forward(self, input_ids, seen, **kwargs)
+        if not pooled_alone:
+            out = CLIPTextModel.forward(self, input_ids, seen, **kwargs)
+            out.pooler_output = out.last_hidden_state[rows, last]
+            return out
+        if seen is None:
+            seen = self._seen(torch.ones_like(input_ids))
+        hidden = self.embeddings(input_ids=input_ids)
+        *layers, end = self.encoder.layers
+        for layer in layers:
+            hidden = layer(hidden, seen, is_causal=True, **kwargs)
+        pooled = read_one(end, hidden, last, seen[rows, :, last][:, :, None])
+        return BaseModelOutputWithPooling(pooler_output=self.final_layer_norm(pooled))
+
+    def _last(self, input_ids: Tensor, mask_BL: Tensor | None) -> Tensor:
+        """Of each text, the place of the token that stands for it."""
         if self.config.pooling == "highest":
-            last = input_ids.argmax(dim=-1)
-        elif attention_mask is None:
-            last = torch.full_like(input_ids[:, 0], input_ids.shape[1] - 1)
-        else:
-            steps = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-            last = (attention_mask * steps).argmax(dim=-1)
-        rows = torch.arange(len(input_ids), device=input_ids.device)
-        out.pooler_output = out.last_hidden_state[rows, last]
-        return out
+            return input_ids.argmax(dim=-1)
+        if mask_BL is None:
+            return torch.full_like(input_ids[:, 0], input_ids.shape[1] - 1)
+        steps = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+        return (mask_BL * steps).argmax(dim=-1)
 
     def _seen(self, mask_BL: Tensor) -> Tensor:
         """What each token sees, (B, 1, L, L): itself and what comes before, without padding.
@@ -203,12 +225,15 @@ class LanguageBind(LanguageBindPreTrainedModel):
 
     def encode_vision(self, pixel_values: Tensor) -> Tensor:
         """pixel_values (B, C, H, W) or (B, T, C, H, W) -> normalised embeddings (B, projection_dim)."""
-        return F.normalize(self.visual_projection(self.vision_model(pixel_values).pooler_output), dim=-1)
+        return F.normalize(
+            self.visual_projection(self.vision_model(pixel_values, pooled_alone=True).pooler_output), dim=-1
+        )
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """input_ids (B, L) -> normalised embeddings (B, projection_dim)."""
         return F.normalize(
-            self.text_projection(self.text_model(input_ids, attention_mask).pooler_output), dim=-1
+            self.text_projection(self.text_model(input_ids, attention_mask, pooled_alone=True).pooler_output),
+            dim=-1,
         )
 
     def forward(
@@ -218,16 +243,19 @@ class LanguageBind(LanguageBindPreTrainedModel):
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> LanguageBindOutput:
-        """Media, texts, or both; without one of them its embeddings and the logits are None."""
+        """Media, texts, or both; without one of them its embeddings and the logits are None.
+
+        Other arguments are the vision encoder's. Without states, both encoders give pooler_output alone.
+        """
         if input_ids is None:
-            vision = self.vision_model(pixel_values, **kwargs)
+            vision = self.vision_model(pixel_values, pooled_alone=True, **kwargs)
             image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
             return LanguageBindOutput(image_embeds=image_embeds, vision_output=vision)
-        text = self.text_model(input_ids, attention_mask)
+        text = self.text_model(input_ids, attention_mask, pooled_alone=True)
         text_embeds = F.normalize(self.text_projection(text.pooler_output), dim=-1)
         if pixel_values is None:
             return LanguageBindOutput(text_embeds=text_embeds, text_output=text)
-        vision = self.vision_model(pixel_values, **kwargs)
+        vision = self.vision_model(pixel_values, pooled_alone=True, **kwargs)
         image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
         logits = self.logit_scale.exp() * image_embeds @ text_embeds.T
         if self.logit_bias is not None:

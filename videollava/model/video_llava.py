@@ -35,6 +35,7 @@ from videollava.model.encoders import (
     LanguageBindVisionConfig,
     LanguageBindVisionModel,
 )
+from videollava.model.last import read_tokens, spare_last, takes_read
 from videollava.model.vision import set_frames
 
 __all__ = [
@@ -102,6 +103,7 @@ class VideoLlavaModel(hf.VideoLlavaModel):
 
     config: VideoLlavaConfig
     config_class = VideoLlavaConfig
+    _no_split_modules = ("LastLlamaLayer",)
 
     def __init__(self, config: VideoLlavaConfig) -> None:
         hf.VideoLlavaPreTrainedModel.__init__(self, config)
@@ -119,6 +121,7 @@ class VideoLlavaModel(hf.VideoLlavaModel):
         self.multi_modal_projector = Projector(config.projector_type, next(iter(widths.values())), width, act)
         self.vocab_size = config.text_config.vocab_size
         self.language_model = AutoModel.from_config(config.text_config)
+        spare_last(self.language_model)
         self.post_init()
 
     def train(self, mode: bool = True) -> VideoLlavaModel:
@@ -228,14 +231,21 @@ class VideoLlavaModel(hf.VideoLlavaModel):
         image_places: Tensor | None = None,
         video_places: Tensor | None = None,
         same_calls: tuple[str, ...] = (),
+        read: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
+        """As of a language model, of the tokens that are `read` alone (last.LastLlamaLayer; 0: of all)."""
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("either input_ids or inputs_embeds is needed")
             media = (pixel_values_images, pixel_values_videos, image_features, video_features)
             inputs_embeds = self.embed(input_ids, *media, image_places, video_places, same_calls)
-        return self.language_model(inputs_embeds=inputs_embeds, **kwargs)
+        states = kwargs.get("output_hidden_states", self.config.output_hidden_states)
+        if states or not takes_read(self.language_model):
+            out = self.language_model(inputs_embeds=inputs_embeds, **kwargs)
+            out.last_hidden_state = read_tokens(out.last_hidden_state, read)
+            return out
+        return self.language_model(inputs_embeds=inputs_embeds, read=read, **kwargs)
 
 
 def _learns(module: nn.Module) -> bool:
@@ -318,6 +328,12 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
         same_calls: tuple[str, ...] = (),
         **kwargs: Any,
     ) -> VideoLlavaOutput:
+        targets, read = None, logits_to_keep
+        if labels is not None:
+            targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+            if isinstance(read, int):
+                read = (targets != IGNORED).nonzero()[:, 0] if self.training else 0
+            targets = targets[read] if isinstance(read, Tensor) else targets
         out = self.model(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
@@ -326,6 +342,8 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
             image_features=image_features,
             video_features=video_features,
             same_calls=same_calls,
+            # A tensor without labels is transformers': columns of every row.
+            read=read if targets is not None or isinstance(read, int) else 0,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -334,10 +352,11 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
             **kwargs,
         )
         hidden: Tensor = out.last_hidden_state
-        if labels is None:
-            loss, losses, logits = None, None, self.lm_head(_keep(hidden, logits_to_keep))
+        if targets is None:
+            hidden = hidden[:, read] if isinstance(read, Tensor) else hidden
+            loss, losses, logits = None, None, self.lm_head(hidden)
         else:
-            loss, losses, logits = self._learn(hidden, labels, logits_to_keep, num_items_in_batch)
+            loss, losses, logits = self._learn(hidden, targets, num_items_in_batch)
         return VideoLlavaOutput(
             target_losses=losses,
             loss=loss,
@@ -348,16 +367,10 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
         )
 
     def _learn(
-        self, hidden: Tensor, labels: Tensor, keep: int | Tensor, items: Tensor | int | None
+        self, hidden: Tensor, targets: Tensor, items: Tensor | int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
-        if isinstance(keep, int) and self.training:
-            keep = (targets != IGNORED).nonzero()[:, 0]
-        if isinstance(keep, Tensor):
-            targets = targets[keep]
-            logits = self.lm_head(hidden.flatten(0, 1)[keep])[None]
-        else:
-            logits = self.lm_head(hidden)
+        """targets: of each token of `hidden`, flat."""
+        logits = self.lm_head(hidden)
         losses = F.cross_entropy(
             logits.flatten(0, -2).float(), targets, ignore_index=IGNORED, reduction="none"
         )
@@ -373,12 +386,6 @@ class VideoLlavaForConditionalGeneration(hf.VideoLlavaForConditionalGeneration):
             for name in ("pixel_values_images", "pixel_values_videos", "image_features", "video_features"):
                 inputs.pop(name, None)
         return inputs
-
-
-def _keep(hidden: Tensor, keep: int | Tensor) -> Tensor:
-    if isinstance(keep, Tensor):
-        return hidden[:, keep]
-    return hidden[:, -keep:] if keep else hidden
 
 
 def _register() -> None:

@@ -32,6 +32,7 @@ from videollava import params
 from videollava.data.media.pixels import normalise
 from videollava.data.modalities import MediumKind
 from videollava.errors import InputError
+from videollava.model.last import read_one
 
 __all__ = [
     "LanguageBindPreTrainedModel",
@@ -174,10 +175,12 @@ class LanguageBindLayer(CLIPEncoderLayer):
             self.temporal_attn = TemporalAttention(config)
             self.temporal_layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden_states: Tensor, frames: int = 1, **kwargs: Any) -> Tensor:
-        """hidden_states (clips*frames, tokens, dim)."""
+    def forward(self, hidden_states: Tensor, frames: int = 1, mark: bool = False, **kwargs: Any) -> Tensor:
+        """hidden_states (clips*frames, tokens, dim); of the class token alone where `mark`, (clips*frames, 1, dim)."""
         if self.temporal:
             hidden_states = self._mix_frames(hidden_states, frames)
+        if mark:
+            return read_one(self, hidden_states)[:, None]
         return super().forward(hidden_states, None, **kwargs)
 
     def _mix_frames(self, hidden_states: Tensor, frames: int) -> Tensor:
@@ -247,6 +250,8 @@ class LanguageBindVisionModel(LanguageBindPreTrainedModel):
     token) and hidden_states: the input of every layer and the last output, (B, 1 + patches, dim) for
     pictures, (B, T, 1 + patches, dim) for clips. With `feature_layer` (an index into hidden_states, -2 in
     Video-LLaVA) only the layers below it run, last_hidden_state is that state, and there is no pooler_output.
+    `pooled_alone`, without states: pooler_output and nothing else, for which the last layer works on the class
+    token alone.
     """
 
     config: LanguageBindVisionConfig
@@ -270,8 +275,10 @@ class LanguageBindVisionModel(LanguageBindPreTrainedModel):
         output_hidden_states: bool = False,
         feature_layer: int | None = None,
         kept: Tensor | None = None,
+        pooled_alone: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
+        pooled_alone = pooled_alone and not output_hidden_states
         clips = pixel_values.ndim == 5
         batch, frames = pixel_values.shape[:2] if clips else (len(pixel_values), 1)
         self._notice(frames)
@@ -279,8 +286,8 @@ class LanguageBindVisionModel(LanguageBindPreTrainedModel):
         hidden = self.pre_layrnorm(_keep_patches(hidden, frames, kept))
         depth = self._depth(feature_layer)
         states = [hidden]
-        for layer in itertools.islice(self.encoder.layers, depth):
-            hidden = layer(hidden, frames=frames, **kwargs)
+        for number, layer in enumerate(itertools.islice(self.encoder.layers, depth), 1):
+            hidden = layer(hidden, frames=frames, mark=pooled_alone and number == depth, **kwargs)
             states.append(hidden)
         pooled = None
         if feature_layer is None:
@@ -288,7 +295,7 @@ class LanguageBindVisionModel(LanguageBindPreTrainedModel):
         if clips:
             states = [state.unflatten(0, (batch, frames)) for state in states]
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden,
+            last_hidden_state=None if pooled_alone else hidden,
             pooler_output=pooled,
             hidden_states=tuple(states) if output_hidden_states else None,
         )

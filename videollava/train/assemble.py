@@ -15,6 +15,7 @@ from videollava.machine import Strategy
 from videollava.model import checkpoint
 from videollava.model.attention import choose_attention
 from videollava.model.formats.language import load_language_model, outline_language_model
+from videollava.model.last import spare_last
 from videollava.model.video_llava import Projector, VideoLlavaForConditionalGeneration, model_config
 from videollava.params import Model, Train
 from videollava.train.engine.loading import leave_unread, move_held
@@ -88,6 +89,7 @@ def put_together(
         model = VideoLlavaForConditionalGeneration(model_config(shape, language.config))
     model.config.text_config = language.config
     model.model.language_model = language.model
+    spare_last(language.model)
     model.lm_head = language.lm_head  # a head that is the embedding table stays it: model_config says so too
     checkpoint.take_generation(model, models / "bases/language")
     for kind, part in (("image", "vision_config"), ("video", "video_config")):

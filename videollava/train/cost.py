@@ -6,9 +6,10 @@ model's backward with respect to activations alone (the projector sits at its in
 Two conventions, for n tokens of a sample of which m are labels, in a model of L layers, H heads of Q dimensions, width
 D, vocabulary V; f = 3, or 2 in stage 1:
 
-- computed (`mfu`): f * (2 * W * n + 2 * L*H*Q * n^2 + 2 * D*V * m). W: the weights of the layers' matrices. What this
-  software really multiplies: no embeddings (they are looked up), a head at labels alone, half of the attention matrix
-  (causal). Recomputed activations are not counted.
+- computed (`mfu`): f * (2 * W * n + 2 * L*H*Q * n^2 + 2 * (M + D*V) * m). W: the weights of the layers' matrices but
+  for M, those of the last layer's MLP. What this software really multiplies: no embeddings (they are looked up), the
+  last MLP and the head at labels alone (model/last.py), half of the attention matrix (causal). Recomputed activations
+  are not counted.
 - PaLM's (`mfu_palm`): f/3 * (6 * N * n + 12 * L*H*Q * n^2), that is 6N + 12LHQT a token (PaLM, arXiv 2204.02311,
   appendix B; T is the sample's length, not the pack's). N: all weights, embeddings and head included; the whole
   attention matrix. What others mostly publish: larger, the more so the smaller the model and the fewer its labels.
@@ -56,7 +57,14 @@ class Prices:
 
 
 def language_prices(config: Any) -> tuple[float, float, float]:
-    """Forward FLOPs of a Llama-style model: per token, per squared length, per token that reaches the head."""
+    """Forward FLOPs of a Llama: per token, per squared length, per token that reaches the last MLP and the head."""
+    token, square, target = _prices(config)
+    last = 2.0 * 3 * config.hidden_size * config.intermediate_size
+    return token - last, square, target + last
+
+
+def _prices(config: Any) -> tuple[float, float, float]:
+    """The same where every token reaches the last MLP."""
     width, layers = config.hidden_size, config.num_hidden_layers
     head = getattr(config, "head_dim", None) or width // config.num_attention_heads
     keys = config.num_key_value_heads * head
@@ -68,7 +76,7 @@ def language_prices(config: Any) -> tuple[float, float, float]:
 
 def palm_prices(config: Any) -> tuple[float, float, float]:
     """The same by PaLM's formula: N with embeddings and head at every token, attention in both directions."""
-    token, square, target = language_prices(config)
+    token, square, target = _prices(config)
     tables = 1 if config.tie_word_embeddings else 2
     # One norm before attention, one before the MLP, one at the end.
     norms = 2.0 * (2 * config.num_hidden_layers + 1) * config.hidden_size
