@@ -73,6 +73,8 @@ def learned(pair: LanguageBind, given: PairBatch, micro_batch: int) -> dict[str,
         loss = contrast.forward(pair, given, 1.0)
         loss.backward()
     gradients = {n: p.grad.clone() for n, p in pair.named_parameters() if p.grad is not None}
+    # Of the factor itself, exp(logit_scale): it multiplies similarities, which are of size 1 as all else here is.
+    gradients["logit_scale"] /= pair.logit_scale.detach().exp()
     return {"loss": loss.detach()} | gradients
 
 
