@@ -175,8 +175,11 @@ def test_a_text_that_is_pooled_works_on_one_token_float32_1e5(
     expected = gradients(tower, (whole * weights).sum())
     counts: list[int] = []
     rows_of(tower.encoder.layers[-1].mlp, counts)
+    called: list[int] = []
+    tower.encoder.layers[-1].register_forward_hook(lambda *_: called.append(1))
     out = tower(ids, mask, pooled_alone=True)
     assert counts == [3]
+    assert called == [1]  # what shards a model gathers a layer's weights where the layer is called
     assert out.last_hidden_state is None
     torch.testing.assert_close(out.pooler_output, whole, rtol=FLOAT32, atol=1e-6)
     assert_same(gradients(tower, (out.pooler_output * weights).sum()), expected)

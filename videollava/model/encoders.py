@@ -20,7 +20,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from videollava import params
 from videollava.data.modalities import MediumKind
-from videollava.model.last import read_one
+from videollava.model.last import LastTextLayer
 from videollava.model.vision import (
     LanguageBindPreTrainedModel,
     LanguageBindVisionConfig,
@@ -127,6 +127,7 @@ class LanguageBindTextModel(LanguageBindPreTrainedModel, CLIPTextModel):
 
     def __init__(self, config: LanguageBindTextConfig) -> None:
         CLIPTextModel.__init__(self, config)
+        self.encoder.layers[-1].__class__ = LastTextLayer
 
     def forward(
         self,
@@ -150,7 +151,7 @@ class LanguageBindTextModel(LanguageBindPreTrainedModel, CLIPTextModel):
         *layers, end = self.encoder.layers
         for layer in layers:
             hidden = layer(hidden, seen, is_causal=True, **kwargs)
-        pooled = read_one(end, hidden, last, seen[rows, :, last][:, :, None])
+        pooled = end(hidden, seen[rows, :, last][:, :, None], places=last, **kwargs)[:, 0]
         return BaseModelOutputWithPooling(pooler_output=self.final_layer_norm(pooled))
 
     def _last(self, input_ids: Tensor, mask_BL: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from transformers.models.clip.modeling_clip import (
 )
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-__all__ = ["LastLlamaLayer", "read_one", "read_tokens", "spare_last", "takes_read"]
+__all__ = ["LastLlamaLayer", "LastTextLayer", "read_one", "read_tokens", "spare_last", "takes_read"]
 
 
 def spare_last(language_model: nn.Module) -> None:
@@ -69,6 +69,21 @@ def read_one(
         one, asking = hidden_NLD.gather(1, places), normed.gather(1, places)
     one = one + _attend(layer.self_attn, asking, normed, seen)
     return (one + layer.mlp(layer.layer_norm2(one)))[:, 0]
+
+
+class LastTextLayer(CLIPEncoderLayer):
+    """CLIP's layer; given `places` (N,), of those tokens alone, (N, 1, D), whose mask is given then, (N, 1, 1, L).
+
+    A layer of its own, since what shards or recomputes layers does so where they are called.
+    """
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor, places: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        if places is None:
+            whole: Tensor = super().forward(hidden_states, attention_mask, **kwargs)
+            return whole
+        return read_one(self, hidden_states, places, attention_mask)[:, None]
 
 
 def _attend(attention: CLIPAttention, asking: Tensor, given: Tensor, seen: Tensor | None) -> Tensor:

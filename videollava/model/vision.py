@@ -219,7 +219,13 @@ class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
     config: Any
     config_class = PreTrainedConfig
     base_model_prefix = ""
-    _no_split_modules = ("LanguageBindLayer", "PatchEmbeddings", "CLIPTextEmbeddings", "CLIPEncoderLayer")
+    _no_split_modules = (
+        "LanguageBindLayer",
+        "PatchEmbeddings",
+        "CLIPTextEmbeddings",
+        "CLIPEncoderLayer",
+        "LastTextLayer",
+    )
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # As of its own models: of others' it passes over every module that only holds modules, such as attention.
