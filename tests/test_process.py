@@ -17,7 +17,14 @@ import pytest
 from flows.places.lock import hold
 from videollava.environment import SUPERVISED
 from videollava.errors import InputError
-from videollava.process import SUPERVISE, OutputLines, Supervised, run_streamed
+from videollava.process import (
+    SUPERVISE,
+    OutputLines,
+    Supervised,
+    end_carrying,
+    find_carrying,
+    run_streamed,
+)
 
 # A program that starts a child in a session of its own, which ignores SIGTERM, and then hangs.
 STUBBORN = """
@@ -275,3 +282,32 @@ def test_stop_is_quiet_about_what_ended_already(tmp_path: Path) -> None:
     running = Supervised([sys.executable, "-c", ""], tmp_path)
     running.process.wait()
     assert running.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells what a process was started with")
+def test_what_shows_no_mark_any_more_is_found_with_who_started_it() -> None:
+    """PostgreSQL's processes write what they are doing over their environment."""
+    mark = f"VIDEOLLAVA_TRIED={os.getpid()}"
+    child = "import os, sys; os.execve('/bin/sleep', ['sleep', '600'], {sys.argv[1]: '1'} if sys.argv[1:] else {})"
+    script = (
+        "import subprocess, sys\n"
+        f"started = [subprocess.Popen([sys.executable, '-c', {child!r}, *words], start_new_session=True)"
+        " for words in ([], ['VIDEOLLAVA_TRIED'])]\n"
+        "print(*(one.pid for one in started), flush=True)\n"
+        "started[0].wait()\n"
+    )
+    name, _, value = mark.partition("=")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, name: value}
+    )
+    assert parent.stdout is not None
+    bare, other = map(int, parent.stdout.readline().split())
+    try:
+        assert wait_for(lambda: find_carrying(mark) == sorted([parent.pid, bare]))
+        end_carrying(mark)
+        assert find_carrying(mark) == []
+        assert Path(f"/proc/{other}/cmdline").read_bytes()  # it has a mark of its own
+    finally:
+        os.kill(other, signal.SIGKILL)
+        parent.kill()
+        parent.communicate()

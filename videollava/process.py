@@ -211,8 +211,20 @@ def end_orphans(pids: Iterable[int]) -> None:
 
 
 def find_carrying(word: str) -> list[int]:
-    """Processes with NAME=VALUE in the environment they were started with (Linux; elsewhere there is no telling)."""
-    return [pid for pid in _processes() if _carries(pid, word)]
+    """Processes with NAME=VALUE in the environment they were started with (Linux; elsewhere there is no telling).
+
+    Also what they started that shows no NAME any more: some write what they are doing over it, as PostgreSQL's do.
+    """
+    name, found, others = word.partition("=")[0].encode() + b"=", set(), {}
+    for pid in _processes():
+        words = _environment(pid).split(b"\0")
+        if word.encode() in words:
+            found.add(pid)
+        elif not any(other.startswith(name) for other in words) and (parent := _parent(pid)):
+            others[pid] = parent
+    while more := {pid for pid, parent in others.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
 
 
 def end_carrying(word: str) -> None:
@@ -239,6 +251,12 @@ def _processes() -> list[int]:
 
 def _carries(pid: int, word: str) -> bool:
     return word.encode() in _environment(pid).split(b"\0")
+
+
+def _parent(pid: int) -> int:
+    """Who started it; 0 where it has ended."""
+    state, parent, *_ = [*_read(pid, "stat").rpartition(b")")[2].split(), b"", b""]
+    return int(parent) if state and state not in b"ZX" else 0
 
 
 def _environment(pid: int) -> bytes:
