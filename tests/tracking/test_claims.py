@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from videollava.params import Params
 from videollava.registry import list_versions, open_store, register, resolve
@@ -118,6 +119,29 @@ def test_two_who_register_the_same_at_once_get_one_version(workspace: Path, para
     assert {number for number, _ in got} == set(numbers)
     assert sum(new for _, new in got) == 1
     assert len(logged) == 1
+
+
+def test_two_who_take_a_mark_away_in_one_moment(
+    workspace: Path, params: Params, trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw it; the database refuses whoever finds nothing any more."""
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+    trained("first", 90.0)
+    taken = SqlAlchemyStore.delete_model_version_tag
+    asked: list[str] = []
+
+    def take_twice(self: Any, name: str, version: str, key: str) -> None:
+        asked.append(key)
+        taken(self, name, version, key)
+        if len(asked) == 1:
+            raise MlflowException("DELETE statement on table expected to delete 1 row(s); 0 were matched.")
+
+    monkeypatch.setattr(SqlAlchemyStore, "delete_model_version_tag", take_twice)
+    version, new = register(workspace, params)
+    assert new
+    assert len(asked) == 2
+    assert _left(workspace, params)[0] == [version.number]
 
 
 def test_a_try_that_lost_while_it_was_under_way_returns_the_winner(

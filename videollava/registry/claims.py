@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from videollava.registry.ledger import again
 from videollava.registry.manifest import folder_key
 from videollava.registry.refusals import is_missing
 from videollava.tracking.lineage import digest, locked_outputs, read_lineage
@@ -104,7 +105,7 @@ def _ignore_missing(call: Any, *arguments: Any) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        call(*arguments)
+        again(call, *arguments)
     except MlflowException as error:  # another process was first
         if not is_missing(error):
             raise
